@@ -1,0 +1,50 @@
+# make demo   evaluate the embedded model offline and print a summary (under 5 minutes after the install)
+# make test   the default test suite
+# make check  ruff, the formatter's check, and mypy --strict
+# make bench  the speed benchmarks, as tables and as JSON under reports/benchmarks/
+# Each target sets up .venv by itself. PYTHON chooses the interpreter (3.10 or newer), PIP_FLAGS adds to pip's options.
+
+PYTHON ?= python3
+PIP_FLAGS ?=
+JOBS ?= 2
+BENCH_FLAGS ?=
+
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+# One thread a process: on small models two processes beat two threads.
+RUN := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+
+.PHONY: help demo test check format bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^# //p;/^$$/q' Makefile
+
+# torch and torchvision must come out of one resolution, so every extra is installed in one go.
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("LaRe needs Python 3.10 or newer; set PYTHON=") if sys.version_info < (3, 10) else 0'
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -e '.[eval,analysis,train,test]'
+	@touch $@
+
+demo: $(READY)
+	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(PY) -m lare_eval.demo
+
+test: $(READY)
+	$(RUN) $(PY) -m pytest -n $(JOBS)
+
+check: $(READY)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy --strict lare lare_eval analysis
+
+format: $(READY)
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+bench: $(READY)
+	$(RUN) $(PY) -m benchmarks $(BENCH_FLAGS)
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,105 @@
+"""Loads a checkpoint for the command line, with one clear message where transformers would give a page."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lare.errors import LareError
+
+if TYPE_CHECKING:
+    import torch
+
+    from lare.model import LareForConditionalGeneration, LareProcessor
+
+__all__ = ["add_checkpoint_option", "load_checkpoint", "resolve_checkpoint"]
+
+
+def add_checkpoint_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--checkpoint``, which defaults to the checkpoint that is shipped with LaRe."""
+    parser.add_argument(
+        "--checkpoint",
+        metavar="FOLDER_OR_HUB_ID",
+        help="a LaRe checkpoint; default: the small one shipped with LaRe, trained on its embedded world",
+    )
+
+
+def resolve_checkpoint(checkpoint: str | None) -> str:
+    """Return the folder or hub id to load; the embedded checkpoint when None.
+
+    Raises:
+        LareError: If a folder is named that doesn't exist or holds no checkpoint.
+    """
+    if checkpoint is None:
+        from lare.checkpoints import default_checkpoint
+
+        return str(default_checkpoint())
+    path = Path(checkpoint).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise LareError(
+                f"the folder {checkpoint!r} holds no config.json; give the folder that save_pretrained made"
+            )
+        return str(path)
+    if path.exists() or checkpoint.startswith((".", "/", "~")) or checkpoint.count("/") > 1:
+        raise LareError(f"there is no checkpoint folder {checkpoint!r}; check the path")
+    return checkpoint
+
+
+def load_checkpoint(
+    checkpoint: str | None, device: str | None = None
+) -> tuple[LareForConditionalGeneration, LareProcessor, torch.device]:
+    """Load model and processor, ready to answer.
+
+    Args:
+        checkpoint: Folder or hub id; None for the embedded checkpoint.
+        device: A torch device such as "cpu" or "cuda:0"; None takes a GPU if there is one.
+
+    Returns:
+        The model in evaluation mode on the device, its processor, and the device.
+
+    Raises:
+        LareError: If there is no such checkpoint or device, or the files are not a LaRe checkpoint.
+    """
+    import torch
+
+    from lare.model import LareForConditionalGeneration, LareProcessor
+
+    place = resolve_checkpoint(checkpoint)
+    try:
+        target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=target)
+    except (RuntimeError, AssertionError) as error:
+        raise LareError(
+            f"the device {device!r} can't be used ({str(error).splitlines()[0]}); try --device cpu"
+        ) from None
+    try:
+        with _no_progress_bar():
+            processor = LareProcessor.from_pretrained(place)
+            model = LareForConditionalGeneration.from_pretrained(place)
+    except LareError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise LareError(
+            f"{place!r} can't be loaded as a LaRe checkpoint ({reason}); give a folder that save_pretrained made, or a "
+            "hub id that can be reached"
+        ) from None
+    return model.to(target).eval(), processor, target  # type: ignore[arg-type]
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Keep transformers' bar for loaded weights out of the terminal, and leave its setting as it was."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -1,0 +1,85 @@
+"""A key-value cache for decoding: room is made once, so that a new token copies only itself.
+
+transformers' dynamic cache concatenates at every token, which copies all keys and values of all layers each time; at
+a few hundred positions that copy costs more than the token's own arithmetic. This cache writes into spare room and
+hands out views. It keeps no history for autograd, so training uses the dynamic cache itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+__all__ = ["RoomyCache", "new_cache"]
+
+
+class _RoomyLayer(DynamicLayer):
+    """Keys and values (B, H, S, D) of one decoder layer as views of larger buffers."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.room = room
+        self._buffers: tuple[Tensor, Tensor] | None = None
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Append (B, H, T, D) and return all keys and values so far, (B, H, S + T, D)."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        start = self.get_seq_length()
+        end = start + key_states.shape[-2]
+        if self._buffers is None or end > self._buffers[0].shape[-2]:
+            self._grow(key_states, end)
+        assert self._buffers is not None
+        keys, values = self._buffers
+        keys[:, :, start:end].copy_(key_states)
+        values[:, :, start:end].copy_(value_states)
+        self.keys, self.values = keys[:, :, :end], values[:, :, :end]
+        return self.keys, self.values
+
+    def _grow(self, like: Tensor, needed: int) -> None:
+        batch, heads, _, width = like.shape
+        shape = (batch, heads, needed + self.room, width)
+        new = (like.new_empty(shape), like.new_empty(shape))
+        length = self.get_seq_length()
+        if self.keys is not None and self.values is not None and length:
+            new[0][:, :, :length].copy_(self.keys)
+            new[1][:, :, :length].copy_(self.values)
+        self._buffers = new
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat each row `repeats` times."""
+        if self._buffers is not None:
+            keys, values = self._buffers
+            self._take(keys.repeat_interleave(repeats, dim=0), values.repeat_interleave(repeats, dim=0))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep the rows `indices`, (B',)."""
+        if self._buffers is not None:
+            self._take(self._buffers[0][indices], self._buffers[1][indices])
+
+    def _take(self, keys: Tensor, values: Tensor) -> None:
+        length = self.get_seq_length()
+        self._buffers = (keys, values)
+        self.keys, self.values = keys[:, :, :length], values[:, :, :length]
+
+
+class RoomyCache(DynamicCache):
+    """A dynamic cache with spare room, for use without gradients.
+
+    Args:
+        num_layers: L, layers of the decoder.
+        room: Positions to keep free beyond the first use.
+    """
+
+    def __init__(self, num_layers: int, room: int) -> None:
+        super().__init__()
+        self.layers = [_RoomyLayer(room) for _ in range(num_layers)]
+        self.layer_class_to_replicate = None
+
+
+def new_cache(num_layers: int, room: int) -> DynamicCache:
+    """A cache for the decoder: roomy without gradients, transformers' own where autograd needs the history."""
+    return DynamicCache() if torch.is_grad_enabled() else RoomyCache(num_layers, room)

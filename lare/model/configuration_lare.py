@@ -1,0 +1,212 @@
+"""LaRe's configuration: two sub-configurations (text, vision) and the knobs of the latent loop.
+
+Where the paper leaves a choice open, the field's default is this project's reading of it; every value that cannot
+work raises in the constructor, naming the field and the mend, so that a run never starts with an impossible one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig
+
+from lare.errors import LareError
+from lare.model.halting import parse_stop
+
+__all__ = ["LareConfig"]
+
+_DEFAULT_TEXT = "llama"
+_DEFAULT_VISION = "clip_vision_model"
+
+
+class LareConfig(PreTrainedConfig):
+    """Configuration of `LareForConditionalGeneration`.
+
+    Args:
+        text_config: The decoder's configuration (any causal language model of transformers) or its dictionary.
+        vision_config: The frozen encoder's configuration (CLIP vision, timm wrapper or backbone, LaRe's own small
+            encoder) or its dictionary.
+        image_size: Side of the input image in pixels.
+        grid: Side g of the encoder's feature grid; N_f = g * g fine tokens.
+        lm_grid: Side of the grid of visual tokens that the decoder reads; None means `grid`.
+        refocus_source: "lm": the Extractor attends to the decoder's visual tokens (the paper). "fine": the decoder
+            reads mean-pooled tokens, the Extractor attends to the window's tokens at full resolution.
+        iterations: K, latent iterations of the fixed schedule.
+        latents_per_iteration: m, latent tokens per iteration.
+        window: Side w of the sliding window in cells of the fine grid.
+        use_extractor: False feeds back the last hidden state, averaged with the window's mean visual token (or the
+            last hidden state alone if `use_window` is off as well: latents without any refocusing).
+        use_window: False lets the Extractor attend to all visual tokens.
+        extractor_dim: d_e, width of the Extractor.
+        extractor_layers: N_e, its layers of self- and cross-attention.
+        extractor_heads: Attention heads of each.
+        extractor_output_init: 0 starts the output projection at zero, x > 0 at x times the identity.
+        residual_feedback: Add the normalised last hidden state to the Extractor's output.
+        rms_scale: Rescale latents to the root mean square of the token-embedding table.
+        stop: "fixed", "cosine:C", "l1:C" or "l2:C" (paper, Table 4).
+        max_iterations: Most iterations of an adaptive stop.
+        vision_feature_layer: Hidden state of a ViT to read (-2: penultimate, as LLaVA-1.5).
+        text_prefix: P, rationale tokens that the latents must let the decoder reconstruct (eq. 8).
+        image_token_id: Id of the image placeholder; None takes the last but two of the vocabulary.
+        latent_start_id: Id that opens the latents; None takes the last but one.
+        latent_end_id: Id that closes the latents; None takes the last.
+        initializer_range: Standard deviation of the initial weights.
+
+    Raises:
+        LareError: If a value is impossible; the message names the field and the mend.
+    """
+
+    model_type = "lare"
+    sub_configs = {"text_config": AutoConfig, "vision_config": AutoConfig}
+
+    def __init__(
+        self,
+        text_config: PreTrainedConfig | dict[str, Any] | None = None,
+        vision_config: PreTrainedConfig | dict[str, Any] | None = None,
+        image_size: int = 224,
+        grid: int = 16,
+        lm_grid: int | None = None,
+        refocus_source: str = "lm",
+        iterations: int = 4,
+        latents_per_iteration: int = 1,
+        window: int = 8,
+        use_extractor: bool = True,
+        use_window: bool = True,
+        extractor_dim: int = 1536,
+        extractor_layers: int = 2,
+        extractor_heads: int = 12,
+        extractor_output_init: float = 0.0,
+        residual_feedback: bool = True,
+        rms_scale: bool = True,
+        stop: str = "fixed",
+        max_iterations: int = 8,
+        vision_feature_layer: int = -2,
+        text_prefix: int = 32,
+        image_token_id: int | None = None,
+        latent_start_id: int | None = None,
+        latent_end_id: int | None = None,
+        initializer_range: float = 0.02,
+        **kwargs: Any,
+    ) -> None:
+        self.text_config = _sub_config(text_config, "text_config", _DEFAULT_TEXT)
+        self.vision_config = _sub_config(vision_config, "vision_config", _DEFAULT_VISION)
+        self.image_size = image_size
+        self.grid = grid
+        self.lm_grid = grid if lm_grid is None else lm_grid
+        self.refocus_source = refocus_source
+        self.iterations = iterations
+        self.latents_per_iteration = latents_per_iteration
+        self.window = window
+        self.use_extractor = use_extractor
+        self.use_window = use_window
+        self.extractor_dim = extractor_dim
+        self.extractor_layers = extractor_layers
+        self.extractor_heads = extractor_heads
+        self.extractor_output_init = extractor_output_init
+        self.residual_feedback = residual_feedback
+        self.rms_scale = rms_scale
+        self.stop = stop
+        self.max_iterations = max_iterations
+        self.vision_feature_layer = vision_feature_layer
+        self.text_prefix = text_prefix
+        vocabulary = int(self.text_config.vocab_size)
+        self.image_token_id = vocabulary - 3 if image_token_id is None else image_token_id
+        self.latent_start_id = vocabulary - 2 if latent_start_id is None else latent_start_id
+        self.latent_end_id = vocabulary - 1 if latent_end_id is None else latent_end_id
+        self.initializer_range = initializer_range
+        kwargs.setdefault("tie_word_embeddings", bool(getattr(self.text_config, "tie_word_embeddings", False)))
+        super().__init__(**kwargs)
+        self._check()
+
+    def _check(self) -> None:
+        """Raise one `LareError` for the first impossible value."""
+        _check_grids(self)
+        _check_loop(self)
+        _check_extractor(self)
+        _check_tokens(self)
+        parse_stop(self.stop)
+
+
+def _sub_config(value: PreTrainedConfig | dict[str, Any] | None, field: str, default: str) -> PreTrainedConfig:
+    if isinstance(value, PreTrainedConfig):
+        return value
+    if value is not None and not isinstance(value, dict):
+        raise LareError(f"{field} is a {type(value).__name__}; give a transformers configuration or its dictionary.")
+    values = dict(value or {})
+    model_type = values.pop("model_type", default)
+    try:
+        return AutoConfig.for_model(model_type, **values)
+    except ValueError as error:
+        raise LareError(f"{field}.model_type {model_type!r} is unknown to transformers; give a known one.") from error
+
+
+def _require(ok: bool, message: str) -> None:
+    if not ok:
+        raise LareError(message)
+
+
+def _check_grids(config: LareConfig) -> None:
+    grid, lm_grid = config.grid, config.lm_grid
+    for name in ("image_size", "grid", "lm_grid", "window"):
+        value = getattr(config, name)
+        _require(isinstance(value, int) and value >= 1, f"{name} is {value}; give a whole number of at least 1.")
+    _require(
+        config.refocus_source in ("lm", "fine"),
+        f'refocus_source is {config.refocus_source!r}; give "lm" (the paper) or "fine".',
+    )
+    if config.refocus_source == "lm":
+        _require(
+            lm_grid == grid,
+            f'lm_grid {lm_grid} differs from grid {grid} while refocus_source is "lm"; '
+            f'set lm_grid={grid} or refocus_source="fine".',
+        )
+    _require(
+        lm_grid <= grid and grid % lm_grid == 0,
+        f"lm_grid {lm_grid} does not divide grid {grid}; give a divisor of grid.",
+    )
+    _require(config.window <= grid, f"window {config.window} is wider than the grid {grid}; give at most {grid}.")
+
+
+def _check_loop(config: LareConfig) -> None:
+    layers = int(config.text_config.num_hidden_layers)
+    _require(config.iterations >= 0, f"iterations is {config.iterations}; give 0 or more.")
+    _require(config.max_iterations >= 1, f"max_iterations is {config.max_iterations}; give at least 1.")
+    _require(
+        1 <= config.latents_per_iteration <= layers,
+        f"latents_per_iteration is {config.latents_per_iteration}; give 1 to {layers}, the decoder's number of layers, "
+        "over which the Extractor pools.",
+    )
+    _require(config.text_prefix >= 1, f"text_prefix is {config.text_prefix}; give at least 1.")
+
+
+def _check_extractor(config: LareConfig) -> None:
+    heads, width = config.extractor_heads, config.extractor_dim
+    _require(config.extractor_layers >= 1, f"extractor_layers is {config.extractor_layers}; give at least 1.")
+    _require(heads >= 1, f"extractor_heads is {heads}; give at least 1.")
+    _require(
+        width >= 1 and width % heads == 0,
+        f"extractor_dim {width} is not divisible by extractor_heads {heads}; change one of them.",
+    )
+    _require(
+        config.extractor_output_init >= 0,
+        f"extractor_output_init is {config.extractor_output_init}; give 0 (zero start) or a positive fraction.",
+    )
+    _require(
+        config.residual_feedback or not config.use_extractor or config.extractor_output_init > 0,
+        "residual_feedback=False with extractor_output_init=0 makes every latent zero; "
+        "set extractor_output_init above 0 or residual_feedback=True.",
+    )
+
+
+def _check_tokens(config: LareConfig) -> None:
+    vocabulary = int(config.text_config.vocab_size)
+    ids = {name: getattr(config, name) for name in ("image_token_id", "latent_start_id", "latent_end_id")}
+    for name, value in ids.items():
+        _require(
+            0 <= value < vocabulary,
+            f"{name} {value} is outside the vocabulary of {vocabulary}; resize the token embeddings or change the id.",
+        )
+    _require(
+        len(set(ids.values())) == 3,
+        f"image_token_id, latent_start_id and latent_end_id must differ, yet they are {sorted(ids.values())}.",
+    )

@@ -1,0 +1,298 @@
+"""Answers: think, then write text, one token at a time over the same cache.
+
+A light loop instead of transformers' `generate`: the latent phase does not fit its interface, and at small models its
+per-token bookkeeping costs more than the decoder. Here a step is one decoder call, one LM head and one choice; the
+cache has its room from the start, masks exist only where there is padding, and when half of the rows have ended the
+batch is cut down to the others.
+
+Shapes: B rows, T generated tokens, S cached positions, V vocabulary, L layers, H heads.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from lare.errors import LareError
+from lare.model.attention import LastQueryCapture
+from lare.model.loop import LoopState, extend, prefill, run_decoder
+from lare.model.outputs import LareGeneration
+from lare.model.thinking import LatentOverride, Thoughts, think
+
+if TYPE_CHECKING:
+    from lare.model.modeling_lare import LareForConditionalGeneration
+
+__all__ = ["GenerationOptions", "StopCheck", "attention_shares", "choose_tokens", "generate"]
+
+StopCheck = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class GenerationOptions:
+    """How to generate; see `LareForConditionalGeneration.generate` for each field.
+
+    Raises:
+        LareError: If a value is impossible.
+    """
+
+    max_new_tokens: int = 64
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    iterations: int | None = None
+    stop: str | None = None
+    window_mode: str = "saliency"
+    latent_override: LatentOverride = None
+    generator: torch.Generator | None = None
+    output_trace: bool = False
+    delimiters: bool = True
+    eos_token_ids: Sequence[int] | None = None
+    stop_check: StopCheck | None = None
+    hide_image: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise LareError(f"max_new_tokens is {self.max_new_tokens}; give at least 1.")
+        if not self.temperature > 0:
+            raise LareError(f"temperature is {self.temperature}; give a positive number, or do_sample=False.")
+        if not 0 < self.top_p <= 1:
+            raise LareError(f"top_p is {self.top_p}; give a number in (0, 1].")
+        if self.top_k < 0:
+            raise LareError(f"top_k is {self.top_k}; give 0 (off) or more.")
+        if self.iterations and not self.delimiters:
+            raise LareError(f"iterations={self.iterations} needs delimiters; set delimiters=True or iterations=0.")
+
+
+def choose_tokens(logits: Tensor, options: GenerationOptions) -> Tensor:
+    """Pick one token per row: (B, V) -> (B,), greedily or by temperature, top-k and nucleus sampling."""
+    if not options.do_sample:
+        return logits.argmax(-1)
+    scores = logits.float() / options.temperature
+    if 0 < options.top_k < scores.shape[-1]:
+        lowest = scores.topk(options.top_k, dim=-1).values[:, -1:]
+        scores = scores.masked_fill(scores < lowest, float("-inf"))
+    if options.top_p < 1:
+        scores = _nucleus(scores, options.top_p)
+    probs = scores.softmax(-1)
+    generator = options.generator
+    if generator is not None and generator.device != probs.device:
+        return torch.multinomial(probs.to(generator.device), 1, generator=generator).squeeze(1).to(logits.device)
+    return torch.multinomial(probs, 1, generator=generator).squeeze(1)
+
+
+def _nucleus(scores: Tensor, top_p: float) -> Tensor:
+    """Mask (B, V) scores outside the smallest set of tokens whose probability reaches `top_p`."""
+    ordered, index = scores.sort(dim=-1, descending=True)
+    probs = ordered.softmax(-1)
+    # The mass before a token decides, so that the token which crosses top_p stays in.
+    outside = probs.cumsum(-1) - probs >= top_p
+    return scores.masked_fill(outside.scatter(1, index, outside), float("-inf"))
+
+
+def attention_shares(rows: Tensor, attention_mask: Tensor, visual_slots: Tensor, latents: slice) -> Tensor:
+    """Split attention rows over the kinds of positions.
+
+    Args:
+        rows: (B, L, H, S) softmax rows.
+        attention_mask: (B, S) real columns.
+        visual_slots: (B, N_v) columns of the image tokens.
+        latents: Columns of the latents.
+
+    Returns:
+        (B, L, H, 4): shares of the sequence's first token, other text, visual tokens and latents.
+    """
+    kinds = torch.ones_like(attention_mask, dtype=torch.long)
+    kinds.scatter_(1, visual_slots, 2)
+    kinds[:, latents] = 3
+    kinds.scatter_(1, attention_mask.long().argmax(1, keepdim=True), 0)
+    one_hot = torch.nn.functional.one_hot(kinds, 4).to(torch.float32) * attention_mask[..., None]
+    return torch.einsum("blhs,bsk->blhk", rows.float(), one_hot)
+
+
+def generate(
+    model: LareForConditionalGeneration,
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    pixel_values: Tensor | None,
+    visual_features: Tensor | None,
+    options: GenerationOptions,
+    shared_ids: Tensor | None = None,
+    questions_per_image: int = 1,
+) -> LareGeneration:
+    """Answer a batch; see `LareForConditionalGeneration.generate`."""
+    clock = _Clock(model)
+    with torch.inference_mode():
+        visual = model.visual_tokens(pixel_values, visual_features)
+        clock.lap("vision")
+        iterations = options.iterations if options.delimiters else 0
+        room = options.max_new_tokens + 2 + _latent_room(model, iterations)
+        keep_rows = options.output_trace and not options.delimiters
+        state = prefill(
+            model, input_ids, attention_mask, visual, shared_ids, questions_per_image, room=room, keep_rows=keep_rows
+        )
+        clock.lap("prefill")
+        prompt = state.attention_mask.shape[1]
+        thoughts = think(
+            model, state, iterations, options.stop, options.window_mode, options.latent_override, options.generator
+        )
+        state = _hide_image(thoughts.state) if options.hide_image else thoughts.state
+        if options.delimiters:
+            end = model.embed_token(model.config.latent_end_id, input_ids.shape[0])
+            _, state = extend(model, state, end, capture=True, keep_rows=options.output_trace)
+        clock.lap("think")
+        latents = slice(prompt, prompt + thoughts.latents.shape[1] * thoughts.latents.shape[2])
+        decoder = _Decoder(model, state, options, latents)
+        sequences, lengths = decoder.run()
+        clock.lap("decode")
+    return _result(sequences, lengths, thoughts, decoder.shares, options.output_trace, clock.seconds)
+
+
+def _latent_room(model: LareForConditionalGeneration, iterations: int | None) -> int:
+    config = model.config
+    steps = max(config.iterations, config.max_iterations) if iterations is None else iterations
+    return int(steps * config.latents_per_iteration)
+
+
+def _hide_image(state: LoopState) -> LoopState:
+    """Mask the image tokens from here on, so that only latents and text can carry what they held."""
+    mask = state.attention_mask.scatter(1, state.visual_slots, torch.zeros_like(state.visual_slots, dtype=torch.bool))
+    return replace(state, attention_mask=mask, padded=True)
+
+
+def _result(
+    sequences: Tensor, lengths: Tensor, thoughts: Thoughts, shares: list[Tensor], trace: bool, seconds: dict[str, float]
+) -> LareGeneration:
+    """Assemble the answer; tensors are cloned outside inference mode, so that they may enter autograd later."""
+    output = LareGeneration(sequences.clone(), lengths.clone(), thoughts.steps.clone(), thoughts.stop_reason)
+    output.seconds = seconds
+    if trace:
+        for name in ("latents", "windows", "saliency", "cross_attention", "window_masses"):
+            setattr(output, name, getattr(thoughts, name).clone())
+        output.attention_shares = torch.stack([share.clone() for share in shares], dim=1)
+    return output
+
+
+class _Clock:
+    """Wall-clock seconds per phase; waits for the device, so that a phase is charged with its own work."""
+
+    def __init__(self, model: LareForConditionalGeneration) -> None:
+        self.seconds: dict[str, float] = {}
+        self._cuda = model.device.type == "cuda"
+        self._last = self._now()
+
+    def _now(self) -> float:
+        if self._cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """Charge the time since the last lap to `name`."""
+        now = self._now()
+        self.seconds[name] = now - self._last
+        self._last = now
+
+
+class _Decoder:
+    """The decode loop over one batch; `alive` maps the rows still computed to rows of the batch."""
+
+    def __init__(
+        self, model: LareForConditionalGeneration, state: LoopState, options: GenerationOptions, latents: slice
+    ) -> None:
+        self.model, self.state, self.options, self.latents = model, state, options, latents
+        self.shares: list[Tensor] = []
+        text = model.config.text_config
+        self.eos = _eos_ids(model, options)
+        pad = getattr(text, "pad_token_id", None)
+        self.pad = int(pad) if pad is not None else (self.eos[0] if self.eos else 0)
+        batch, device = state.attention_mask.shape[0], state.attention_mask.device
+        self.sequences = torch.full((batch, options.max_new_tokens), self.pad, dtype=torch.long, device=device)
+        self.lengths = torch.full((batch,), options.max_new_tokens, dtype=torch.long, device=device)
+        self.alive = torch.arange(batch, device=device)
+        self.open = torch.ones(batch, dtype=torch.bool, device=device)
+        self.positions = state.next_position[:, None].clone()
+        self.mask = self._decode_mask()
+        self._eos_tensor = torch.tensor(self.eos, dtype=torch.long, device=device)
+
+    def _decode_mask(self) -> Tensor | None:
+        """Additive mask (B, 1, 1, S + all new tokens), of which each step uses the front; None without padding."""
+        if not self.state.padded:
+            return None
+        real = torch.nn.functional.pad(self.state.attention_mask, (0, self.options.max_new_tokens), value=True)
+        mask = torch.zeros(real.shape, dtype=self.state.last_hidden.dtype, device=real.device)
+        return mask.masked_fill_(~real, float("-inf"))[:, None, None]
+
+    def run(self) -> tuple[Tensor, Tensor]:
+        """Generate; returns the ids (B, T), T the longest answer with its end of sequence, and lengths (B,)."""
+        hidden, length = self.state.last_hidden, self.state.attention_mask.shape[1]
+        self._note_shares(self.state.rows, self.state.attention_mask)
+        step = 0
+        for step in range(self.options.max_new_tokens):
+            tokens = choose_tokens(self.model.lm_head(hidden), self.options)
+            self._record(step, tokens)
+            last = not bool(self.open.any()) or step + 1 == self.options.max_new_tokens
+            watch = step == 0 and self.options.output_trace
+            if last and not watch:
+                break
+            tokens = tokens if last else self._drop_finished(tokens)
+            hidden = self._step(tokens, length + step + 1, watch)
+            if last:
+                break
+        return self.sequences[:, : step + 1], self.lengths
+
+    def _record(self, step: int, tokens: Tensor) -> None:
+        """Write the new tokens of the open rows and close those that ended."""
+        self.sequences[self.alive, step] = torch.where(self.open, tokens, self.pad)
+        ended = torch.isin(tokens, self._eos_tensor) & self.open
+        self.lengths[self.alive[ended]] = step
+        if self.options.stop_check is not None:
+            asked = self.options.stop_check(self.sequences[:, : step + 1]).to(self.alive.device)[self.alive]
+            asked = asked & self.open & ~ended
+            self.lengths[self.alive[asked]] = step + 1
+            ended = ended | asked
+        self.open = self.open & ~ended
+
+    def _drop_finished(self, tokens: Tensor) -> Tensor:
+        """Cut the batch down to its open rows once they are half of it or fewer; returns their tokens."""
+        if int(self.open.sum()) * 2 > self.open.shape[0]:
+            return tokens
+        keep = self.open.nonzero().squeeze(1)
+        if self.options.output_trace and not len(self.shares) > 1:
+            return tokens
+        self.state.cache.batch_select_indices(keep)
+        self.alive, self.positions, self.open = self.alive[keep], self.positions[keep], self.open[keep]
+        self.mask = None if self.mask is None else self.mask[keep]
+        return tokens[keep]
+
+    def _step(self, tokens: Tensor, length: int, watch: bool) -> Tensor:
+        """Feed one token per row; `length` counts the cached columns with it. Returns (B, d)."""
+        capture = LastQueryCapture() if watch else None
+        mask = None if self.mask is None else self.mask[..., :length]
+        hidden = run_decoder(
+            self.model, self.model.embed(tokens[:, None]), self.state.cache, self.positions, mask, capture
+        )
+        self.positions = self.positions + 1
+        if capture is not None:
+            self._note_shares(
+                capture.layer_rows(), torch.nn.functional.pad(self.state.attention_mask, (0, 1), value=True)
+            )
+        return hidden[:, -1]
+
+    def _note_shares(self, rows: Tensor | None, mask: Tensor) -> None:
+        if self.options.output_trace and rows is not None:
+            self.shares.append(attention_shares(rows, mask, self.state.visual_slots, self.latents))
+
+
+def _eos_ids(model: LareForConditionalGeneration, options: GenerationOptions) -> list[int]:
+    """Ids that end an answer: the options', else the text configuration's."""
+    if options.eos_token_ids is not None:
+        return [int(token) for token in options.eos_token_ids]
+    found = getattr(model.config.text_config, "eos_token_id", None)
+    if found is None:
+        return []
+    return [int(token) for token in found] if isinstance(found, (list, tuple)) else [int(found)]

@@ -1,0 +1,107 @@
+"""Strict loading: a checkpoint is complete and LaRe's own, or there is one clear error; never silent random weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging
+
+from lare.errors import LareError
+from lare.model.configuration_lare import LareConfig
+
+__all__ = ["StrictLoading"]
+
+_SHOWN = 3  # names listed in a message
+
+
+class StrictLoading(PreTrainedModel):
+    """Base of the model class whose `from_pretrained` refuses what transformers would only warn of."""
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any
+    ) -> Any:
+        """Load a LaRe checkpoint written by `save_pretrained` (safetensors only).
+
+        Args:
+            pretrained_model_name_or_path: Directory or hub id.
+            *args: As transformers'.
+            **kwargs: As transformers' (`dtype`, `revision`, `output_loading_info`, ...).
+
+        Returns:
+            The model in evaluation mode (and the loading information, if asked for).
+
+        Raises:
+            LareError: If the checkpoint is not LaRe's, or weights are missing, left over, misshapen or damaged.
+        """
+        place = os.fspath(pretrained_model_name_or_path)
+        wants_info = kwargs.pop("output_loading_info", False)
+        _check_model_type(place, LareConfig.model_type, kwargs)
+        # Misshapen weights are let through to be named by our own message, which also replaces transformers' report.
+        kwargs.update(use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True)
+        try:
+            with _quiet():
+                loaded: Any = super().from_pretrained(place, *args, **kwargs)
+        except LareError:
+            raise
+        except SafetensorError as error:
+            raise LareError(
+                f"The weights of {place} are damaged ({_first_line(error)}); copy or train the checkpoint again."
+            ) from error
+        except (OSError, ValueError, RuntimeError) as error:
+            raise LareError(f"The checkpoint {place} can't be loaded: {_first_line(error)}") from error
+        model, info = loaded
+        _check_complete(place, info)
+        return (model, info) if wants_info else model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back transformers' warnings."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _check_model_type(place: str, expected: str, kwargs: dict[str, Any]) -> None:
+    hub = {key: kwargs[key] for key in ("revision", "cache_dir", "token", "local_files_only") if key in kwargs}
+    try:
+        values, _ = PreTrainedConfig.get_config_dict(place, **hub)
+    except (OSError, ValueError) as error:
+        raise LareError(
+            f"There is no readable checkpoint at {place} ({_first_line(error)}); "
+            "give a directory or hub id that save_pretrained has written."
+        ) from error
+    found = values.get("model_type")
+    if found != expected:
+        raise LareError(f"{place} holds a model of type {found!r}, not {expected!r}; give a LaRe checkpoint.")
+
+
+def _check_complete(place: str, info: dict[str, Any]) -> None:
+    problems = {
+        "missing": info.get("missing_keys"),
+        "unknown": info.get("unexpected_keys"),
+        "misshapen": info.get("mismatched_keys"),
+    }
+    for kind, found in problems.items():
+        if found:
+            names = sorted(str(name[0] if isinstance(name, tuple) else name) for name in found)
+            shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+            raise LareError(
+                f"The checkpoint {place} does not fit its configuration: {kind} weights {shown}; "
+                "save it again with save_pretrained, or load the checkpoint that belongs to this configuration."
+            )
+    if info.get("error_msgs"):
+        raise LareError(f"The checkpoint {place} can't be loaded: {_first_line(ValueError(info['error_msgs'][0]))}")

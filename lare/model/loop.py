@@ -1,0 +1,280 @@
+"""The cached latent loop: prefill once, then per iteration look, make latents, and feed them back.
+
+Nothing is recomputed: from the prompt's first position to the answer's last there is one key-value cache, and since
+a causal decoder never changes a prefix's states, the loop gives what a recompute over the whole sequence would give.
+All questions of an image may share the prefill of the part up to its visual tokens.
+
+Padding is allowed anywhere before the newest position (left padding of a question behind a shared prefix, latent
+slots of rows that stopped early): such columns are masked, and position ids count a row's real positions only, so a
+row's numbers do not depend on the rows around it.
+
+Shapes: B rows, Q questions per image, I = B / Q images, S cached positions, T new ones, L layers, d width, N_v decoder
+visual tokens, m latents per iteration, K iterations, n cells that a look may take in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicCache
+
+from lare.errors import LareError
+from lare.model.attention import LastQueryCapture
+from lare.model.cache import new_cache
+from lare.model.vision import VisualTokens
+
+if TYPE_CHECKING:
+    from lare.model.modeling_lare import LareForConditionalGeneration
+
+__all__ = ["LoopState", "extend", "prefill"]
+
+
+@dataclass
+class LoopState:
+    """Where a batch stands: the cache and what the last position saw.
+
+    A state owns its cache, and the cache grows in place: `extend` returns the new state and the old one is spent.
+
+    Attributes:
+        cache: Keys and values of all layers.
+        attention_mask: (B, S) booleans, False where a cached column is padding.
+        next_position: (B,) position id of the next real token.
+        layer_hidden: (B, L, d) output of every decoder layer at the last captured position (the last layer's before
+            the final norm).
+        last_hidden: (B, d) decoder output (after the final norm) at the last captured position.
+        saliency: (B, N_v) its attention to the visual tokens, mean over heads and layers.
+        visual: The visual tokens of the I images.
+        visual_slots: (B, N_v) cache columns of the image tokens.
+        questions_per_image: Q.
+        padded: Whether any column is masked.
+        rows: (B, L, H, S) attention rows of the last captured position, if they were asked for.
+    """
+
+    cache: DynamicCache
+    attention_mask: Tensor
+    next_position: Tensor
+    layer_hidden: Tensor
+    last_hidden: Tensor
+    saliency: Tensor
+    visual: VisualTokens
+    visual_slots: Tensor
+    questions_per_image: int = 1
+    padded: bool = False
+    rows: Tensor | None = None
+
+
+def decoder_mask(past: Tensor, new: Tensor, padded: bool, dtype: torch.dtype) -> Tensor | None:
+    """The mask of T new positions over the cache and themselves.
+
+    Args:
+        past: (B, S) booleans.
+        new: (B, T) booleans.
+        padded: Whether either holds a False.
+        dtype: Type of the additive mask.
+
+    Returns:
+        Additive (B, 1, T, S + T) (B = 1 without padding), or None where plain causal attention is meant. A padded
+        position sees itself, so that no softmax row is empty.
+    """
+    size, length = new.shape[1], past.shape[1]
+    if not padded and (length == 0 or size == 1):
+        return None
+    device = new.device
+    causal = torch.ones(size, length + size, dtype=torch.bool, device=device).tril(length)[None]
+    if padded:
+        itself = torch.eye(size, dtype=torch.bool, device=device)
+        itself = torch.nn.functional.pad(itself, (length, 0))
+        causal = (causal & torch.cat((past, new), dim=1)[:, None]) | itself
+    mask = torch.zeros(causal.shape, dtype=dtype, device=device).masked_fill_(~causal, float("-inf"))
+    return mask.unsqueeze(1)
+
+
+def _compute_dtype(embeds: Tensor) -> torch.dtype:
+    kind = embeds.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else embeds.dtype
+
+
+def run_decoder(
+    model: LareForConditionalGeneration,
+    embeds: Tensor,
+    cache: DynamicCache | None,
+    position_ids: Tensor,
+    mask: Tensor | None,
+    capture: LastQueryCapture | None = None,
+) -> Tensor:
+    """Run T new embeddings (B, T, d) through the decoder, over the cache if any; returns its output (B, T, d)."""
+    keywords: dict[str, Any] = {} if capture is None else dict(capture.keywords())
+    output = model.decoder(
+        inputs_embeds=embeds,
+        attention_mask=mask,
+        position_ids=position_ids,
+        past_key_values=cache,
+        use_cache=cache is not None,
+        **keywords,
+    )
+    hidden: Tensor = output.last_hidden_state
+    return hidden
+
+
+def extend(
+    model: LareForConditionalGeneration,
+    state: LoopState,
+    embeds: Tensor,
+    mask: Tensor | None = None,
+    capture: bool = False,
+    keep_rows: bool = False,
+) -> tuple[Tensor, LoopState]:
+    """Feed T new positions behind the cache.
+
+    Args:
+        model: The model.
+        state: The state so far; its cache grows, so it must not be used again.
+        embeds: (B, T, d).
+        mask: (B, T) booleans, False at padding; None means no padding.
+        capture: Also take the last position's layer states and attention; else they stay as they were.
+        keep_rows: With `capture`, keep all attention rows in the state.
+
+    Returns:
+        The decoder's output (B, T, d) and the new state.
+    """
+    batch, size = embeds.shape[:2]
+    new = torch.ones(batch, size, dtype=torch.bool, device=embeds.device) if mask is None else mask.bool()
+    padded = state.padded or (mask is not None and not bool(new.all()))
+    positions = (state.next_position[:, None] + new.long().cumsum(1) - 1).clamp_min(0)
+    watcher = LastQueryCapture() if capture else None
+    hidden = run_decoder(
+        model,
+        embeds,
+        state.cache,
+        positions,
+        decoder_mask(state.attention_mask, new, padded, _compute_dtype(embeds)),
+        watcher,
+    )
+    grown = replace(
+        state,
+        attention_mask=torch.cat((state.attention_mask, new), dim=1),
+        next_position=state.next_position + new.sum(1),
+        padded=padded,
+    )
+    return hidden, grown if watcher is None else _captured(grown, hidden, watcher, keep_rows)
+
+
+def _captured(state: LoopState, hidden: Tensor, watcher: LastQueryCapture, keep_rows: bool) -> LoopState:
+    row = watcher.mean_row()
+    return replace(
+        state,
+        layer_hidden=watcher.layer_hidden(),
+        last_hidden=hidden[:, -1],
+        saliency=row.gather(1, state.visual_slots),
+        rows=watcher.layer_rows() if keep_rows else None,
+    )
+
+
+def image_slots(input_ids: Tensor, image_token_id: int, count: int) -> Tensor:
+    """Columns of the image tokens, (B, N_v).
+
+    Raises:
+        LareError: If a row does not hold exactly N_v of them.
+    """
+    is_image = input_ids == image_token_id
+    found = is_image.sum(1)
+    if not bool((found == count).all()):
+        raise LareError(
+            f"A prompt holds {found.tolist()} image tokens per row, yet an image has {count}; "
+            "build prompts with LareProcessor, one image each."
+        )
+    return is_image.nonzero()[:, 1].reshape(input_ids.shape[0], count)
+
+
+def embed_prompt(model: LareForConditionalGeneration, input_ids: Tensor, visual: VisualTokens) -> tuple[Tensor, Tensor]:
+    """Token embeddings with the visual tokens in their slots: (B, S, d), and the slots (B, N_v)."""
+    slots = image_slots(input_ids, model.config.image_token_id, visual.lm.shape[1])
+    embeds = model.embed(input_ids)
+    index = slots[..., None].expand(-1, -1, embeds.shape[-1])
+    return embeds.scatter(1, index, visual.lm.to(embeds.dtype)), slots
+
+
+def _start(
+    model: LareForConditionalGeneration, visual: VisualTokens, slots: Tensor, room: int, questions: int
+) -> LoopState:
+    batch, device = slots.shape[0], slots.device
+    empty = visual.lm.new_empty(0)
+    return LoopState(
+        cache=new_cache(model.num_layers, room),
+        attention_mask=torch.ones(batch, 0, dtype=torch.bool, device=device),
+        next_position=torch.zeros(batch, dtype=torch.long, device=device),
+        layer_hidden=empty,
+        last_hidden=empty,
+        saliency=empty,
+        visual=visual,
+        visual_slots=slots,
+        questions_per_image=questions,
+    )
+
+
+def prefill(
+    model: LareForConditionalGeneration,
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    visual: VisualTokens,
+    shared_ids: Tensor | None = None,
+    questions_per_image: int = 1,
+    room: int = 64,
+    keep_rows: bool = False,
+) -> LoopState:
+    """Read the prompts.
+
+    Args:
+        model: The model.
+        input_ids: (B, S) left-padded; the whole prompt, or what follows `shared_ids`.
+        attention_mask: (B, S), 0 at padding; None means no padding.
+        visual: Visual tokens of the I images.
+        shared_ids: (I, S0) unpadded prompt part up to and including the image tokens; run once per image.
+        questions_per_image: Q; rows b * Q .. b * Q + Q - 1 belong to image b.
+        room: Spare cache positions for decoding (ignored when gradients are on).
+        keep_rows: Keep all attention rows of the last position.
+
+    Returns:
+        The state after the prompt's last position.
+
+    Raises:
+        LareError: If batch sizes do not fit together or image tokens are missing.
+    """
+    images, batch = visual.lm.shape[0], input_ids.shape[0]
+    if images * questions_per_image != batch:
+        raise LareError(
+            f"{batch} prompts do not belong to {images} images with questions_per_image={questions_per_image}; "
+            "give that many prompts per image."
+        )
+    mask = None if attention_mask is None else attention_mask.bool()
+    if shared_ids is None:
+        per_row = _repeat_visual(visual, questions_per_image)
+        embeds, slots = embed_prompt(model, input_ids, per_row)
+        state = _start(model, visual, slots, room, questions_per_image)
+    else:
+        shared, slots = embed_prompt(model, shared_ids, visual)
+        room_needed = room + input_ids.shape[1]
+        _, state = extend(model, _start(model, visual, slots, room_needed, 1), shared)
+        state = _repeat_rows(state, questions_per_image)
+        embeds = model.embed(input_ids)
+    return extend(model, state, embeds, mask, capture=True, keep_rows=keep_rows)[1]
+
+
+def _repeat_visual(visual: VisualTokens, times: int) -> VisualTokens:
+    return visual if times == 1 else replace(visual, lm=visual.lm.repeat_interleave(times, 0))
+
+
+def _repeat_rows(state: LoopState, times: int) -> LoopState:
+    """Repeat each image's row for its questions."""
+    if times > 1:
+        state.cache.batch_repeat_interleave(times)
+    return replace(
+        state,
+        attention_mask=state.attention_mask.repeat_interleave(times, 0),
+        next_position=state.next_position.repeat_interleave(times, 0),
+        visual_slots=state.visual_slots.repeat_interleave(times, 0),
+        questions_per_image=times,
+    )

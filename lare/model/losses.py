@@ -1,0 +1,105 @@
+"""The two text losses of a training step: the answer's (L_lm) and the rationale prefix's (eq. 8).
+
+Both run the LM head at label positions only: at every position of a batch its logits would be the largest tensor of
+the whole step. Both return (sum, count), to be normalised once per optimiser step.
+
+Shapes: B rows, T target tokens, P prefix tokens, K iterations, m latents each, d width, N labels in all, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from lare.model.loop import LoopState, decoder_mask, extend, run_decoder
+from lare.model.outputs import Loss
+from lare.model.thinking import Thoughts
+
+if TYPE_CHECKING:
+    from lare.model.modeling_lare import LareForConditionalGeneration
+
+__all__ = ["cross_entropy_at", "prefix_reconstruction", "target_states"]
+
+
+def cross_entropy_at(
+    model: LareForConditionalGeneration, hidden: Tensor, labels: Tensor, mask: Tensor
+) -> tuple[Loss, Tensor, Tensor]:
+    """Cross-entropy of the labels where the mask is on.
+
+    Args:
+        model: The model, for its LM head.
+        hidden: (B, T, d) decoder outputs that predict `labels`.
+        labels: (B, T).
+        mask: (B, T) booleans.
+
+    Returns:
+        (sum, count), the logits (N, V) and the labels (N,).
+    """
+    chosen = labels[mask]
+    logits = model.lm_head(hidden[mask])
+    total = torch.nn.functional.cross_entropy(logits.float(), chosen, reduction="sum")
+    return (total, mask.sum()), logits, chosen
+
+
+def target_states(
+    model: LareForConditionalGeneration, state: LoopState, target_ids: Tensor, mask: Tensor, delimiters: bool
+) -> tuple[Tensor, LoopState]:
+    """Decoder outputs (B, T, d) that predict `target_ids`, teacher-forced behind the state.
+
+    With delimiters <|latent_end|> is fed first and predicts the first target; without, the prompt's last position
+    does (plain LLaVA).
+    """
+    inputs = model.embed(target_ids)
+    if delimiters:
+        embeds = torch.cat((model.embed_token(model.config.latent_end_id, inputs.shape[0]), inputs[:, :-1]), dim=1)
+        fed = torch.cat((torch.ones_like(mask[:, :1]), mask[:, :-1]), dim=1)
+        return extend(model, state, embeds, fed)
+    first = state.last_hidden.unsqueeze(1)
+    if inputs.shape[1] == 1:
+        return first, state
+    hidden, state = extend(model, state, inputs[:, :-1], mask[:, :-1])
+    return torch.cat((first, hidden), dim=1), state
+
+
+def prefix_reconstruction(
+    model: LareForConditionalGeneration, thoughts: Thoughts, prefix_ids: Tensor, prefix_mask: Tensor | None
+) -> tuple[Loss, Tensor]:
+    """Text-prefix reconstruction (eq. 8): the rationale's first tokens from the latents alone.
+
+    The decoder reads [<|latent_start|>, z_1..z_K, <|latent_end|>] with neither image nor question, then the prefix,
+    teacher-forced; gradients flow into the latents. Rows whose mask is all off cost nothing.
+
+    Returns:
+        (sum, count), and the decoder outputs (B, P, d) that predict the prefix.
+    """
+    mask = torch.ones_like(prefix_ids, dtype=torch.bool) if prefix_mask is None else prefix_mask.bool()
+    rows = mask.any(1)
+    if bool(rows.all()):
+        hidden = _prefix_states(model, thoughts.latents, thoughts.steps, prefix_ids, mask)
+    else:
+        chosen = rows.nonzero().squeeze(1)
+        part = _prefix_states(model, thoughts.latents[chosen], thoughts.steps[chosen], prefix_ids[chosen], mask[chosen])
+        hidden = part.new_zeros(*prefix_ids.shape, part.shape[-1]).index_copy(0, chosen, part)
+    return cross_entropy_at(model, hidden, prefix_ids, mask)[0], hidden
+
+
+def _prefix_states(
+    model: LareForConditionalGeneration, latents: Tensor, steps: Tensor, prefix_ids: Tensor, mask: Tensor
+) -> Tensor:
+    """Decoder outputs (B, P, d) that predict the prefix from latents (B, K, m, d)."""
+    batch, iterations, per_step, _ = latents.shape
+    device = prefix_ids.device
+    start, end = (model.embed_token(i, batch) for i in (model.config.latent_start_id, model.config.latent_end_id))
+    text = model.embed(prefix_ids[:, :-1])
+    embeds = torch.cat((start, latents.flatten(1, 2).to(start.dtype), end, text), dim=1)
+    taken = torch.arange(iterations, device=device)[None] < steps[:, None]
+    always = torch.ones(batch, 1, dtype=torch.bool, device=device)
+    valid = torch.cat((always, taken.repeat_interleave(per_step, 1), always, mask[:, :-1]), dim=1)
+    padded = not bool(taken.all())
+    # Right padding needs no mask: no real position comes after it, and its own outputs are not read.
+    positions = (valid.long().cumsum(1) - 1).clamp_min(0) if padded else torch.arange(embeds.shape[1], device=device)
+    causal = decoder_mask(valid[:, :0], valid, True, embeds.dtype) if padded else None
+    hidden = run_decoder(model, embeds, None, positions.expand(batch, -1), causal)
+    return hidden[:, -prefix_ids.shape[1] :]

@@ -1,0 +1,339 @@
+"""LaRe: a frozen encoder, a projector, a causal decoder, and an Extractor that makes latent tokens between the two.
+
+Reading order: `loop` (prefill and cached extension), `thinking` (the latent iterations), `extractor` (one look),
+`losses` (training), `generation` (answers). This file wires them to transformers' conventions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+from lare.errors import LareError
+from lare.model.attention import ATTENTION_NAME, layer_output_hook
+from lare.model.configuration_lare import LareConfig
+from lare.model.extractor import Extractor, VisualMemory
+from lare.model.generation import GenerationOptions, StopCheck, generate
+from lare.model.loading import StrictLoading
+from lare.model.loop import prefill
+from lare.model.losses import cross_entropy_at, prefix_reconstruction, target_states
+from lare.model.outputs import LareGeneration, LareOutput
+from lare.model.thinking import LatentOverride, think
+from lare.model.vision import Projector, VisionTower, VisualTokens, pool_grid
+
+__all__ = ["LareForConditionalGeneration"]
+
+
+class LareForConditionalGeneration(StrictLoading):
+    """The LaRe model.
+
+    Args:
+        config: Its configuration.
+
+    Raises:
+        LareError: If the text configuration is no causal decoder that takes transformers' attention interface.
+    """
+
+    config_class = LareConfig
+    config: LareConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = False
+    _supports_sdpa = True
+    _supports_attention_backend = True
+    _no_split_modules: list[str] = []
+
+    def __init__(self, config: LareConfig) -> None:
+        super().__init__(config)
+        text = config.text_config
+        hidden, layers = int(text.hidden_size), int(text.num_hidden_layers)
+        self.vision_tower = VisionTower(config)
+        visual = VisionTower.width(config.vision_config)
+        self.projector = Projector(visual, hidden)
+        self.refocus_projector = Projector(visual, hidden) if config.refocus_source == "fine" else None
+        self.language_model = AutoModelForCausalLM.from_config(text, attn_implementation=ATTENTION_NAME)
+        self.extractor = self._make_extractor(config, hidden, layers) if config.use_extractor else None
+        self.num_layers = layers
+        self._embedding_rms: tuple[tuple[int, int], float] | None = None
+        for layer in self._decoder_layers():
+            layer.register_forward_hook(layer_output_hook, with_kwargs=True)
+        self.post_init()  # type: ignore[no-untyped-call]
+
+    @staticmethod
+    def _make_extractor(config: LareConfig, hidden: int, layers: int) -> Extractor:
+        return Extractor(
+            hidden,
+            layers,
+            dim=config.extractor_dim,
+            layers=config.extractor_layers,
+            heads=config.extractor_heads,
+            latents=config.latents_per_iteration,
+            output_init=config.extractor_output_init,
+        )
+
+    def _decoder_layers(self) -> nn.ModuleList:
+        layers = getattr(self.decoder, "layers", None)
+        if not isinstance(layers, nn.ModuleList) or not getattr(
+            self.language_model, "_supports_attention_backend", False
+        ):
+            raise LareError(
+                f"text_config of type {self.config.text_config.model_type!r} is no decoder with a list of layers and "
+                "transformers' attention interface; use a Llama-like one (llama, qwen2, ...)."
+            )
+        return layers
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)  # type: ignore[no-untyped-call]
+        if isinstance(module, Extractor):
+            module.init_output(self.config.initializer_range)
+
+    # Parts -----------------------------------------------------------------------------------------------------
+
+    @property
+    def decoder(self) -> nn.Module:
+        """The decoder without its LM head."""
+        return cast(nn.Module, self.language_model.get_decoder())
+
+    def lm_head(self, hidden: Tensor) -> Tensor:
+        """Logits (..., V) of decoder outputs (..., d)."""
+        return cast(Tensor, self.language_model.get_output_embeddings()(hidden))
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The token-embedding table."""
+        return cast(nn.Module, self.language_model.get_input_embeddings())
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the token-embedding table."""
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        """The LM head."""
+        return cast(nn.Module, self.language_model.get_output_embeddings())
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        """Replace the LM head."""
+        self.language_model.set_output_embeddings(value)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token embeddings (B, S, d) of ids (B, S)."""
+        return cast(Tensor, self.get_input_embeddings()(ids))
+
+    def embed_token(self, token: int, batch: int) -> Tensor:
+        """One token's embedding for each row, (B, 1, d)."""
+        return self.embed(torch.full((batch, 1), token, dtype=torch.long, device=self.device))
+
+    def embedding_rms(self) -> float:
+        """Root mean square of the token-embedding table; no gradient; recomputed only when the table has changed."""
+        weight = cast(nn.Embedding, self.get_input_embeddings()).weight
+        key = (weight.data_ptr(), weight._version)
+        if self._embedding_rms is None or self._embedding_rms[0] != key:
+            self._embedding_rms = (key, float(weight.detach().float().square().mean().sqrt()))
+        return self._embedding_rms[1]
+
+    # Vision ----------------------------------------------------------------------------------------------------
+
+    def encode_images(self, pixel_values: Tensor) -> VisualTokens:
+        """Pixels (B, 3, H, W) -> visual tokens."""
+        return self.encode_features(self.vision_tower(pixel_values))
+
+    def encode_features(self, features: Tensor) -> VisualTokens:
+        """Cached encoder features (B, N_f, d_vis) -> visual tokens.
+
+        Raises:
+            LareError: If the features are not on the configured grid.
+        """
+        config = self.config
+        if features.dim() != 3 or features.shape[1] != config.grid**2:
+            raise LareError(
+                f"visual_features has shape {tuple(features.shape)}; give (B, {config.grid**2}, d_vis), "
+                f"the {config.grid} x {config.grid} grid of the encoder."
+            )
+        features = features.to(self.projector.linear_1.weight.dtype)
+        lm = self.projector(pool_grid(features, config.grid, config.lm_grid))
+        refocus = lm if self.refocus_projector is None else self.refocus_projector(features)
+        return VisualTokens(lm, refocus, config.lm_grid, config.grid)
+
+    def visual_tokens(self, pixel_values: Tensor | None, visual_features: Tensor | None) -> VisualTokens:
+        """Visual tokens from whichever of the two is given.
+
+        Raises:
+            LareError: If none or both are given.
+        """
+        if (pixel_values is None) == (visual_features is None):
+            raise LareError("Give exactly one of pixel_values and visual_features.")
+        if pixel_values is not None:
+            return self.encode_images(pixel_values)
+        return self.encode_features(cast(Tensor, visual_features))
+
+    def remember(self, visual: VisualTokens) -> VisualMemory | None:
+        """Keys and values of the refocus tokens for the Extractor, computed once for all iterations."""
+        return None if self.extractor is None else self.extractor.remember(visual.refocus)
+
+    # Training --------------------------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        visual_features: Tensor | None = None,
+        target_ids: Tensor | None = None,
+        target_mask: Tensor | None = None,
+        prefix_ids: Tensor | None = None,
+        prefix_mask: Tensor | None = None,
+        shared_ids: Tensor | None = None,
+        questions_per_image: int = 1,
+        iterations: int | None = None,
+        delimiters: bool = True,
+        window_mode: str = "saliency",
+        generator: torch.Generator | None = None,
+        **kwargs: Any,
+    ) -> LareOutput:
+        """One training step's losses.
+
+        Args:
+            input_ids: (B, S) left-padded prompt (or what follows `shared_ids`); ends in <|latent_start|> with
+                delimiters, in the generation prompt without.
+            attention_mask: (B, S), 0 at padding.
+            pixel_values: (I, 3, H, W) images; or
+            visual_features: (I, N_f, d_vis) cached features of the frozen encoder.
+            target_ids: (B, T) right-padded text after <|latent_end|>.
+            target_mask: (B, T), 0 at padding; None means none.
+            prefix_ids: (B, P) right-padded start of the rationale for eq. 8.
+            prefix_mask: (B, P), 0 at padding.
+            shared_ids: (I, S0) prompt part up to and including the image tokens, run once per image.
+            questions_per_image: Q with B = I * Q; rows of an image are neighbours.
+            iterations: K; None takes the configuration's.
+            delimiters: Feed <|latent_end|> before the target. False with iterations=0 is plain LLaVA.
+            window_mode: "saliency", "random" or "full".
+            generator: Source of random windows.
+            **kwargs: Nothing else is accepted.
+
+        Returns:
+            The losses as (sum, count), the thoughts, and what further losses need.
+
+        Raises:
+            LareError: If the arguments do not fit together.
+        """
+        iterations = self.config.iterations if iterations is None else iterations
+        _check_forward(kwargs, iterations, delimiters, prefix_ids)
+        visual = self.visual_tokens(pixel_values, visual_features)
+        state = prefill(self, input_ids, attention_mask, visual, shared_ids, questions_per_image)
+        output = LareOutput()
+        if delimiters:
+            # Training always takes K iterations; adaptive stopping is a matter of inference.
+            thoughts = think(self, state, iterations, "fixed", window_mode, generator=generator)
+            state, output.thoughts = thoughts.state, thoughts
+        if target_ids is not None:
+            mask = torch.ones_like(target_ids, dtype=torch.bool) if target_mask is None else target_mask.bool()
+            output.target_hidden, _ = target_states(self, state, target_ids, mask, delimiters)
+            output.lm_loss, output.logits, output.labels = cross_entropy_at(
+                self, output.target_hidden, target_ids, mask
+            )
+        if prefix_ids is not None and output.thoughts is not None:
+            output.prefix_loss, output.prefix_hidden = prefix_reconstruction(
+                self, output.thoughts, prefix_ids, prefix_mask
+            )
+        return output
+
+    # Answers ---------------------------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        visual_features: Tensor | None = None,
+        max_new_tokens: int = 64,
+        do_sample: bool = False,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        iterations: int | None = None,
+        stop: str | None = None,
+        window_mode: str = "saliency",
+        latent_override: LatentOverride = None,
+        generator: torch.Generator | None = None,
+        output_trace: bool = False,
+        delimiters: bool = True,
+        eos_token_ids: Sequence[int] | None = None,
+        stop_check: StopCheck | None = None,
+        hide_image: bool = False,
+        shared_ids: Tensor | None = None,
+        questions_per_image: int = 1,
+    ) -> LareGeneration:
+        """Think, then answer.
+
+        Args:
+            input_ids: (B, S) left-padded prompts, ending in <|latent_start|> with delimiters.
+            attention_mask: (B, S), 0 at padding.
+            pixel_values: (I, 3, H, W) images; or
+            visual_features: (I, N_f, d_vis) cached encoder features.
+            max_new_tokens: Most text tokens per answer.
+            do_sample: Sample instead of taking the likeliest token.
+            temperature: Divides the logits when sampling.
+            top_p: Nucleus mass when sampling; 1 is off.
+            top_k: Candidates when sampling; 0 is off.
+            iterations: K; None takes the configuration's. 0 skips thinking (with delimiters: a causal control).
+            stop: Stop rule, as in the configuration.
+            window_mode: "saliency", or the controls "random" and "full".
+            latent_override: None, or the controls "zeros", "noise" or a tensor (B, K, m, d).
+            generator: Source of sampling, random windows and noise.
+            output_trace: Also return what happened while thinking, and attention shares.
+            delimiters: False writes no latent tokens at all (plain LLaVA); needs iterations 0 or None.
+            eos_token_ids: Ids that end an answer; None takes the text configuration's.
+            stop_check: Called with the ids so far (B, t) after every token; rows for which it returns True end there.
+            hide_image: Causal control: mask the image tokens once thinking is done.
+            shared_ids: (I, S0) common prompt part, as in `forward`.
+            questions_per_image: Q, as in `forward`.
+
+        Returns:
+            The answers. A row's answer does not depend on the other rows (greedy decoding).
+
+        Raises:
+            LareError: If an option is impossible or the inputs do not fit together.
+        """
+        options = GenerationOptions(
+            max_new_tokens=max_new_tokens,
+            do_sample=do_sample,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            iterations=iterations,
+            stop=stop,
+            window_mode=window_mode,
+            latent_override=latent_override,
+            generator=generator,
+            output_trace=output_trace,
+            delimiters=delimiters,
+            eos_token_ids=eos_token_ids,
+            stop_check=stop_check,
+            hide_image=hide_image,
+        )
+        return generate(
+            self, input_ids, attention_mask, pixel_values, visual_features, options, shared_ids, questions_per_image
+        )
+
+    def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
+        """Refused.
+
+        Raises:
+            LareError: Always: transformers drops the cache under checkpointing, which silently changes the loss.
+        """
+        raise LareError(
+            "gradient_checkpointing drops the key-value cache that LaRe trains through, and the loss would be wrong; "
+            "turn it off and lower the batch size instead."
+        )
+
+
+def _check_forward(kwargs: dict[str, Any], iterations: int, delimiters: bool, prefix_ids: Tensor | None) -> None:
+    if kwargs:
+        raise LareError(f"forward got unknown arguments: {', '.join(sorted(kwargs))}; see its documentation.")
+    if iterations and not delimiters:
+        raise LareError(f"iterations={iterations} needs delimiters; set delimiters=True or iterations=0.")
+    if prefix_ids is not None and not iterations:
+        raise LareError("prefix_ids needs latents to reconstruct from; set iterations above 0 or leave prefix_ids out.")

@@ -1,0 +1,68 @@
+"""What the model returns: losses of a training step, and generated answers with their trace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from lare.model.thinking import Thoughts
+
+__all__ = ["LareGeneration", "LareOutput", "Loss"]
+
+Loss = tuple[Tensor, Tensor]  # sum over tokens (with gradient), and their number
+
+
+@dataclass
+class LareOutput:
+    """One training forward.
+
+    Attributes:
+        lm_loss: (sum, count) of the text target's cross-entropy; None without targets.
+        prefix_loss: (sum, count) of the text-prefix reconstruction (eq. 8); None if not asked for.
+        thoughts: The latents and how they came about; None without iterations.
+        logits: (N, V) predictions of the N target tokens, in row order.
+        labels: (N,) the target tokens.
+        target_hidden: (B, T, d) decoder outputs that predict the targets.
+        prefix_hidden: (B, P, d) decoder outputs that predict the rationale prefix.
+    """
+
+    lm_loss: Loss | None = None
+    prefix_loss: Loss | None = None
+    thoughts: Thoughts | None = None
+    logits: Tensor | None = None
+    labels: Tensor | None = None
+    target_hidden: Tensor | None = None
+    prefix_hidden: Tensor | None = None
+
+
+@dataclass
+class LareGeneration:
+    """Generated answers; the last group of fields is filled on `output_trace` only.
+
+    Attributes:
+        sequences: (B, T) generated ids, padded on the right.
+        lengths: (B,) tokens before the end of sequence, which is not counted.
+        steps: (B,) latent iterations.
+        stop_reason: Per row why thinking stopped: "fixed", "converged", "max_iterations".
+        latents: (B, K, m, d).
+        windows: (B, K, 2).
+        saliency: (B, K, g_lm, g_lm).
+        cross_attention: (B, K, n).
+        window_masses: (B, K).
+        attention_shares: (B, 2, L, H, 4) attention of the position that predicts the first token, and of the first
+            token's own, split over first token of the sequence, text, visual and latent positions; they sum to 1.
+        seconds: Wall-clock seconds per phase: "vision", "prefill", "think", "decode".
+    """
+
+    sequences: Tensor
+    lengths: Tensor
+    steps: Tensor
+    stop_reason: list[str]
+    latents: Tensor | None = None
+    windows: Tensor | None = None
+    saliency: Tensor | None = None
+    cross_attention: Tensor | None = None
+    window_masses: Tensor | None = None
+    attention_shares: Tensor | None = None
+    seconds: dict[str, float] = field(default_factory=dict)

@@ -1,0 +1,273 @@
+"""From images and questions to model inputs: chat template, image placeholders, special tokens, left padding.
+
+A prompt names its image once, as `<image>`; the processor writes as many `<|image|>` tokens there as the decoder has
+visual tokens. Exactly one image per prompt: LaRe's loop looks back at one grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from PIL.Image import Image
+from tokenizers import AddedToken
+from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+from transformers.image_utils import load_image
+
+from lare.errors import LareError
+
+__all__ = [
+    "DEFAULT_CHAT_TEMPLATE",
+    "IMAGE_PLACEHOLDER",
+    "IMAGE_TOKEN",
+    "LATENT_END",
+    "LATENT_START",
+    "LareProcessor",
+    "add_special_tokens",
+]
+
+IMAGE_PLACEHOLDER = "<image>"
+IMAGE_TOKEN = "<|image|>"
+LATENT_START = "<|latent_start|>"
+LATENT_END = "<|latent_end|>"
+SPECIAL_TOKENS = (IMAGE_TOKEN, LATENT_START, LATENT_END)
+
+DEFAULT_CHAT_TEMPLATE = (
+    "{{ bos_token if bos_token }}"
+    "{% for message in messages %}"
+    "{{ message['role'].upper() }}: {{ message['content'] }}\n"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}ASSISTANT: {% endif %}"
+)
+
+
+def add_special_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Make sure that the tokenizer has LaRe's three special tokens.
+
+    Returns:
+        How many were new; if any, resize the model's token embeddings to `len(tokenizer)`.
+    """
+    known = tokenizer.get_vocab()
+    missing = [AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS if token not in known]
+    return int(tokenizer.add_tokens(missing, special_tokens=True)) if missing else 0
+
+
+class LareProcessor(ProcessorMixin):
+    """Turns images and prompts into `input_ids`, `attention_mask` and `pixel_values`.
+
+    Args:
+        image_processor: Any image processor of transformers.
+        tokenizer: Any tokenizer; LaRe's special tokens are added where they lack.
+        chat_template: Jinja template; None takes the tokenizer's, or a plain "USER: ... ASSISTANT:" one.
+        lm_grid: Side of the grid of visual tokens that the decoder reads; an image takes lm_grid * lm_grid tokens.
+
+    Raises:
+        LareError: If `lm_grid` is below 1.
+    """
+
+    def __init__(
+        self,
+        image_processor: Any = None,
+        tokenizer: Any = None,
+        chat_template: str | None = None,
+        lm_grid: int = 16,
+    ) -> None:
+        if lm_grid < 1:
+            raise LareError(f"lm_grid is {lm_grid}; give the configuration's, at least 1.")
+        self.lm_grid = lm_grid
+        self.new_tokens = add_special_tokens(tokenizer)
+        tokenizer.padding_side = "left"
+        template = chat_template or getattr(tokenizer, "chat_template", None) or DEFAULT_CHAT_TEMPLATE
+        super().__init__(image_processor, tokenizer, chat_template=template)  # type: ignore[no-untyped-call]
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token if tokenizer.eos_token is not None else LATENT_END
+
+    # Ids -------------------------------------------------------------------------------------------------------
+
+    @property
+    def image_token_id(self) -> int:
+        """Id of `<|image|>`."""
+        return int(self.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
+
+    @property
+    def latent_start_id(self) -> int:
+        """Id of `<|latent_start|>`."""
+        return int(self.tokenizer.convert_tokens_to_ids(LATENT_START))
+
+    @property
+    def latent_end_id(self) -> int:
+        """Id of `<|latent_end|>`."""
+        return int(self.tokenizer.convert_tokens_to_ids(LATENT_END))
+
+    # Prompts ---------------------------------------------------------------------------------------------------
+
+    def build_prompts(self, questions: Sequence[str], latent: bool = True) -> list[str]:
+        """Prompts of one image and one question each.
+
+        Args:
+            questions: The questions; an `<image>` inside one is dropped, since the image always comes first.
+            latent: End in <|latent_start|>, so that thinking follows; else in the generation prompt.
+
+        Raises:
+            LareError: If a question is empty, names two images, or holds one of LaRe's special tokens.
+        """
+        prompts = []
+        for index, question in enumerate(questions):
+            user = [{"role": "user", "content": f"{IMAGE_PLACEHOLDER}\n{_checked_question(question, index)}"}]
+            prompt = self._render(user, add_generation_prompt=True)
+            prompts.append(prompt + LATENT_START if latent else prompt)
+        return prompts
+
+    def _render(self, messages: list[dict[str, Any]], **options: Any) -> str:
+        template = options.pop("chat_template", None) or self.chat_template
+        return str(self.tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, **options))
+
+    def apply_chat_template(  # type: ignore[override]
+        self,
+        conversation: list[Any],
+        chat_template: str | None = None,
+        add_generation_prompt: bool = False,
+        tokenize: bool = False,
+        return_dict: bool = True,
+        return_tensors: str | None = "pt",
+        **kwargs: Any,
+    ) -> Any:
+        """Render one conversation or a list of them; message contents are text or lists of image and text parts.
+
+        Args:
+            conversation: Messages {"role", "content"}; an image part holds "image", "url" or "path".
+            chat_template: Another template than the processor's.
+            add_generation_prompt: End in the assistant's opening.
+            tokenize: Return model inputs instead of text.
+            return_dict: With `tokenize`, all inputs instead of the ids alone.
+            return_tensors: With `tokenize`, the kind of tensors.
+            **kwargs: Variables of the template.
+
+        Raises:
+            LareError: With `tokenize`, as `__call__`.
+        """
+        batched = bool(conversation) and isinstance(conversation[0], (list, tuple))
+        options = {**kwargs, "chat_template": chat_template, "add_generation_prompt": add_generation_prompt}
+        images: list[Any] = []
+        prompts = []
+        for messages in conversation if batched else [conversation]:
+            flat = [{**message, "content": _flatten(message.get("content"), images)} for message in messages]
+            prompts.append(self._render(flat, **options))
+        if not tokenize:
+            return prompts if batched else prompts[0]
+        inputs = self(images=images, text=prompts, return_tensors=return_tensors)
+        return inputs if return_dict else inputs["input_ids"]
+
+    # Inputs ----------------------------------------------------------------------------------------------------
+
+    def __call__(
+        self,
+        images: Any = None,
+        text: str | Sequence[str] | None = None,
+        return_tensors: str | None = "pt",
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Prepare a batch.
+
+        Args:
+            images: One image per prompt: PIL images or arrays (or one of them, for one prompt).
+            text: Prompts (or one), each with one `<image>`.
+            return_tensors: "pt" or "np".
+            **kwargs: Options of the image processor.
+
+        Returns:
+            `input_ids` (B, S) and `attention_mask` (B, S), padded on the left, and `pixel_values` (B, 3, H, W).
+
+        Raises:
+            LareError: If a prompt has no or several images, is too long, or counts differ.
+        """
+        prompts = [text] if isinstance(text, str) else list(text or [])
+        pictures = _flat_images(images)
+        if not prompts:
+            raise LareError("No prompt was given; pass text with one <image> per prompt (see build_prompts).")
+        if len(pictures) != len(prompts):
+            raise LareError(f"{len(pictures)} images for {len(prompts)} prompts; give exactly one image per prompt.")
+        for index, prompt in enumerate(prompts):
+            _check_prompt(prompt, index)
+        encoded = self.tokenizer(
+            [prompt.replace(IMAGE_PLACEHOLDER, IMAGE_TOKEN * self.lm_grid**2) for prompt in prompts],
+            add_special_tokens=not self._opens_with_bos(prompts[0]),
+            return_attention_mask=True,
+        )
+        self._check_lengths(encoded["input_ids"])
+        padded = self.tokenizer.pad(
+            {name: encoded[name] for name in ("input_ids", "attention_mask")}, return_tensors=return_tensors
+        )
+        pixels = self.image_processor(pictures, return_tensors=return_tensors, **kwargs)
+        return BatchFeature({**padded, "pixel_values": pixels["pixel_values"]})
+
+    def _opens_with_bos(self, prompt: str) -> bool:
+        bos = self.tokenizer.bos_token
+        return bool(bos) and prompt.startswith(bos)
+
+    def _check_lengths(self, rows: Sequence[Sequence[int]]) -> None:
+        limit = self.tokenizer.model_max_length
+        for index, row in enumerate(rows):
+            if len(row) > limit:
+                raise LareError(
+                    f"Prompt {index} has {len(row)} tokens with its image, the model takes {limit}; "
+                    "shorten the question."
+                )
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """Names of the inputs that `__call__` makes."""
+        return ["input_ids", "attention_mask", "pixel_values"]
+
+
+def _checked_question(question: str, index: int) -> str:
+    if not isinstance(question, str) or not question.strip():
+        raise LareError(f"Question {index} is empty; give some text to answer.")
+    if question.count(IMAGE_PLACEHOLDER) > 1:
+        raise LareError(f"Question {index} names several images; LaRe takes exactly one image per question.")
+    for token in SPECIAL_TOKENS:
+        if token in question:
+            raise LareError(f"Question {index} holds the special token {token}; remove it.")
+    return question.replace(IMAGE_PLACEHOLDER, "").strip()
+
+
+def _check_prompt(prompt: Any, index: int) -> None:
+    if not isinstance(prompt, str):
+        raise LareError(f"Prompt {index} is a {type(prompt).__name__}; give text.")
+    count = prompt.count(IMAGE_PLACEHOLDER)
+    if count != 1 or IMAGE_TOKEN in prompt:
+        found = "an expanded image" if IMAGE_TOKEN in prompt else f"{count} times {IMAGE_PLACEHOLDER}"
+        raise LareError(f"Prompt {index} holds {found}; write {IMAGE_PLACEHOLDER} exactly once (see build_prompts).")
+    if not prompt.replace(IMAGE_PLACEHOLDER, "").replace(LATENT_START, "").strip():
+        raise LareError(f"Prompt {index} holds an image and no question; add some text to answer.")
+
+
+def _flat_images(images: Any) -> list[Any]:
+    """One image per prompt: unpack a single image and lists of one; PIL images become RGB."""
+    if images is None:
+        return []
+    given = list(images) if isinstance(images, (list, tuple)) else [images]
+    flat = []
+    for index, entry in enumerate(given):
+        if isinstance(entry, (list, tuple)):
+            if len(entry) != 1:
+                raise LareError(f"Prompt {index} has {len(entry)} images; give exactly one image per prompt.")
+            entry = entry[0]
+        flat.append(entry.convert("RGB") if isinstance(entry, Image) else entry)
+    return flat
+
+
+def _flatten(content: Any, images: list[Any]) -> str:
+    """Write a message's parts as one text with `<image>` in place of images, which are collected in `images`."""
+    if isinstance(content, str):
+        return content
+    pieces = []
+    for part in content or []:
+        if part.get("type") == "image":
+            source = next((part[key] for key in ("image", "url", "path") if part.get(key) is not None), None)
+            if source is not None:
+                images.append(load_image(source) if isinstance(source, str) else source)
+            pieces.append(IMAGE_PLACEHOLDER)
+        else:
+            pieces.append(str(part.get("text", "")))
+    return "\n".join(pieces)

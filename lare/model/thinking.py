@@ -1,0 +1,271 @@
+"""Thinking: K times look at the image, make latent tokens, feed them back (method, step 2).
+
+Shapes as in `lare.model.loop`; g_lm is the side of the decoder's grid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from lare.errors import LareError
+from lare.model.extractor import VisualMemory
+from lare.model.halting import StopRule, parse_stop
+from lare.model.loop import LoopState, extend
+from lare.model.window import WINDOW_MODES, saliency_grid, select_window, window_cells, window_mask
+
+if TYPE_CHECKING:
+    from lare.model.modeling_lare import LareForConditionalGeneration
+
+__all__ = ["Thoughts", "rms_normalise", "think"]
+
+LatentOverride = str | Tensor | None
+
+
+@dataclass
+class Thoughts:
+    """What happened while thinking; K is the most iterations that any row took.
+
+    Attributes:
+        latents: (B, K, m, d), with gradient when it is on; zeros after a row stopped.
+        steps: (B,) iterations that each row took.
+        windows: (B, K, 2) top left cell of each window on the fine grid; -1 after a row stopped, and 0 without window.
+        saliency: (B, K, g_lm, g_lm) attention that chose the window; zeros after a row stopped.
+        cross_attention: (B, K, n) the Extractor's attention inside the window, row by row (n = w * w), or over all
+            fine tokens without one; zeros without an Extractor.
+        window_masses: (B, K) share of the saliency inside the window (1 without window).
+        stop_reason: Per row "fixed", "converged" or "max_iterations".
+        state: The state after the last latent.
+    """
+
+    latents: Tensor
+    steps: Tensor
+    windows: Tensor
+    saliency: Tensor
+    cross_attention: Tensor
+    window_masses: Tensor
+    stop_reason: list[str]
+    state: LoopState
+
+
+@dataclass
+class _Look:
+    """One look: where, with how much of the saliency inside, and (afterwards) what was attended."""
+
+    corner: Tensor
+    mass: Tensor
+    mask: Tensor | None
+    cells: Tensor | None
+    attention: Tensor
+
+
+def rms_normalise(states: Tensor, eps: float = 1e-6) -> Tensor:
+    """Divide (..., d) by its root mean square over d, without a learned gain."""
+    scale = torch.rsqrt(states.float().square().mean(-1, keepdim=True) + eps)
+    return (states.float() * scale).to(states.dtype)
+
+
+def think(
+    model: LareForConditionalGeneration,
+    state: LoopState,
+    iterations: int | None = None,
+    stop: str | None = None,
+    window_mode: str = "saliency",
+    latent_override: LatentOverride = None,
+    generator: torch.Generator | None = None,
+) -> Thoughts:
+    """Run the latent loop from a prefilled state whose last position is <|latent_start|>.
+
+    Args:
+        model: The model.
+        state: The prefilled state; it is spent.
+        iterations: K; None takes the configuration's (for an adaptive rule, its `max_iterations`).
+        stop: Stop rule; None takes the configuration's.
+        window_mode: "saliency", or the controls "random" and "full".
+        latent_override: Feed something else: "zeros", "noise" (of each latent's norm), or a tensor that broadcasts to
+            (B, K, m, d).
+        generator: Source of random windows and noise.
+
+    Returns:
+        The thoughts; gradients are kept when they are enabled.
+
+    Raises:
+        LareError: If an option is unknown or impossible.
+    """
+    rule = parse_stop(model.config.stop if stop is None else stop)
+    limit = _limit(model, rule, iterations)
+    _check_options(model, state, limit, window_mode, latent_override)
+    memory = model.remember(state.visual) if limit else None
+    batch, device = state.attention_mask.shape[0], state.attention_mask.device
+    active = torch.ones(batch, dtype=torch.bool, device=device)
+    record = _Record(model, state)
+    for step in range(limit):
+        look = choose_look(model, state, window_mode, generator)
+        latents = make_latents(model, state, look, memory)
+        latents = override_latents(latents, latent_override, step, generator)
+        state = _feed(model, state, latents, active if rule.adaptive and step else None)
+        record.add(state_saliency=record.saliency, look=look, latents=latents, active=active)
+        record.saliency = state.saliency
+        if rule.adaptive and step:
+            active = active & ~rule.converged(latents, record.latents[-2])
+            if not bool(active.any()):
+                break
+    return record.thoughts(state, rule, active)
+
+
+def _limit(model: LareForConditionalGeneration, rule: StopRule, iterations: int | None) -> int:
+    if iterations is not None:
+        if iterations < 0:
+            raise LareError(f"iterations is {iterations}; give 0 or more.")
+        return iterations
+    return int(model.config.max_iterations if rule.adaptive else model.config.iterations)
+
+
+def _check_options(
+    model: LareForConditionalGeneration, state: LoopState, limit: int, window_mode: str, override: LatentOverride
+) -> None:
+    if window_mode not in WINDOW_MODES:
+        raise LareError(f"window_mode is {window_mode!r}; give one of {', '.join(WINDOW_MODES)}.")
+    if isinstance(override, str) and override not in ("zeros", "noise"):
+        raise LareError(f'latent_override is {override!r}; give None, "zeros", "noise" or a tensor (B, K, m, d).')
+    if isinstance(override, Tensor):
+        batch, latents = state.attention_mask.shape[0], model.config.latents_per_iteration
+        shape = (batch, limit, latents, state.last_hidden.shape[-1])
+        fits = override.dim() <= 4 and all(
+            have in (1, want) for have, want in zip(reversed(override.shape), reversed(shape), strict=False)
+        )
+        if not fits:
+            raise LareError(f"latent_override has shape {tuple(override.shape)}; give one that broadcasts to {shape}.")
+
+
+def choose_look(
+    model: LareForConditionalGeneration, state: LoopState, mode: str, generator: torch.Generator | None
+) -> _Look:
+    """Pick each row's window from the state's saliency."""
+    config, visual = model.config, state.visual
+    batch, device = state.saliency.shape[0], state.saliency.device
+    if mode == "full" or not config.use_window:
+        corner = torch.zeros(batch, 2, dtype=torch.long, device=device)
+        tokens = visual.refocus.shape[1]
+        return _Look(corner, torch.ones(batch, device=device), None, None, torch.zeros(batch, tokens, device=device))
+    fine = saliency_grid(state.saliency, visual.lm_grid, visual.grid)
+    corner, mass = select_window(fine, config.window, mode, generator)
+    cells = window_cells(corner, config.window, visual.grid)
+    mask = window_mask(corner, config.window, visual.grid)
+    return _Look(corner, mass, mask, cells, torch.zeros(batch, cells.shape[1], device=device))
+
+
+def make_latents(
+    model: LareForConditionalGeneration, state: LoopState, look: _Look, memory: VisualMemory | None
+) -> Tensor:
+    """The next latent tokens (B, m, d); also leaves the Extractor's attention in `look`.
+
+    z = scale(norm(h_last) + Extractor(H, V_t)). Without the Extractor, the normalised last hidden state averaged with
+    the normalised mean of the window's visual tokens, or alone when the window is off too.
+    """
+    config = model.config
+    last = rms_normalise(state.last_hidden) if config.rms_scale else state.last_hidden
+    feedback = last.unsqueeze(1)
+    if model.extractor is not None and memory is not None:
+        latents, attention = model.extractor(state.layer_hidden, memory, look.mask)
+        look.attention = attention if look.cells is None else attention.gather(1, look.cells)
+        if config.residual_feedback:
+            latents = latents + feedback
+    elif config.use_window:
+        mean = window_mean(state, look)
+        latents = 0.5 * (feedback + (rms_normalise(mean) if config.rms_scale else mean).unsqueeze(1))
+        latents = latents.expand(-1, config.latents_per_iteration, -1)
+    else:
+        latents = feedback.expand(-1, config.latents_per_iteration, -1)
+    return rms_normalise(latents) * model.embedding_rms() if config.rms_scale else latents
+
+
+def window_mean(state: LoopState, look: _Look) -> Tensor:
+    """Mean visual token inside each row's window (or of the whole grid), (B, d)."""
+    visual = state.visual.refocus
+    if look.mask is None:
+        return visual.mean(1).repeat_interleave(state.questions_per_image, 0)
+    weights = look.mask.to(visual.dtype)
+    weights = (weights / weights.sum(-1, keepdim=True)).reshape(visual.shape[0], -1, visual.shape[1])
+    return torch.matmul(weights, visual).flatten(0, 1)
+
+
+def override_latents(latents: Tensor, override: LatentOverride, step: int, generator: torch.Generator | None) -> Tensor:
+    """Replace latents (B, m, d) of iteration `step` for a causal control."""
+    if override is None:
+        return latents
+    if isinstance(override, Tensor):
+        full = override.to(latents).reshape((1,) * (4 - override.dim()) + tuple(override.shape))
+        chosen = full[:, step if full.shape[1] > 1 else 0]
+        return chosen.expand_as(latents)
+    if override == "zeros":
+        return torch.zeros_like(latents)
+    device = generator.device if generator is not None else latents.device
+    noise = torch.randn(latents.shape, generator=generator, device=device).to(latents)
+    return noise * (latents.square().sum(-1, keepdim=True) / noise.square().sum(-1, keepdim=True)).sqrt()
+
+
+def _feed(model: LareForConditionalGeneration, state: LoopState, latents: Tensor, active: Tensor | None) -> LoopState:
+    """Feed latents; rows that are not active get masked slots and keep what their last position saw."""
+    if active is None or bool(active.all()):
+        return extend(model, state, latents, capture=True)[1]
+    mask = active[:, None].expand(-1, latents.shape[1])
+    fed = extend(model, state, latents, mask, capture=True)[1]
+    return replace(
+        fed,
+        layer_hidden=torch.where(active[:, None, None], fed.layer_hidden, state.layer_hidden),
+        last_hidden=torch.where(active[:, None], fed.last_hidden, state.last_hidden),
+        saliency=torch.where(active[:, None], fed.saliency, state.saliency),
+    )
+
+
+class _Record:
+    """Gathers one entry per iteration and lays them out as `Thoughts`."""
+
+    def __init__(self, model: LareForConditionalGeneration, state: LoopState) -> None:
+        self.saliency = state.saliency
+        self.side = state.visual.lm_grid
+        self.latents: list[Tensor] = []
+        self._rest: list[tuple[Tensor, ...]] = []
+        config, batch = model.config, state.attention_mask.shape[0]
+        cells = config.window**2 if config.use_window else config.grid**2
+        like = state.last_hidden
+        self._empty_latents = like.new_zeros(batch, 0, config.latents_per_iteration, like.shape[-1])
+        self._empty = (
+            torch.zeros(batch, 0, 2, dtype=torch.long, device=like.device),
+            like.new_zeros(batch, 0, self.side, self.side, dtype=torch.float32),
+            like.new_zeros(batch, 0, cells, dtype=torch.float32),
+            like.new_zeros(batch, 0, dtype=torch.float32),
+        )
+        self._active: list[Tensor] = []
+
+    def add(self, state_saliency: Tensor, look: _Look, latents: Tensor, active: Tensor) -> None:
+        """Note one iteration; `active` tells which rows really took it."""
+        self.latents.append(latents)
+        self._active.append(active)
+        self._rest.append(
+            (
+                look.corner.masked_fill(~active[:, None], -1),
+                state_saliency.reshape(-1, self.side, self.side) * active[:, None, None],
+                look.attention * active[:, None],
+                look.mass * active,
+            )
+        )
+
+    def thoughts(self, state: LoopState, rule: StopRule, active: Tensor) -> Thoughts:
+        """Stack the entries."""
+        rest = [torch.stack(entries, dim=1) for entries in zip(*self._rest, strict=True)] or list(self._empty)
+        latents, steps = self._empty_latents, torch.zeros_like(state.next_position)
+        if self.latents:
+            latents = torch.stack(self.latents, dim=1)
+            taken = torch.stack(self._active, dim=1)
+            steps = taken.sum(1)
+            if rule.adaptive:
+                latents = latents * taken[:, :, None, None]
+        reasons = ["fixed"] * active.shape[0]
+        if rule.adaptive:
+            reasons = ["max_iterations" if still else "converged" for still in active.tolist()]
+        return Thoughts(latents, steps, rest[0], rest[1], rest[2], rest[3], reasons, state)

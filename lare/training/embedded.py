@@ -1,0 +1,378 @@
+"""The plain training loop of the embedded model: encoder, primitives, warm-up of the Extractor, latent reasoning.
+
+Phases (each starts from the weights of the one before; every one resumes from its last state):
+
+1. ``encoder``: dense labels of the world, then frozen (`lare.training.encoder`).
+2. ``primitives``: direct answers (K = 0), projector and decoder train.
+3. ``warmup``: K = 1 on single look-ups with the decoder frozen; Extractor and refocus projector train.
+4. ``latents``: K = 4 on every family, one batch in five with K = 0; everything but the encoder trains.
+
+Processes share the work by averaging gradients over gloo, each on one thread: two processes on one thread beat one
+process on two threads here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import LlamaConfig
+
+from lare.model import LareConfig, LareForConditionalGeneration
+from lare.model.vision_conv import LareVisionModel
+from lare.training.batches import Batcher, Mode, cache_features
+from lare.training.encoder import train_encoder
+from lare.training.schedule import learning_rate
+from lare.training.state import load_state, save_state
+from lare.training.tokenizer import build_tokenizer
+
+PRIMITIVES = {
+    "what_at": 2.0, "where": 2.0, "colour": 1.5, "direction": 2.0, "size": 1.0, "digit": 1.5, "exist": 1.5,
+    "count": 0.7, "further": 0.7, "common_colour": 0.4, "beside1": 1.0, "gaze1": 1.5,
+}  # fmt: skip
+LOOKUPS = {"what_at": 2.0, "where": 1.0, "colour": 1.5, "direction": 1.5, "size": 1.0, "digit": 1.5, "exist": 0.5}
+REASONING = {
+    "what_at": 0.6, "where": 0.6, "colour": 0.7, "direction": 0.7, "size": 0.5, "digit": 0.9, "exist": 1.0,
+    "count": 0.9, "more": 0.5, "larger_digit": 1.0, "further": 0.9, "common_colour": 0.3, "beside1": 1.0,
+    "beside2": 1.2, "beside3": 1.2, "gaze1": 1.0, "gaze2": 1.4, "gaze3": 1.4, "chain_attribute": 1.2, "function": 1.0,
+}  # fmt: skip
+OPEN_STYLES = {"open": 3.0, "mmbench": 1.0, "mmstar": 0.7, "scienceqa": 0.7, "mmvp": 0.5}
+BENCHMARK_STYLES = {"open": 1.0, "mmbench": 1.0, "mmstar": 1.0, "scienceqa": 0.8, "mmvp": 0.6}
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase of training.
+
+    Attributes:
+        name: its name and folder.
+        questions: how many questions it trains on, over all processes.
+        families: weight of each question family.
+        styles: weight of each format.
+        iterations: K.
+        direct_share: share of batches answered with K = 0 and no delimiters.
+        train: parts that train: any of lm, projector, extractor.
+        learning_rate: peak learning rate.
+        floor: learning rate at the end, as a share of the peak.
+        prefix_weight: weight of text-prefix reconstruction (eq. 8).
+        prefix_share: share of the latent batches that carry it.
+        images: scenes a batch, over all processes.
+        per_image: questions a scene.
+    """
+
+    name: str
+    questions: int
+    families: Mapping[str, float]
+    styles: Mapping[str, float]
+    iterations: int = 0
+    direct_share: float = 0.0
+    train: tuple[str, ...] = ("lm", "projector")
+    learning_rate: float = 1e-3
+    floor: float = 1.0
+    prefix_weight: float = 0.5
+    prefix_share: float = 1.0
+    images: int = 8
+    per_image: int = 16
+
+
+def phases(scale: float = 1.0) -> tuple[Phase, ...]:
+    """The three decoder phases; `scale` multiplies the number of questions."""
+    return (
+        Phase("primitives", int(180_000 * scale), PRIMITIVES, OPEN_STYLES),
+        Phase("warmup", int(30_000 * scale), LOOKUPS, OPEN_STYLES, 1, 0.0, ("extractor",)),
+        Phase(
+            "latents",
+            int(480_000 * scale),
+            REASONING,
+            BENCHMARK_STYLES,
+            iterations=4,
+            direct_share=0.15,
+            train=("lm", "projector", "extractor"),
+            floor=0.05,
+            prefix_weight=0.7,
+            prefix_share=0.5,
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Sizes and seeds of an embedded run."""
+
+    out: str = "runs/embedded"
+    seed: int = 0
+    scenes: int = 24_000
+    encoder_images: int = 96_000
+    hidden: int = 128
+    layers: int = 4
+    heads: int = 4
+    ffn: int = 384
+    window: int = 4
+    lm_grid: int = 4
+    refocus_source: str = "fine"
+    prefix: int = 32
+    processes: int = 2
+    scale: float = 1.0
+    weight_decay: float = 0.05
+    variants: int = 24
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+
+def build_model(recipe: Recipe, encoder: LareVisionModel, vocab: Mapping[str, int]) -> LareForConditionalGeneration:
+    """A fresh embedded LaRe around a trained encoder."""
+    torch.manual_seed(recipe.seed)
+    text = LlamaConfig(
+        vocab_size=len(vocab),
+        hidden_size=recipe.hidden,
+        intermediate_size=recipe.ffn,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        num_key_value_heads=recipe.heads,
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
+        pad_token_id=vocab["<|pad|>"],
+        bos_token_id=vocab["<|begin|>"],
+        eos_token_id=vocab["<|end|>"],
+    )
+    config = LareConfig(
+        text_config=text,
+        vision_config=encoder.config,
+        image_size=encoder.config.image_size,
+        grid=encoder.config.grid,
+        lm_grid=recipe.lm_grid,
+        refocus_source=recipe.refocus_source,
+        window=recipe.window,
+        extractor_dim=recipe.hidden,
+        extractor_heads=recipe.heads,
+        extractor_output_init=0.25,
+        text_prefix=recipe.prefix,
+        image_token_id=vocab["<|image|>"],
+        latent_start_id=vocab["<|latent_start|>"],
+        latent_end_id=vocab["<|latent_end|>"],
+        **recipe.overrides,
+    )
+    model = LareForConditionalGeneration(config)
+    own = model.vision_tower.state_dict()
+    trained = {f"{p}{k}": v for k, v in encoder.state_dict().items() for p in _prefixes(own, k)}
+    model.vision_tower.load_state_dict(trained, strict=True)
+    return model
+
+
+def _prefixes(own: Mapping[str, Tensor], key: str) -> list[str]:
+    return [name.removesuffix(key) for name in own if name.endswith(key)]
+
+
+def warm_start(model: LareForConditionalGeneration, assistant_id: int) -> None:
+    """Start <|latent_start|> from the embedding that precedes answers, and the refocus projector from the LM's."""
+    with torch.no_grad():
+        table = model.get_input_embeddings().weight
+        table[model.config.latent_start_id] = table[assistant_id]
+        table[model.config.latent_end_id] = table[assistant_id]
+        if model.refocus_projector is not None:
+            model.refocus_projector.load_state_dict(model.projector.state_dict())
+
+
+def trainable(model: LareForConditionalGeneration, parts: Iterable[str]) -> list[tuple[str, nn.Parameter]]:
+    """Named parameters of the given parts; everything else is frozen."""
+    owners = {"lm": ("language_model.",), "projector": ("projector.",), "extractor": ("extractor.", "refocus_projector.")}
+    starts = tuple(s for part in parts for s in owners[part])
+    chosen = []
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith(starts))
+        if parameter.requires_grad:
+            chosen.append((name, parameter))
+    return chosen
+
+
+def exact_match(out: Any, target_mask: Tensor) -> Tensor:
+    """(B,) bool: every target token of the row is the arg-max (teacher-forced exact match)."""
+    right = torch.ones_like(target_mask, dtype=torch.bool)
+    right[target_mask.bool()] = out.logits.argmax(-1) == out.labels
+    return right.all(1)
+
+
+def mean_gradients(parameters: list[nn.Parameter]) -> None:
+    """Average gradients over processes in one all-reduce; a parameter unused in this step counts as zero."""
+    if not dist.is_initialized():
+        return
+    flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in parameters])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        parameter.grad = part.view_as(parameter)
+
+
+@dataclass
+class Run:
+    """What a phase needs: the model, its batches, and where to write."""
+
+    recipe: Recipe
+    model: LareForConditionalGeneration
+    tokenizer: Any
+    features: dict[str, Any]
+    rank: int
+
+    def batcher(self, phase: Phase, split: str, seed: int) -> Batcher:
+        """Batches of a phase's question mix from a split."""
+        tokens = self.recipe.lm_grid**2
+        key = (self.recipe.seed, self.rank, seed)
+        return Batcher(self.features[split], split, self.tokenizer, tokens, phase.families, phase.styles, key)
+
+    @torch.no_grad()
+    def validate(self, phase: Phase, iterations: int, n: int = 768) -> dict[str, float]:
+        """Teacher-forced exact match on validation scenes, overall and by family."""
+        self.model.eval()
+        batcher = self.batcher(phase, "validation", 4242)
+        right: dict[str, list[int]] = {}
+        while sum(map(len, right.values())) < n:
+            batch, items = batcher.draw(16, 8, Mode(iterations, self.recipe.prefix))
+            hits = exact_match(self.model(**batch), batch["target_mask"]).tolist()
+            for item, hit in zip(items, hits, strict=True):
+                right.setdefault(item.question.family, []).append(hit)
+        self.model.train()
+        total = sum(map(sum, right.values())) / sum(map(len, right.values()))
+        return {"all": total} | {name: sum(v) / len(v) for name, v in sorted(right.items())}
+
+
+def train_step(model: LareForConditionalGeneration, batch: dict[str, Any], prefix_weight: float) -> tuple[Tensor, Any]:
+    """Forward and the weighted loss: L_lm + c * L_text."""
+    out = model(**batch)
+    loss = out.lm_loss[0] / out.lm_loss[1]
+    if out.prefix_loss is not None and prefix_weight:
+        loss = loss + prefix_weight * out.prefix_loss[0] / out.prefix_loss[1]
+    return loss, out
+
+
+def train_phase(run: Run, phase: Phase, folder: Path) -> None:
+    """Train one phase, resuming from its last state; leaves ``history.jsonl`` and the final weights in `folder`."""
+    model, processes = run.model, max(1, run.recipe.processes)
+    named = trainable(model, phase.train)
+    parameters = [p for _, p in named]
+    decay = [p for p in parameters if p.dim() > 1]
+    plain = [p for p in parameters if p.dim() <= 1]
+    optimiser = torch.optim.AdamW(
+        [{"params": decay, "weight_decay": run.recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+        lr=phase.learning_rate,
+        betas=(0.9, 0.95),
+    )
+    steps = max(1, phase.questions // (phase.images * phase.per_image))
+    saved = load_state(folder, optimiser)
+    first, seconds = 0, 0.0
+    if saved is not None:
+        model.load_state_dict(saved[0])
+        first, seconds = int(saved[1]["step"]), float(saved[1]["seconds"])
+    batcher = run.batcher(phase, "train", 1 + first)
+    coin = torch.Generator().manual_seed(run.recipe.seed * 7919 + first)
+    bar = tqdm(range(first, steps), desc=phase.name, disable=run.rank > 0, mininterval=10, initial=first, total=steps)
+    began = time.time()
+    for step in bar:
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(phase.learning_rate, step, steps, phase.floor)
+        flips = torch.rand(2, generator=coin).tolist()
+        mode = Mode(
+            0 if flips[0] < phase.direct_share else phase.iterations, run.recipe.prefix, flips[1] < phase.prefix_share
+        )
+        batch, _ = batcher.draw(phase.images // processes, phase.per_image, mode)
+        optimiser.zero_grad(set_to_none=True)
+        loss, out = train_step(model, batch, phase.prefix_weight)
+        loss.backward()
+        mean_gradients(parameters)
+        norm = nn.utils.clip_grad_norm_(parameters, 1.0)
+        if not torch.isfinite(norm):
+            raise FloatingPointError(f"gradient is not finite at {phase.name} step {step}; last loss {loss.item()}")
+        optimiser.step()
+        bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+        done = step + 1 == steps
+        if run.rank == 0 and ((step + 1) % 250 == 0 or done):
+            elapsed = seconds + time.time() - began
+            _report(run, phase, folder, step + 1, elapsed, loss, out)
+            save_state(folder, model.state_dict(), optimiser, {"step": step + 1, "seconds": elapsed, "done": done})
+        if dist.is_initialized() and (step + 1) % 250 == 0:
+            dist.barrier()
+
+
+def _report(run: Run, phase: Phase, folder: Path, step: int, seconds: float, loss: Tensor, out: Any) -> None:
+    row: dict[str, Any] = {"phase": phase.name, "step": step, "questions": step * phase.images * phase.per_image}
+    row |= {"minutes": round(seconds / 60, 2), "loss": round(float(loss), 4)}
+    if out.prefix_loss is not None:
+        row["prefix_loss"] = round(float(out.prefix_loss[0] / out.prefix_loss[1]), 4)
+    row["validation"] = run.validate(phase, phase.iterations)
+    if phase.direct_share:
+        row["validation_k0"] = run.validate(phase, 0)["all"]
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "history.jsonl", "a", encoding="utf8") as file:
+        file.write(json.dumps(row) + "\n")
+    tqdm.write(json.dumps(row))
+
+
+def prepare(recipe: Recipe) -> dict[str, Any]:
+    """Train the encoder and cache the features of the training and validation scenes."""
+    out = Path(recipe.out)
+    train_encoder(out / "encoder", recipe.encoder_images, seed=recipe.seed)
+    encoder = LareVisionModel.from_pretrained(out / "encoder")
+    return {
+        "train": cache_features(encoder, out / "features_train.npy", "train", recipe.scenes, recipe.variants),
+        "validation": cache_features(encoder, out / "features_validation.npy", "validation", 1_000, 0),
+    }
+
+
+def worker(rank: int, recipe: Recipe) -> None:
+    """One process of the decoder phases."""
+    torch.set_num_threads(1)
+    if recipe.processes > 1:
+        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+        os.environ.setdefault("MASTER_PORT", "29517")
+        dist.init_process_group("gloo", rank=rank, world_size=recipe.processes)
+    out = Path(recipe.out)
+    encoder = LareVisionModel.from_pretrained(out / "encoder")
+    tokenizer = build_tokenizer()
+    model = build_model(recipe, encoder, tokenizer.get_vocab())
+    run = Run(recipe, model, tokenizer, prepare(recipe), rank)
+    model.train()
+    for phase in phases(recipe.scale):
+        folder = out / phase.name
+        if phase.name == "warmup":
+            warm_start(model, tokenizer.get_vocab()["<|assistant|>"])
+        train_phase(run, phase, folder)
+        if dist.is_initialized():
+            dist.barrier()
+    if rank == 0:
+        model.save_pretrained(out / "final")
+        (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1))
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def train(recipe: Recipe) -> None:
+    """Train the embedded model from nothing (or go on where it stopped)."""
+    prepare(recipe)
+    if recipe.processes > 1:
+        torch.multiprocessing.spawn(worker, args=(recipe,), nprocs=recipe.processes)
+    else:
+        worker(0, recipe)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """``lare train-embedded --out runs/embedded``: make the shipped checkpoint from nothing."""
+    parser = argparse.ArgumentParser(prog="lare train-embedded", description=main.__doc__)
+    parser.add_argument("--out", default=Recipe.out)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--scale", type=float, default=1.0, help="multiplies the number of questions of each phase")
+    parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1))
+    args = parser.parse_args(argv)
+    train(replace(Recipe(), out=args.out, seed=args.seed, scale=args.scale, processes=args.processes))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,69 @@
+"""Training states on disk: tensors as safetensors, everything else as JSON, both replaced atomically."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from lare.errors import LareError
+
+
+def _flatten_optimiser(optimiser: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[Any]]:
+    saved = optimiser.state_dict()
+    tensors = {
+        f"optimiser.{index}.{name}": value
+        for index, entry in saved["state"].items()
+        for name, value in entry.items()
+        if isinstance(value, Tensor)
+    }
+    return tensors, saved["param_groups"]
+
+
+def save_state(folder: Path, model: Mapping[str, Tensor], optimiser: torch.optim.Optimizer, meta: dict[str, Any]) -> None:
+    """Write ``state.safetensors`` (model and optimiser) and ``state.json`` (`meta`) into `folder`.
+
+    The JSON rides inside the tensor file as well, so that the two never disagree after a kill between two renames.
+
+    Raises:
+        LareError: the disk is full or the folder cannot be written; the earlier state is untouched.
+    """
+    tensors, groups = _flatten_optimiser(optimiser)
+    tensors |= {f"model.{name}": value for name, value in model.items()}
+    text = json.dumps({"meta": meta, "param_groups": groups})
+    temporary = folder / "state.safetensors.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({k: v.detach().clone().contiguous() for k, v in tensors.items()}, temporary, {"json": text})
+        os.replace(temporary, folder / "state.safetensors")
+        (folder / "state.json.tmp").write_text(json.dumps(meta, indent=1))
+        os.replace(folder / "state.json.tmp", folder / "state.json")
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise LareError(f"cannot write the training state to {folder}: {error.strerror}; free some space") from error
+
+
+def load_state(folder: Path, optimiser: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Restore `optimiser` and return (model tensors, meta), or None when `folder` holds no state."""
+    from safetensors import safe_open
+
+    path = folder / "state.safetensors"
+    if not path.is_file():
+        return None
+    with safe_open(path, "pt") as file:
+        saved = json.loads(file.metadata()["json"])
+    tensors = load_file(path)
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimiser."):
+            _, index, key = name.split(".", 2)
+            state.setdefault(int(index), {})[key] = value
+    optimiser.load_state_dict({"state": state, "param_groups": saved["param_groups"]})
+    model = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
+    return model, saved["meta"]

@@ -1,0 +1,99 @@
+"""`lare_eval.demo`: its statistics against known values, and its passes against made-up scores."""
+
+import json
+
+import numpy as np
+import pytest
+
+from lare.errors import LareError
+from lare_eval import demo
+from lare_eval.demo import Pass, margin, summarise, table, wilson
+
+
+def scores(bits):
+    return dict(enumerate(float(bit) for bit in bits))
+
+
+def make_pass(setting, pope, star, tokens=4.0, steps=0.0):
+    given = {"lare_mini_pope": scores(pope), "lare_mini_mmstar": scores(star)}
+    return Pass(setting, given, {task: np.tile([tokens, steps, 0.5], (len(rows), 1)) for task, rows in given.items()})
+
+
+@pytest.mark.parametrize(
+    ("right", "n", "low", "high"),
+    [(0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634), (10, 10, 0.7225, 1.0), (81, 263, 0.2553, 0.3662)],
+)
+def test_wilson(right, n, low, high):
+    """Known values; 81 of 263 is Newcombe's (1998) example."""
+    assert wilson(right, n) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_wilson_without_questions():
+    assert wilson(0, 0) == (0.0, 1.0)
+
+
+def test_margin_counts_and_covers():
+    left = [1] * 60 + [0] * 40
+    right = [1] * 45 + [0] * 30 + [1] * 5 + [0] * 20
+    gap = margin("pope", "K=4", "K=0", left, right)
+    assert (gap.gained, gap.lost, gap.n) == (15, 5, 100)
+    assert gap.difference == pytest.approx(0.10)
+    # Normal theory: 1.96 * sqrt((20 / 100 - 0.1 ** 2) / 100) = 0.085
+    assert (gap.low, gap.high) == pytest.approx((0.015, 0.185), abs=0.012)
+
+
+def test_margin_of_equal_passes_is_zero():
+    gap = margin("pope", "a", "b", [1, 0, 1], [1, 0, 1])
+    assert (gap.difference, gap.low, gap.high, gap.gained, gap.lost) == (0, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize(("left", "right"), [([], []), ([1, 0], [1])])
+def test_margin_refuses_what_is_not_paired(left, right):
+    with pytest.raises(LareError, match="paired"):
+        margin("pope", "a", "b", left, right)
+
+
+def test_summary_has_every_pass_task_and_total():
+    passes = [make_pass("K=4", "1110", "11", steps=4), make_pass("K=0", "1000", "10"), make_pass("blind", "0000", "00")]
+    cells, margins = summarise(passes)
+    assert [(c.task, c.setting, c.n, c.accuracy) for c in cells if c.task == "all"] == [
+        ("all", "K=4", 6, pytest.approx(5 / 6)),
+        ("all", "K=0", 6, pytest.approx(2 / 6)),
+        ("all", "blind", 6, 0.0),
+    ]
+    assert {(m.task, m.right): m.difference for m in margins} == {
+        ("lare_mini_pope", "K=0"): pytest.approx(0.5),
+        ("lare_mini_mmstar", "K=0"): pytest.approx(0.5),
+        ("all", "K=0"): pytest.approx(0.5),
+        ("lare_mini_pope", "blind"): pytest.approx(0.75),
+        ("lare_mini_mmstar", "blind"): pytest.approx(1.0),
+        ("all", "blind"): pytest.approx(5 / 6),
+    }
+    assert cells[0].seconds == 2.0 and cells[0].latent_steps == 4.0
+    text = table(cells, margins)
+    assert "K=4 minus blind" in text and "83.3%" in text
+
+
+def test_questions_are_paired_by_number_and_not_by_order():
+    first = make_pass("K=4", "10", "1")
+    shuffled = Pass("K=0", {"lare_mini_pope": {1: 0.0, 0: 1.0}, "lare_mini_mmstar": {0: 1.0}}, first.costs)
+    assert all(gap.gained == gap.lost == 0 for gap in summarise([first, shuffled])[1])
+
+
+def test_bad_limit(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        demo.main(["--limit", "0"])
+    assert stopped.value.code == 2
+
+
+def test_mistake_is_one_line(capsys):
+    assert demo.main(["--checkpoint", "./nowhere"]) == 2
+    assert capsys.readouterr().err.startswith("lare: there is no checkpoint folder")
+
+
+def test_summary_file(tmp_path):
+    cells, margins = summarise([make_pass("K=4", "1", "1"), make_pass("K=0", "0", "1")])
+    demo._write(tmp_path, "abc", cells, margins, "words", 1.0)
+    content = json.loads((tmp_path / "summary.json").read_text())
+    assert len(content["cells"]) == 6 and len(content["margins"]) == 3
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["summary.json", "summary.txt"]

@@ -1,0 +1,110 @@
+"""Makefile, CI script and papers of the project say what is there."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import lare
+
+ROOT = Path(__file__).parents[1]
+
+pytestmark = pytest.mark.skipif(not (ROOT / "Makefile").exists(), reason="runs in a checkout only")
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.parametrize(
+    ("target", "command"),
+    [
+        ("demo", "-m lare_eval.demo"),
+        ("test", "-m pytest"),
+        ("check", "-m mypy --strict lare lare_eval analysis"),
+        ("bench", "-m benchmarks"),
+    ],
+)
+def test_make_targets_set_up_and_run(target, command):
+    plan = subprocess.run(["make", "-n", "VENV=.no-such-venv", target], cwd=ROOT, capture_output=True, text=True)
+    assert plan.returncode == 0, plan.stderr
+    assert "-m venv .no-such-venv" in plan.stdout
+    assert ".[eval,analysis,train,test]" in plan.stdout
+    assert command in plan.stdout.splitlines()[-1]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_without_target_helps():
+    printed = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True).stdout
+    for target in ("demo", "test", "check", "bench"):
+        assert f"make {target}" in printed
+
+
+def test_ci_script():
+    script = ROOT / ".ci" / "run"
+    assert subprocess.run(["bash", "-n", str(script)]).returncode == 0
+    text = script.read_text()
+    assert "make check" in text and "make test" in text
+
+
+@pytest.mark.parametrize("checks", [0, 1])
+@pytest.mark.parametrize("tests", [0, 1])
+def test_ci_fails_when_a_part_fails(tmp_path, checks, tests):
+    """With a stand-in for make: both parts always run, any failure shows, and pytest's closing line comes last."""
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci" / "run")
+    closing = "===== 3 passed in 0.12s ====="
+    fake = tmp_path / "make"
+    fake.write_text(
+        f'#!/bin/sh\n[ "$1" = check ] && exit {checks}\necho "{closing}"\necho "make: leaving"\nexit {tests}\n'
+    )
+    fake.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    result = subprocess.run(["bash", tmp_path / ".ci" / "run"], env=environment, capture_output=True, text=True)
+    assert (result.returncode != 0) == bool(checks or tests)
+    assert result.stdout.splitlines()[-1] == closing
+
+
+def test_ci_fails_without_a_closing_line(tmp_path):
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci" / "run")
+    (tmp_path / "make").write_text("#!/bin/sh\nexit 0\n")
+    (tmp_path / "make").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    assert subprocess.run(["bash", tmp_path / ".ci" / "run"], env=environment, capture_output=True).returncode != 0
+
+
+def test_citation_names_the_paper_under_both_names():
+    import yaml
+
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["cff-version"] == "1.2.0" and citation["license"] == "Apache-2.0"
+    paper = citation["preferred-citation"]
+    assert "2511.02360" in paper["url"] and "CoCoVa" in paper["notes"] and "LaRe" in citation["title"]
+
+
+def test_every_shipped_drawing_is_attributed():
+    notice = (ROOT / "NOTICE").read_text()
+    for asset in (ROOT / "lare" / "world" / "assets").iterdir():
+        assert asset.name in notice
+
+
+def test_readme_commands_exist():
+    readme = (ROOT / "README.md").read_text()
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"make ([a-z]+)", readme)) <= targets
+    from lare.cli import _COMMANDS
+
+    assert set(re.findall(r"^lare ([a-z-]+)", readme, re.MULTILINE)) <= set(_COMMANDS)
+    for name in re.findall(r"\]\(([A-Z][A-Za-z.]+)\)", readme):
+        assert (ROOT / name).exists(), name
+
+
+def test_readme_settings_exist():
+    readme = (ROOT / "README.md").read_text()
+    settings = re.findall(r"LareConfig\.(\w+) = ([^`]+)`", readme)
+    assert len(settings) > 8
+    config = lare.LareConfig()
+    for name, value in settings:
+        default = getattr(config, name)
+        if value not in ("false",):
+            assert str(default).lower() == value.strip('"'), name
