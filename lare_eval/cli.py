@@ -136,7 +136,7 @@ def _check(results: Mapping[str, Any], options: argparse.Namespace, started: flo
     if empty or not tasks:
         raise LareError(f"the evaluation ended without results for {', '.join(empty) or 'any task'}")
     if options.output_path:
-        files = Path(options.output_path).rglob("*_results.json")
+        files = Path(options.output_path).rglob("[0-9]*_results.json")
         if not any(file.stat().st_mtime >= started - 1 for file in files):
             raise LareError(f"no results file appeared under {options.output_path!r}; check that it can be written")
 

@@ -25,6 +25,7 @@ from lare.errors import LareError
 
 if TYPE_CHECKING:
     from lare.methods.base import Method
+    from lare.trace import TraceReader
 
 __all__ = ["Cell", "Margin", "main", "margin", "summarise", "table", "wilson"]
 
@@ -73,7 +74,8 @@ class Margin:
         right: The pass that it is compared with.
         n: Questions.
         difference: Accuracy of `left` minus accuracy of `right`.
-        low: Lower end of the 95 % interval of the mean paired difference (bootstrap over questions).
+        low: Lower end of the 95 % interval of the mean paired difference (bootstrap over scenes, since questions about
+            one scene, such as a pair of near-identical pictures, are not independent).
         high: Upper end.
         gained: Questions that only `left` has right.
         lost: Questions that only `right` has right.
@@ -100,7 +102,14 @@ def wilson(right: float, n: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def margin(task: str, left: str, right: str, left_scores: npt.ArrayLike, right_scores: npt.ArrayLike) -> Margin:
+def margin(
+    task: str,
+    left: str,
+    right: str,
+    left_scores: npt.ArrayLike,
+    right_scores: npt.ArrayLike,
+    scenes: Sequence[str] | None = None,
+) -> Margin:
     """Compare two passes on the same questions.
 
     Args:
@@ -109,6 +118,7 @@ def margin(task: str, left: str, right: str, left_scores: npt.ArrayLike, right_s
         right: Name of the other.
         left_scores: (n,) scores in the order of the questions.
         right_scores: (n,) scores in the same order.
+        scenes: (n,) name of each question's scene; None takes every question for itself.
 
     Raises:
         LareError: If there are no questions or the numbers differ.
@@ -117,19 +127,27 @@ def margin(task: str, left: str, right: str, left_scores: npt.ArrayLike, right_s
     if first.shape != second.shape or first.size == 0:
         raise LareError(f"{left} has {first.size} scores on {task}, {right} has {second.size}; they can't be paired")
     gaps = first - second
-    draws = np.random.default_rng(0).integers(0, gaps.size, (4000, gaps.size), dtype=np.int32)
-    low, high = np.quantile(gaps[draws].mean(1), [0.025, 0.975])
+    low, high = _interval(gaps, scenes if scenes is not None else [str(number) for number in range(gaps.size)])
     return Margin(
         task=task,
         left=left,
         right=right,
         n=int(gaps.size),
         difference=float(gaps.mean()),
-        low=float(low),
-        high=float(high),
+        low=low,
+        high=high,
         gained=int((gaps > 0).sum()),
         lost=int((gaps < 0).sum()),
     )
+
+
+def _interval(gaps: npt.NDArray[np.float64], scenes: Sequence[str]) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean of `gaps`, whole scenes being drawn."""
+    _, scene = np.unique(np.asarray(scenes), return_inverse=True)
+    totals, sizes = np.bincount(scene, gaps), np.bincount(scene)
+    draws = np.random.default_rng(0).integers(0, totals.size, (4000, totals.size), dtype=np.int32)
+    low, high = np.quantile(totals[draws].sum(1) / sizes[draws].sum(1), [0.025, 0.975])
+    return float(low), float(high)
 
 
 @dataclass(frozen=True)
@@ -140,11 +158,13 @@ class Pass:
         setting: Which pass.
         scores: Task to question number to score.
         costs: Task to rows of (text tokens, latent steps, seconds), one an answer.
+        scenes: Task to question number to the name of its scene.
     """
 
     setting: str
     scores: Mapping[str, Scores]
     costs: Mapping[str, npt.NDArray[np.float64]]
+    scenes: Mapping[str, Mapping[int, str]]
 
     def cell(self, task: str) -> Cell:
         """The row of one task, or of "all"."""
@@ -174,13 +194,13 @@ def summarise(passes: Sequence[Pass]) -> tuple[list[Cell], list[Margin]]:
     margins = []
     for other in passes[1:]:
         for task in tasks:
-            pairs = [
-                (first.scores[name][number], other.scores[name][number])
+            rows = [
+                (first.scores[name][number], other.scores[name][number], first.scenes[name][number])
                 for name in (first.scores if task == "all" else [task])
                 for number in sorted(first.scores[name])
             ]
-            left, right = zip(*pairs, strict=True)
-            margins.append(margin(task, first.setting, other.setting, left, right))
+            left, right, scenes = zip(*rows, strict=True)
+            margins.append(margin(task, first.setting, other.setting, left, right, scenes))
     return cells, margins
 
 
@@ -249,13 +269,22 @@ def _evaluate(setting: str, method: Method, tasks: Sequence[str], options: argpa
     samples: Mapping[str, list[dict[str, Any]]] = results["samples"]
     reader = TraceReader(traces)
     scores = {task: {int(row["doc_id"]): float(row["score"]) for row in rows} for task, rows in samples.items()}
-    return Pass(setting, scores, {task: _costs(reader, task) for task in scores})
+    costs = {task: _costs(reader, task) for task in scores}
+    return Pass(setting, scores, costs, {task: _scenes(reader, task) for task in scores})
 
 
-def _costs(reader: Any, task: str) -> npt.NDArray[np.float64]:
+def _costs(reader: TraceReader, task: str) -> npt.NDArray[np.float64]:
     chosen = reader.select(task=task)
     seconds = [sum(phases.values()) for phases in chosen.column("seconds")]
     return np.array([chosen.column("output_tokens"), chosen.column("latent_steps"), seconds], float).reshape(3, -1).T
+
+
+def _scenes(reader: TraceReader, task: str) -> dict[int, str]:
+    chosen = reader.select(task=task)
+    numbers = chosen.column("doc_id")
+    scenes = chosen.column("meta.scene", default="")
+    # A task without scenes has every question for itself.
+    return {number: scene or f"{task}/{number}" for number, scene in zip(numbers, scenes, strict=True)}
 
 
 def _write(

@@ -73,14 +73,13 @@ def mini_rows(name: str) -> datasets.Dataset:
     """The rows of one stand-in; columns that lmms-eval has no use for are kept as JSON text, for the trace."""
     from lare.world.benchmark import make_task
 
-    return datasets.Dataset.from_list([{key: _column(value) for key, value in row.items()} for row in make_task(name)])
+    rows = make_task(name)
+    return datasets.Dataset.from_list([{key: _column(key, value) for key, value in row.items()} for row in rows])
 
 
-def _column(value: Any) -> Any:
-    plain = value is None or isinstance(value, (str, int, float, Image.Image))
-    if plain or (isinstance(value, list) and all(isinstance(item, str) for item in value)):
-        return value
-    return json.dumps(value)
+def _column(key: str, value: Any) -> Any:
+    scored = key == "choices" or value is None or isinstance(value, (str, int, float, Image.Image))
+    return value if scored else json.dumps(value)
 
 
 def picture(row: Row) -> list[Image.Image]:

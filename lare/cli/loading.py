@@ -88,7 +88,7 @@ def load_checkpoint(
             f"{place!r} can't be loaded as a LaRe checkpoint ({reason}); give a folder that save_pretrained made, or a "
             "hub id that can be reached"
         ) from None
-    return model.to(target).eval(), processor, target  # type: ignore[arg-type]
+    return model.to(target).eval(), processor, target
 
 
 @contextmanager

@@ -120,7 +120,7 @@ def _last_row(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float | 
     if mask is not None:
         last = mask[:, :, -1:, : key.shape[2]]
         scores = scores.masked_fill(~last, float("-inf")) if last.dtype == torch.bool else scores + last
-    return scores.softmax(dim=-1, dtype=torch.float32)
+    return scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
 
 
 ALL_ATTENTION_FUNCTIONS.register(ATTENTION_NAME, lare_sdpa)

@@ -27,6 +27,11 @@ from lare.model.vision import Projector, VisionTower, VisualTokens, pool_grid
 
 __all__ = ["LareForConditionalGeneration"]
 
+_NO_CHECKPOINTING = (
+    "gradient_checkpointing drops the key-value cache that LaRe trains through, and the loss would be wrong; "
+    "turn it off and lower the batch size instead."
+)
+
 
 class LareForConditionalGeneration(StrictLoading):
     """The LaRe model.
@@ -58,7 +63,6 @@ class LareForConditionalGeneration(StrictLoading):
         self.language_model = AutoModelForCausalLM.from_config(text, attn_implementation=ATTENTION_NAME)
         self.extractor = self._make_extractor(config, hidden, layers) if config.use_extractor else None
         self.num_layers = layers
-        self._embedding_rms: tuple[tuple[int, int], float] | None = None
         for layer in self._decoder_layers():
             layer.register_forward_hook(layer_output_hook, with_kwargs=True)
         self.post_init()  # type: ignore[no-untyped-call]
@@ -126,13 +130,16 @@ class LareForConditionalGeneration(StrictLoading):
         """One token's embedding for each row, (B, 1, d)."""
         return self.embed(torch.full((batch, 1), token, dtype=torch.long, device=self.device))
 
-    def embedding_rms(self) -> float:
-        """Root mean square of the token-embedding table; no gradient; recomputed only when the table has changed."""
-        weight = cast(nn.Embedding, self.get_input_embeddings()).weight
-        key = (weight.data_ptr(), weight._version)
-        if self._embedding_rms is None or self._embedding_rms[0] != key:
-            self._embedding_rms = (key, float(weight.detach().float().square().mean().sqrt()))
-        return self._embedding_rms[1]
+    def embedding_rms(self) -> Tensor:
+        """Root mean square of the token-embedding table as a scalar of at least float32, without gradient.
+
+        Costs one read of the table, as an LM head does. It is not cached: a tensor's version counter misses fused
+        optimisers and writes through `.data`, and a stale scale would be wrong without a sign.
+        """
+        weight = cast(nn.Embedding, self.get_input_embeddings()).weight.detach()
+        norm: Tensor = torch.linalg.vector_norm(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
+        rms: Tensor = norm / weight.numel() ** 0.5
+        return rms
 
     # Vision ----------------------------------------------------------------------------------------------------
 
@@ -221,6 +228,7 @@ class LareForConditionalGeneration(StrictLoading):
         """
         iterations = self.config.iterations if iterations is None else iterations
         _check_forward(kwargs, iterations, delimiters, prefix_ids)
+        self._refuse_checkpointing()
         visual = self.visual_tokens(pixel_values, visual_features)
         state = prefill(self, input_ids, attention_mask, visual, shared_ids, questions_per_image)
         output = LareOutput()
@@ -324,10 +332,13 @@ class LareForConditionalGeneration(StrictLoading):
         Raises:
             LareError: Always: transformers drops the cache under checkpointing, which silently changes the loss.
         """
-        raise LareError(
-            "gradient_checkpointing drops the key-value cache that LaRe trains through, and the loss would be wrong; "
-            "turn it off and lower the batch size instead."
-        )
+        raise LareError(_NO_CHECKPOINTING)
+
+    def _refuse_checkpointing(self) -> None:
+        """Raise if checkpointing was switched on below this class, on the decoder itself."""
+        modules = (self.decoder, *self._decoder_layers())
+        if self.decoder.training and any(getattr(module, "gradient_checkpointing", False) for module in modules):
+            raise LareError(_NO_CHECKPOINTING)
 
 
 def _check_forward(kwargs: dict[str, Any], iterations: int, delimiters: bool, prefix_ids: Tensor | None) -> None:

@@ -193,6 +193,7 @@ class LareProcessor(ProcessorMixin):
             [prompt.replace(IMAGE_PLACEHOLDER, IMAGE_TOKEN * self.lm_grid**2) for prompt in prompts],
             add_special_tokens=not self._opens_with_bos(prompts[0]),
             return_attention_mask=True,
+            verbose=False,  # its own warning about length would only repeat our error
         )
         self._check_lengths(encoded["input_ids"])
         padded = self.tokenizer.pad(

@@ -64,8 +64,8 @@ class _Look:
 
 def rms_normalise(states: Tensor, eps: float = 1e-6) -> Tensor:
     """Divide (..., d) by its root mean square over d, without a learned gain."""
-    scale = torch.rsqrt(states.float().square().mean(-1, keepdim=True) + eps)
-    return (states.float() * scale).to(states.dtype)
+    wide = states.to(torch.promote_types(states.dtype, torch.float32))
+    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(states.dtype)
 
 
 def think(
@@ -99,12 +99,13 @@ def think(
     limit = _limit(model, rule, iterations)
     _check_options(model, state, limit, window_mode, latent_override)
     memory = model.remember(state.visual) if limit else None
+    scale = model.embedding_rms() if limit and model.config.rms_scale else None
     batch, device = state.attention_mask.shape[0], state.attention_mask.device
     active = torch.ones(batch, dtype=torch.bool, device=device)
     record = _Record(model, state)
     for step in range(limit):
         look = choose_look(model, state, window_mode, generator)
-        latents = make_latents(model, state, look, memory)
+        latents = make_latents(model, state, look, memory, scale)
         latents = override_latents(latents, latent_override, step, generator)
         state = _feed(model, state, latents, active if rule.adaptive and step else None)
         record.add(state_saliency=record.saliency, look=look, latents=latents, active=active)
@@ -159,15 +160,19 @@ def choose_look(
 
 
 def make_latents(
-    model: LareForConditionalGeneration, state: LoopState, look: _Look, memory: VisualMemory | None
+    model: LareForConditionalGeneration,
+    state: LoopState,
+    look: _Look,
+    memory: VisualMemory | None,
+    scale: Tensor | None,
 ) -> Tensor:
     """The next latent tokens (B, m, d); also leaves the Extractor's attention in `look`.
 
-    z = scale(norm(h_last) + Extractor(H, V_t)). Without the Extractor, the normalised last hidden state averaged with
+    z = scale(norm(h_last) + Extractor(H, V_t)); `scale` None leaves norms alone. Without the Extractor, the normalised last hidden state averaged with
     the normalised mean of the window's visual tokens, or alone when the window is off too.
     """
     config = model.config
-    last = rms_normalise(state.last_hidden) if config.rms_scale else state.last_hidden
+    last = state.last_hidden if scale is None else rms_normalise(state.last_hidden)
     feedback = last.unsqueeze(1)
     if model.extractor is not None and memory is not None:
         latents, attention = model.extractor(state.layer_hidden, memory, look.mask)
@@ -176,11 +181,11 @@ def make_latents(
             latents = latents + feedback
     elif config.use_window:
         mean = window_mean(state, look)
-        latents = 0.5 * (feedback + (rms_normalise(mean) if config.rms_scale else mean).unsqueeze(1))
+        latents = 0.5 * (feedback + (mean if scale is None else rms_normalise(mean)).unsqueeze(1))
         latents = latents.expand(-1, config.latents_per_iteration, -1)
     else:
         latents = feedback.expand(-1, config.latents_per_iteration, -1)
-    return rms_normalise(latents) * model.embedding_rms() if config.rms_scale else latents
+    return latents if scale is None else rms_normalise(latents) * scale
 
 
 def window_mean(state: LoopState, look: _Look) -> Tensor:

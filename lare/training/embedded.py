@@ -3,9 +3,10 @@
 Phases (each starts from the weights of the one before; every one resumes from its last state):
 
 1. ``encoder``: dense labels of the world, then frozen (`lare.training.encoder`).
-2. ``primitives``: direct answers (K = 0), projector and decoder train.
-3. ``warmup``: K = 1 on single look-ups with the decoder frozen; Extractor and refocus projector train.
-4. ``latents``: K = 4 on every family, one batch in five with K = 0; everything but the encoder trains.
+2. ``captions``: descriptions with many look-ups each, projector and decoder train.
+3. ``primitives``: direct answers (K = 0), projector and decoder train.
+4. ``warmup``: K = 1 on single look-ups with the decoder frozen; Extractor and refocus projector train.
+5. ``latents``: K = 4 on every family, one batch in five with K = 0; everything but the encoder trains.
 
 Processes share the work by averaging gradients over gloo, each on one thread: two processes on one thread beat one
 process on two threads here.
@@ -40,6 +41,7 @@ PRIMITIVES = {
     "what_at": 2.0, "where": 2.0, "colour": 1.5, "direction": 2.0, "size": 1.0, "digit": 1.5, "exist": 1.5,
     "count": 0.7, "further": 0.7, "common_colour": 0.4, "beside1": 1.0, "gaze1": 1.5,
 }  # fmt: skip
+CAPTIONS = {"caption": 1.0}
 LOOKUPS = {"what_at": 2.0, "where": 1.0, "colour": 1.5, "direction": 1.5, "size": 1.0, "digit": 1.5, "exist": 0.5}
 REASONING = {
     "what_at": 0.6, "where": 0.6, "colour": 0.7, "direction": 0.7, "size": 0.5, "digit": 0.9, "exist": 1.0,
@@ -88,6 +90,7 @@ class Phase:
 def phases(scale: float = 1.0) -> tuple[Phase, ...]:
     """The three decoder phases; `scale` multiplies the number of questions."""
     return (
+        Phase("captions", int(64_000 * scale), CAPTIONS, {"open": 1.0}, images=4, per_image=4),
         Phase("primitives", int(180_000 * scale), PRIMITIVES, OPEN_STYLES),
         Phase("warmup", int(30_000 * scale), LOOKUPS, OPEN_STYLES, 1, 0.0, ("extractor",)),
         Phase(
@@ -125,6 +128,7 @@ class Recipe:
     scale: float = 1.0
     weight_decay: float = 0.05
     variants: int = 24
+    report_every: int = 500
     overrides: dict[str, Any] = field(default_factory=dict)
 
 
@@ -293,11 +297,11 @@ def train_phase(run: Run, phase: Phase, folder: Path) -> None:
         optimiser.step()
         bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
         done = step + 1 == steps
-        if run.rank == 0 and ((step + 1) % 250 == 0 or done):
+        if run.rank == 0 and ((step + 1) % run.recipe.report_every == 0 or done):
             elapsed = seconds + time.time() - began
             _report(run, phase, folder, step + 1, elapsed, loss, out)
             save_state(folder, model.state_dict(), optimiser, {"step": step + 1, "seconds": elapsed, "done": done})
-        if dist.is_initialized() and (step + 1) % 250 == 0:
+        if dist.is_initialized() and (step + 1) % run.recipe.report_every == 0:
             dist.barrier()
 
 

@@ -80,6 +80,11 @@ class DenseHeads(nn.Module):
         return {name: head(cells) for name, head in self.heads.items()}
 
 
+def dense_features(model: LareVisionModel, images: Tensor) -> Tensor:
+    """Unscaled patch features with their place, (B, g*g, d), of uint8 images (B, H, W, 3)."""
+    return model.place(model.patches(pixels(images)), 1.0, 1.0)
+
+
 def dense_loss(logits: dict[str, Tensor], target_B5N: Tensor) -> Tensor:
     """Sum over heads of the mean cross-entropy; the kind counts twice."""
     total = torch.zeros(())
@@ -97,7 +102,7 @@ def evaluate(model: LareVisionModel, heads: DenseHeads, split: str, n: int = 512
     for start in range(0, n, 64):
         scenes = [sample_scene(split, start + i) for i in range(64)]
         target = torch.from_numpy(np.stack([labels(s) for s in scenes]))
-        out = heads(model(pixels(torch.from_numpy(np.stack([render(s) for s in scenes])))).last_hidden_state)
+        out = heads(dense_features(model, torch.from_numpy(np.stack([render(s) for s in scenes]))))
         for i, name in enumerate(HEADS):
             keep = (target[:, i] >= 0) & (target[:, 0] < len(KINDS))
             right[name] += int((out[name].argmax(-1) == target[:, i])[keep].sum())
@@ -133,7 +138,7 @@ def train_encoder(out: Path, images: int = 64_000, batch_size: int = 64, seed: i
     for step in bar:
         image_batch, target = next(batches)
         with torch.autocast("cpu", torch.bfloat16, enabled=fast_bf16()):
-            loss = dense_loss(heads(model(pixels(image_batch)).last_hidden_state), target)
+            loss = dense_loss(heads(dense_features(model, image_batch)), target)
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(params, 1.0)

@@ -17,7 +17,7 @@ from lare.world.concepts import (
     N_DRAWINGS,
 )
 from lare.world.prompts import LETTERS, inline_options, task_prompt
-from lare.world.questions import FAMILIES, Question, article, exist, name_of, place
+from lare.world.questions import FAMILIES, TRAINING_FAMILIES, Question, article, exist, name_of, place
 from lare.world.scene import Scene
 
 STYLES = ("open", "mmbench", "mmstar", "mmvp", "scienceqa", "pope")
@@ -120,7 +120,7 @@ def columns(style: str, question: Question, choices: tuple[str, ...], index: int
 
 def make_item(scene: Scene, question: Question, style: str, rng: Random) -> Item | None:
     """Put a question into a format; None when the format cannot hold it."""
-    if style == "open" or (style == "pope" and question.answer_type != "yesno"):
+    if question.answer_type == "caption" or style == "open" or (style == "pope" and question.answer_type != "yesno"):
         return Item(question, "open", (), 0, "", question.stem)
     if question.answer_type == "yesno":
         return Item(question, "pope", (), 0, "", task_prompt("pope", {"question": question.stem}))
@@ -170,7 +170,7 @@ class ItemSampler:
             negative = self.rng.choice(("random", "popular", "adversarial"))
             question = exist(scene, self.rng, negative)
         else:
-            question = FAMILIES[family](scene, self.rng)
+            question = (FAMILIES | TRAINING_FAMILIES)[family](scene, self.rng)
         if question is None or not self._even(question):
             return None
         return make_item(scene, question, style or self.style(), self.rng)
@@ -178,8 +178,7 @@ class ItemSampler:
     def sample(self, scene: Scene, n: int, style: str | None = None) -> list[Item]:
         """`n` items about a scene, all of one style if it is given.
 
-        A style that holds only some families (two options, yes/no) may yield fewer; the rest is then filled with open
-        questions.
+        Where the families and the style find too little in a scene, the rest is filled with open look-ups.
         """
         items: list[Item] = []
         for _ in range(60 * n):
@@ -188,4 +187,8 @@ class ItemSampler:
             item = self.draw(scene, style)
             if item is not None:
                 items.append(item)
-        return items if len(items) == n else items + self.sample(scene, n - len(items), "open")
+        while len(items) < n:
+            question = FAMILIES["what_at"](scene, self.rng)
+            assert question is not None
+            items.append(Item(question, "open", (), 0, "", question.stem))
+        return items

@@ -199,6 +199,26 @@ def _attribute(name: str) -> Family:
     return ask
 
 
+def caption(scene: Scene, rng: Random) -> Question:
+    """Describe the image: six things in random order, half of the time place first, half of the time thing first.
+
+    Many look-ups in one text: the dense supervision with which a fresh decoder learns to find things by place and
+    places by thing, long before single questions would teach it.
+    """
+    cells = rng.sample(scene.things, 6)
+    by_place = rng.random() < 0.5
+    parts = []
+    for cell in cells:
+        look = f"{SIZES[scene.size[cell]]} {COLOUR_NAMES[scene.colour[cell]]} {DIRECTIONS[scene.direction[cell]]}"
+        digit = f" {scene.label[cell]}" if scene.label[cell] >= 0 else ""
+        if by_place:
+            parts.append(f"{place(cell)}: {name_of(scene, cell)} {look}{digit}.")
+        else:
+            parts.append(f"{name_of(scene, cell)} {look}{digit} at {place(cell)}.")
+    stem = "Describe the image by place." if by_place else "Describe the image by thing."
+    return Question("caption", stem, " ".join(parts), "caption", 1, (), tuple(cells))
+
+
 # --- existence, counting, comparison -----------------------------------------------------------------------------
 
 
@@ -388,6 +408,9 @@ def function(scene: Scene, rng: Random) -> Question | None:
     stem = f"What is true of the {thing}?"
     return Question("function", stem, FUNCTIONS[category], "function", 2, steps, tuple(path))
 
+
+TRAINING_FAMILIES: dict[str, Family] = {"caption": caption}
+"""Families that only train; they have no short answer to score."""
 
 FAMILIES: dict[str, Family] = {
     "what_at": what_at,

@@ -105,7 +105,5 @@ def test_impossible_options(tmp_path):
 
 
 def test_real_clock_runs():
-    result = compare(
-        "x", Side("a", lambda: time.sleep(0.004)), Side("b", lambda: time.sleep(0.001)), Options(rounds=3), at_least=1
-    )
-    assert result.ratio > 1
+    result = compare("x", Side("a", lambda: time.sleep(0.05)), Side("b", lambda: None), Options(rounds=3), at_least=1)
+    assert result.ratio > 1 and result.left_seconds >= 0.05

@@ -1,4 +1,4 @@
-"""A small local datasets cache with the ids, configurations, splits and columns that lmms-eval's own task files ask for.
+"""A small local datasets cache with the ids, configurations, splits and columns that lmms-eval's task files ask for.
 
 The rows are made up; only their schema is the benchmarks'. The layout is what an online run leaves behind, so the
 unmodified task files of mmbench, pope, mmstar, mmvp and scienceqa_img run on it offline.
@@ -42,8 +42,15 @@ POPE = Features({**texts("id", "question_id", "question", "answer", "image_sourc
 def pope(count: int, category: str = "adversarial") -> Iterator[Row]:
     for n in range(count):
         thing = ("dog", "cup", "car")[n % 3]
-        yield {"id": str(n), "question_id": str(n), "question": f"Is there a {thing} in the image?", "category": category,
-               "answer": ("yes", "no")[n % 2], "image_source": f"val_{n:06d}", "image": picture(n)}  # fmt: skip
+        yield {
+            "id": str(n),
+            "question_id": str(n),
+            "question": f"Is there a {thing} in the image?",
+            "category": category,
+            "answer": ("yes", "no")[n % 2],
+            "image_source": f"val_{n:06d}",
+            "image": picture(n),
+        }
 
 
 def mmbench_features(level: str) -> Features:
@@ -53,14 +60,27 @@ def mmbench_features(level: str) -> Features:
 
 def mmbench(count: int, split: str, level: str = "L2-category") -> Iterator[Row]:
     for n in range(count):
-        yield {"index": n, "question": f"What colour is block {n}?", "hint": ("nan", "Look at its middle.")[n % 2],
-               "answer": "nan" if split == "test" else "ABCD"[n % 4], "A": "red", "B": "green", "C": "blue", "D": "grey",
-               "category": "attribute_recognition", level: "attribute_reasoning", "source": "made up", "comment": "nan",
-               "split": split, "image": picture(100 + n)}  # fmt: skip
+        yield {
+            "index": n,
+            "question": f"What colour is block {n}?",
+            "hint": ("nan", "Look at its middle.")[n % 2],
+            "answer": "nan" if split == "test" else "ABCD"[n % 4],
+            "A": "red",
+            "B": "green",
+            "C": "blue",
+            "D": "grey",
+            "category": "attribute_recognition",
+            level: "attribute_reasoning",
+            "source": "made up",
+            "comment": "nan",
+            "split": split,
+            "image": picture(100 + n),
+        }
 
 
-CC = Features({"index": Value("int32"), **texts("question", "answer", "A", "B", "C", "D", "category", "source"),
-               "image": PICTURE})  # fmt: skip
+CC = Features(
+    {"index": Value("int32"), **texts("question", "answer", "A", "B", "C", "D", "category", "source"), "image": PICTURE}
+)
 
 
 def mmbench_cc(count: int) -> Iterator[Row]:
@@ -68,18 +88,35 @@ def mmbench_cc(count: int) -> Iterator[Row]:
         yield {name: row[name] for name in CC}
 
 
-MMSTAR = Features({"index": Value("int64"), **texts("question", "answer", "category", "l2_category"), "image": PICTURE,
-                   "meta_info": texts("source", "split", "image_path")})  # fmt: skip
-ABILITIES = ("coarse perception", "fine-grained perception", "instance reasoning", "logical reasoning",
-             "science & technology", "math")  # fmt: skip
+MMSTAR = Features(
+    {
+        "index": Value("int64"),
+        **texts("question", "answer", "category", "l2_category"),
+        "image": PICTURE,
+        "meta_info": texts("source", "split", "image_path"),
+    }
+)
+ABILITIES = (
+    "coarse perception",
+    "fine-grained perception",
+    "instance reasoning",
+    "logical reasoning",
+    "science & technology",
+    "math",
+)
 
 
 def mmstar(count: int) -> Iterator[Row]:
     for n in range(count):
-        yield {"index": n, "question": f"How many blocks are in picture {n}?\nOptions: A: 1, B: 2, C: 3, D: 4",
-               "answer": "ABCD"[n % 4], "category": ABILITIES[n % 6], "l2_category": f"skill {n % 6}",
-               "image": picture(200 + n),
-               "meta_info": {"source": "made up", "split": "val", "image_path": f"{n}.jpg"}}  # fmt: skip
+        yield {
+            "index": n,
+            "question": f"How many blocks are in picture {n}?\nOptions: A: 1, B: 2, C: 3, D: 4",
+            "answer": "ABCD"[n % 4],
+            "category": ABILITIES[n % 6],
+            "l2_category": f"skill {n % 6}",
+            "image": picture(200 + n),
+            "meta_info": {"source": "made up", "split": "val", "image_path": f"{n}.jpg"},
+        }
 
 
 MMVP = Features({"Index": Value("int64"), **texts("Question", "Options", "Correct Answer"), "image": PICTURE})
@@ -87,20 +124,35 @@ MMVP = Features({"Index": Value("int64"), **texts("Question", "Options", "Correc
 
 def mmvp(count: int) -> Iterator[Row]:
     for n in range(count):
-        yield {"Index": n + 1, "Question": "Where is the block?", "Options": "(a) Left (b) Right",
-               "Correct Answer": ("(a)", "(b)")[n % 2], "image": picture(300 + n)}  # fmt: skip
+        yield {
+            "Index": n + 1,
+            "Question": "Where is the block?",
+            "Options": "(a) Left (b) Right",
+            "Correct Answer": ("(a)", "(b)")[n % 2],
+            "image": picture(300 + n),
+        }
 
 
-SCIENCEQA = Features({"image": PICTURE, "choices": Sequence(TEXT), "answer": Value("int8"),
-                      **texts("question", "hint", "task", "grade", "subject", "topic", "category", "skill", "lecture",
-                              "solution")})  # fmt: skip
+SCIENCEQA = Features(
+    {
+        "image": PICTURE,
+        "choices": Sequence(TEXT),
+        "answer": Value("int8"),
+        **texts("question", "hint", "task", "grade", "subject", "topic", "category", "skill", "lecture", "solution"),
+    }
+)
 
 
 def scienceqa(count: int) -> Iterator[Row]:
     for n in range(count):
-        yield {**dict.fromkeys(SCIENCEQA, ""), "image": picture(400 + n), "question": f"Which one is solid? ({n})",
-               "choices": ["ice", "water", "steam"][: 2 + n % 2], "answer": n % 2,
-               "hint": ("A solid keeps its shape.", "")[n % 2]}  # fmt: skip
+        yield {
+            **dict.fromkeys(SCIENCEQA, ""),
+            "image": picture(400 + n),
+            "question": f"Which one is solid? ({n})",
+            "choices": ["ice", "water", "steam"][: 2 + n % 2],
+            "answer": n % 2,
+            "hint": ("A solid keeps its shape.", "")[n % 2],
+        }
 
 
 def tables(count: int) -> dict[str, dict[str, tuple[Features, dict[str, Iterator[Row]]]]]:
@@ -140,13 +192,26 @@ def write_cache(root: Path, count: int = 4) -> Path:
                         writer.write(features.encode_example(row))
                     number, size = writer.finalize()
                 written.add(SplitInfo(split, num_bytes=size, num_examples=number, dataset_name=name))
-            info = DatasetInfo(features=features, builder_name="parquet", dataset_name=name, version="0.0.0",
-                               config_name=configuration, splits=written)  # fmt: skip
+            info = DatasetInfo(
+                features=features,
+                builder_name="parquet",
+                dataset_name=name,
+                version="0.0.0",
+                config_name=configuration,
+                splits=written,
+            )
             info.write_to_directory(str(folder))
     return root
 
 
 def environment(cache: Path, home: Path) -> dict[str, str]:
     """Environment of an offline process that finds its data in this cache and nothing else."""
-    return {**os.environ, "HF_HOME": str(home), "LMMS_EVAL_DATASETS_CACHE": str(cache), "HF_HUB_OFFLINE": "1",
-            "HF_DATASETS_OFFLINE": "1", "OPENAI_API_KEY": "none", "OMP_NUM_THREADS": "1"}  # fmt: skip
+    return {
+        **os.environ,
+        "HF_HOME": str(home),
+        "LMMS_EVAL_DATASETS_CACHE": str(cache),
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_OFFLINE": "1",
+        "OPENAI_API_KEY": "none",
+        "OMP_NUM_THREADS": "1",
+    }

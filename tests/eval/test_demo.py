@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from lare.errors import LareError
+from lare.trace import TraceReader
 from lare_eval import demo
 from lare_eval.demo import Pass, margin, summarise, table, wilson
+from tests.methods.tiny_checkpoint import write_checkpoint
 
 
 def scores(bits):
@@ -16,7 +18,8 @@ def scores(bits):
 
 def make_pass(setting, pope, star, tokens=4.0, steps=0.0):
     given = {"lare_mini_pope": scores(pope), "lare_mini_mmstar": scores(star)}
-    return Pass(setting, given, {task: np.tile([tokens, steps, 0.5], (len(rows), 1)) for task, rows in given.items()})
+    costs = {task: np.tile([tokens, steps, 0.5], (len(rows), 1)) for task, rows in given.items()}
+    return Pass(setting, given, costs, {task: {n: f"{task}/{n}" for n in rows} for task, rows in given.items()})
 
 
 @pytest.mark.parametrize(
@@ -40,6 +43,17 @@ def test_margin_counts_and_covers():
     assert gap.difference == pytest.approx(0.10)
     # Normal theory: 1.96 * sqrt((20 / 100 - 0.1 ** 2) / 100) = 0.085
     assert (gap.low, gap.high) == pytest.approx((0.015, 0.185), abs=0.012)
+
+
+def test_questions_of_one_scene_are_drawn_together():
+    """Copies of a question add nothing: the interval is that of the scenes."""
+    left, right = [1, 0, 1, 1, 0, 1, 0, 1] * 5, [0, 0, 1, 0, 1, 1, 0, 0] * 5
+    scenes = [str(number) for number in range(40)]
+    single = margin("mmvp", "a", "b", left, right, scenes)
+    doubled = margin("mmvp", "a", "b", left * 2, right * 2, scenes * 2)
+    naive = margin("mmvp", "a", "b", left * 2, right * 2)
+    assert (doubled.low, doubled.high) == pytest.approx((single.low, single.high))
+    assert naive.high - naive.low < 0.8 * (single.high - single.low)
 
 
 def test_margin_of_equal_passes_is_zero():
@@ -76,7 +90,8 @@ def test_summary_has_every_pass_task_and_total():
 
 def test_questions_are_paired_by_number_and_not_by_order():
     first = make_pass("K=4", "10", "1")
-    shuffled = Pass("K=0", {"lare_mini_pope": {1: 0.0, 0: 1.0}, "lare_mini_mmstar": {0: 1.0}}, first.costs)
+    turned = {"lare_mini_pope": {1: 0.0, 0: 1.0}, "lare_mini_mmstar": {0: 1.0}}
+    shuffled = Pass("K=0", turned, first.costs, first.scenes)
     assert all(gap.gained == gap.lost == 0 for gap in summarise([first, shuffled])[1])
 
 
@@ -97,3 +112,40 @@ def test_summary_file(tmp_path):
     content = json.loads((tmp_path / "summary.json").read_text())
     assert len(content["cells"]) == 6 and len(content["margins"]) == 3
     assert sorted(file.name for file in tmp_path.iterdir()) == ["summary.json", "summary.txt"]
+
+
+@pytest.fixture
+def few_rows(monkeypatch):
+    from lare.world import benchmark
+    from lare_eval import mini
+
+    whole = benchmark.make_task
+    monkeypatch.setattr(benchmark, "make_task", lambda name, *a, **k: whole(name, n=6))
+    mini.mini_rows.cache_clear()
+    yield
+    mini.mini_rows.cache_clear()
+
+
+def test_whole_demo_on_a_tiny_checkpoint(few_rows, tmp_path, capsys):
+    """Random weights, so no score is expected; but every pass, its traces, its counts and the table are there."""
+    checkpoint = write_checkpoint(tmp_path / "checkpoint")
+    out = tmp_path / "out"
+    tasks = "lare_mini_pope,lare_mini_mmvp"
+    words = ["--checkpoint", str(checkpoint), "--tasks", tasks, "--limit", "4", "--out", str(out)]
+    assert demo.main(words) == 0
+    printed = capsys.readouterr().out
+    (folder,) = out.iterdir()
+    assert printed.splitlines()[-1].endswith(str(folder / "summary.json"))
+    content = json.loads((folder / "summary.json").read_text())
+    steps = {(cell["task"], cell["setting"]): (cell["n"], cell["latent_steps"]) for cell in content["cells"]}
+    assert steps["lare_mini_pope", "K=2"] == (4, 2.0)
+    assert steps["lare_mini_pope", "K=0"] == (4, 0.0)
+    assert steps["all", "blind"] == (8, 2.0)
+    assert {name.name for name in (folder / "traces").iterdir()} == {"K2", "K0", "blind"}
+    thinking, blind = (TraceReader(folder / "traces" / name) for name in ("K2", "blind"))
+    assert thinking.column("question") == blind.column("question")
+    assert len(set(thinking.column("meta.scene"))) == 2 + 2  # both ask two questions about each scene
+    # Blind means that the picture makes no difference: the same question gets the same answer.
+    answers = {}
+    for question, text in zip(blind.column("question"), blind.column("text"), strict=True):
+        assert answers.setdefault(question, text) == text

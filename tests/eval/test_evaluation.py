@@ -15,8 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lare_eval import TASKS
 from lare.trace import TraceReader
+from lare_eval import TASKS
 from tests.methods.tiny_checkpoint import tiny_parts
 
 from .conftest import Rows, evaluate, requests_for
@@ -159,7 +159,12 @@ def test_every_sort_of_picture_is_answered_or_named(method, adapter_of, tmp_path
         "one pixel": Image.new("RGB", (1, 1), "red"),
         "20,000 pixels": Image.new("L", (20_000, 2), 90),
     }
-    refused = {"cut": png[: len(png) // 2], "nothing": b"", "no picture": b"hello", "bomb": Image.new("1", (20_000, 20_000))}
+    refused = {
+        "cut": png[: len(png) // 2],
+        "nothing": b"",
+        "no picture": b"hello",
+        "bomb": Image.new("1", (20_000, 20_000)),
+    }
     pictures = {**answered, **refused}
     rows = Rows({"question": "Is it red? Answer yes or no.", "image": picture} for picture in pictures.values())
     adapter = adapter_of(method, {"pope": rows}, batch_size=16, max_new_tokens=4, trace=str(tmp_path / "t"))

@@ -1,4 +1,4 @@
-"""A whole LaRe checkpoint, tokenizer and all, with random weights: small enough to answer a question in milliseconds."""
+"""A whole LaRe checkpoint, tokenizer and all, with random weights: it answers a question in milliseconds."""
 
 from __future__ import annotations
 
@@ -38,9 +38,7 @@ def tiny_parts(seed: int = 0, **changes) -> tuple[LareForConditionalGeneration, 
     """A model with wide random weights (so that texts differ) and its processor."""
     tokenizer = tiny_tokenizer()
     processor = LareProcessor(
-        CLIPImageProcessor(
-            size={"height": SIDE, "width": SIDE}, do_center_crop=False, do_convert_rgb=True, resample=2
-        ),
+        CLIPImageProcessor(size={"height": SIDE, "width": SIDE}, do_center_crop=False, do_convert_rgb=True, resample=2),
         tokenizer,
         lm_grid=LM_GRID,
     )

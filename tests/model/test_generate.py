@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 from typing import Any
 
 import pytest
@@ -23,6 +25,12 @@ NEW = 10
 LENGTHS = (5, 1, 8, 3)
 
 
+@pytest.fixture(scope="session")
+def model_of(model_of: ModelOf) -> ModelOf:
+    """Models whose answers vary."""
+    return lambda kind, **changes: model_of(kind, lively=True, **changes)
+
+
 def prompts(samples: list[Sample]) -> dict[str, Any]:
     return dict(collate(samples, targets=False, prefixes=False))
 
@@ -32,10 +40,15 @@ def texts(output: LareGeneration) -> list[list[int]]:
     return [row[:size].tolist() for row, size in zip(output.sequences, output.lengths.tolist(), strict=True)]
 
 
-def common_eos(model: LareForConditionalGeneration, samples: list[Sample], **options: Any) -> list[int]:
-    """Some ids that these answers really use, so that rows end at different places; random weights hardly say EOS."""
-    free = model.generate(**prompts(samples), max_new_tokens=NEW, eos_token_ids=[], **options)
-    return sorted({row[3 + 2 * index] for index, row in enumerate(free.sequences.tolist()) if 3 + 2 * index < NEW})
+def common_eos(model: LareForConditionalGeneration, samples: list[Sample]) -> list[int]:
+    """The two ids that end these answers at the most different places; random weights hardly ever say EOS."""
+    free = model.generate(**prompts(samples), max_new_tokens=NEW, eos_token_ids=[]).sequences.tolist()
+
+    def places(ends: tuple[int, ...]) -> int:
+        return len({next((i for i, token in enumerate(row) if token in ends), NEW) for row in free})
+
+    said = sorted({token for row in free for token in row})
+    return list(max(itertools.combinations(said, 2), key=places))
 
 
 @pytest.mark.parametrize(
@@ -375,8 +388,6 @@ def test_first_token_is_the_rows_own(model_of: ModelOf) -> None:
 @pytest.mark.parametrize("autocast", [False, True], ids=["weights", "autocast"])
 def test_bfloat16_generates(model_of: ModelOf, kind: str, autocast: bool) -> None:
     """A padded batch in half precision ends well and mostly says what float32 says first."""
-    import copy
-
     model = model_of(kind)
     samples = make_samples(model.config, lengths=LENGTHS)
     exact = model.generate(**prompts(samples), max_new_tokens=NEW, eos_token_ids=[])

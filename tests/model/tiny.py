@@ -84,34 +84,43 @@ def tiny_config(kind: str = "llama", **changes: Any) -> LareConfig:
     return LareConfig(**(values | changes))
 
 
-def tiny_model(kind: str = "llama", seed: int = 0, **changes: Any) -> LareForConditionalGeneration:
-    """A model in evaluation mode whose trainable weights are all drawn anew."""
+def tiny_model(
+    kind: str = "llama", seed: int = 0, lively: bool = False, **changes: Any
+) -> LareForConditionalGeneration:
+    """A model in evaluation mode whose trainable weights are all drawn anew (see `randomise`)."""
     torch.manual_seed(seed)
-    return randomise(LareForConditionalGeneration(tiny_config(kind, **changes)), seed).eval()
+    return randomise(LareForConditionalGeneration(tiny_config(kind, **changes)), seed, lively).eval()
 
 
 @torch.no_grad()
-def randomise(model: LareForConditionalGeneration, seed: int) -> LareForConditionalGeneration:
+def randomise(model: LareForConditionalGeneration, seed: int, lively: bool = False) -> LareForConditionalGeneration:
     """Draw all weights, gains and biases so that none is zero and attention is peaky.
 
     The sizes are a compromise: wider weights make rounding grow through the layers until float32 can no longer tell a
-    right gradient from a wrong one at 1e-5.
+    right gradient from a wrong one at 1e-5. `lively` is for text alone: MLPs so wide, and a tied table so small
+    beside them, that a decoder does not just echo its last token.
     """
     generator = torch.Generator().manual_seed(seed)
+    tied = model.config.text_config.tie_word_embeddings
     for name, parameter in model.named_parameters():
         draw = torch.randn(parameter.shape, generator=generator)
         if "embed_tokens" in name or "lm_head" in name:
-            draw = draw * 0.4
+            draw = draw * (0.15 if lively and tied else 0.4)
         elif parameter.dim() >= 2:
-            # Queries and keys wider than the rest: attention that picks something.
-            wide = any(part in name for part in ("q_proj", "k_proj", "qkv", "query", "key_value"))
-            draw = draw * ((1.6 if wide else 0.5) / parameter[0].numel() ** 0.5)
+            draw = draw * (_gain(name, lively) / parameter[0].numel() ** 0.5)
         elif name.endswith("weight"):
             draw = 1.0 + 0.2 * draw
         else:
-            draw = 0.2 * draw
+            draw = 0.05 * draw
         parameter.copy_(draw)
     return model
+
+
+def _gain(name: str, lively: bool) -> float:
+    """Queries and keys are wider than the rest."""
+    if any(part in name for part in ("q_proj", "k_proj", "qkv", "query", "key_value")):
+        return 1.6
+    return 1.2 if lively and ".mlp." in name else 0.5
 
 
 def trainable(model: LareForConditionalGeneration) -> dict[str, torch.nn.Parameter]:

@@ -1,0 +1,24 @@
+"""The checkpoints that ship with the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lare.errors import LareError
+
+__all__ = ["default_checkpoint"]
+
+
+def default_checkpoint() -> Path:
+    """Folder of the shipped embedded model.
+
+    Raises:
+        LareError: the installation lacks it; the message names the command that makes it.
+    """
+    folder = Path(__file__).parent / "embedded"
+    if not (folder / "model.safetensors").is_file():
+        raise LareError(
+            f"the embedded checkpoint is missing at {folder}; reinstall lare, or make one with "
+            "`lare train-embedded --out runs/embedded` and name it with pretrained=runs/embedded/final"
+        )
+    return folder

@@ -1,0 +1,77 @@
+"""Scenes and pictures: deterministic, disjoint by split, and drawn where the boxes say."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lare.world.assets import digits, sprites
+from lare.world.concepts import N_DRAWINGS, TILE_KIND, VENDORS
+from lare.world.render import render
+from lare.world.scene import CELLS, IMAGE_SIZE, sample_scene
+
+seeds = st.integers(0, 10**6)
+splits = st.sampled_from(["train", "validation", "test"])
+
+
+@given(splits, seeds)
+@settings(max_examples=25, deadline=None)
+def test_the_same_name_is_the_same_picture(split: str, seed: int) -> None:
+    one, two = sample_scene(split, seed), sample_scene(split, seed)
+    assert one == two
+    assert np.array_equal(render(one), render(two))
+    assert render(one).shape == (IMAGE_SIZE, IMAGE_SIZE, 3)
+
+
+@given(splits, seeds)
+@settings(max_examples=50, deadline=None)
+def test_scenes_are_well_formed(split: str, seed: int) -> None:
+    scene = sample_scene(split, seed)
+    assert 8 <= len(scene.things) <= 12
+    for cell in range(CELLS):
+        assert (scene.label[cell] >= 0) == (scene.kind[cell] == TILE_KIND)
+        if cell in scene.things:
+            left, top, right, bottom = scene.box(cell)
+            row, column = divmod(cell, 4)
+            assert column * 32 <= left < right <= column * 32 + 32
+            assert row * 32 <= top < bottom <= row * 32 + 32
+    assert scene.vendor in VENDORS["test" if split == "test" else "train"]
+
+
+def test_neighbouring_splits_share_no_scene() -> None:
+    scenes = {split: {sample_scene(split, i).kind for i in range(300)} for split in ("train", "validation", "test")}
+    assert not scenes["train"] & scenes["test"]
+    assert not scenes["train"] & scenes["validation"]
+    assert not scenes["validation"] & scenes["test"]
+
+
+def test_test_vendor_is_never_a_training_vendor_and_digit_samples_are_disjoint() -> None:
+    assert not set(VENDORS["train"]) & set(VENDORS["test"])
+    images = {split: {i.tobytes() for i in digits(split)[0]} for split in ("train", "validation", "test")}
+    assert sum(map(len, images.values())) > 1700
+    assert not images["train"] & images["test"]
+    assert not images["validation"] & images["test"]
+
+
+def test_every_vendor_draws_every_kind_differently() -> None:
+    vendors = [*VENDORS["train"], *VENDORS["test"]]
+    sheets = [sprites(v).astype(int) for v in vendors]
+    for i, sheet in enumerate(sheets):
+        assert sheet.shape == (N_DRAWINGS, 48, 48, 4)
+        coverage = (sheet[..., 3] > 128).mean((1, 2))
+        assert coverage.min() > 0.05 and coverage.max() < 1.0
+        for other in sheets[:i]:
+            assert (np.abs(sheet - other).mean((1, 2, 3)) > 3).all()
+
+
+@pytest.mark.parametrize("attribute", ["kind", "colour", "direction", "size"])
+def test_a_change_of_one_attribute_changes_only_that_thing(attribute: str) -> None:
+    scene = sample_scene("validation", 5)
+    cell = next(c for c in scene.things if scene.kind[c] < N_DRAWINGS and scene.offset[c] is not None)
+    modulus = {"kind": 8, "colour": 6, "direction": 4, "size": 2}[attribute]
+    changed = scene.with_cell(cell, **{attribute: (getattr(scene, attribute)[cell] + 1) % modulus})
+    difference = np.abs(render(scene).astype(int) - render(changed).astype(int)).sum(-1) > 0
+    left, top, right, bottom = (min(a, b) if i < 2 else max(a, b) for i, (a, b) in enumerate(zip(scene.box(cell), changed.box(cell))))
+    assert difference[top:bottom, left:right].any()
+    difference[top:bottom, left:right] = False
+    assert not difference.any()
