@@ -168,8 +168,9 @@ def make_latents(
 ) -> Tensor:
     """The next latent tokens (B, m, d); also leaves the Extractor's attention in `look`.
 
-    z = scale(norm(h_last) + Extractor(H, V_t)); `scale` None leaves norms alone. Without the Extractor, the normalised last hidden state averaged with
-    the normalised mean of the window's visual tokens, or alone when the window is off too.
+    z = scale(norm(h_last) + Extractor(H, V_t)); `scale` None leaves norms alone. Without the Extractor, the normalised
+    last hidden state averaged with the normalised mean of the window's visual tokens, or alone when the window is off
+    too.
     """
     config = model.config
     last = state.last_hidden if scale is None else rms_normalise(state.last_hidden)

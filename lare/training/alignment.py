@@ -1,0 +1,80 @@
+"""Start of stage I for the embedded model: the projector learns to write what a cell holds in the decoder's own words.
+
+A visual token is pulled towards the sum of the token embeddings of its thing's kind, colour, size, direction and digit,
+plus one random code a row and one a column. The decoder then meets visual tokens in a language that it shares, and finds
+things by name from the first step on; without this, thousands of steps pass before it looks at the picture at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lare.model import LareForConditionalGeneration
+from lare.model.vision import pool_grid
+from lare.training.encoder import labels
+from lare.world.concepts import COLOUR_NAMES, DIRECTIONS, KINDS, SIZES
+from lare.world.scene import SIDE, sample_scene
+
+WORDS: tuple[tuple[str, ...], ...] = (KINDS, COLOUR_NAMES, SIZES, DIRECTIONS, tuple("0123456789"))
+"""The words of each row of `lare.training.encoder.labels`."""
+
+
+def word_ids(vocab: Mapping[str, int]) -> list[Tensor]:
+    """Token ids of the words of each label, in the byte-level alphabet (a leading space is one character there)."""
+    return [torch.tensor([vocab["\u0120" + word] for word in words]) for words in WORDS]
+
+
+def cell_targets(table: Tensor, ids: list[Tensor], label_B5N: Tensor, place_Nd: Tensor) -> Tensor:
+    """(B, 16, d): sum of the embeddings of each cell's words and of its place."""
+    target = place_Nd.expand(len(label_B5N), -1, -1).clone()
+    for i, word in enumerate(ids):
+        label = label_B5N[:, i]
+        known = (label >= 0) & (label < len(word))
+        target += table[word[label.clamp(0, len(word) - 1)]] * known[..., None]
+    return target
+
+
+def align_projector(
+    model: LareForConditionalGeneration,
+    features: np.ndarray,
+    split: str,
+    vocab: Mapping[str, int],
+    seed: int,
+    steps: int = 600,
+    batch_size: int = 64,
+) -> float:
+    """Train the projector alone on dense labels; the decoder's embedding table stays as it is.
+
+    Args:
+        features: (N, g*g, d_vis) cached features of scenes 0..N-1 of `split`.
+
+    Returns:
+        The share of the targets' variance that the last batch explains.
+    """
+    rng = np.random.default_rng((seed, 11))
+    generator = torch.Generator().manual_seed(seed)
+    table = model.get_input_embeddings().weight.detach()
+    scale = float(table.std())
+    rows, columns = (torch.randn(SIDE, table.shape[1], generator=generator) * scale for _ in range(2))
+    place = (rows[:, None] + columns[None]).flatten(0, 1)
+    ids = word_ids(vocab)
+    optimiser = torch.optim.AdamW(model.projector.parameters(), lr=3e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps)
+    explained = 0.0
+    for _ in range(steps):
+        chosen = rng.integers(len(features), size=batch_size)
+        label = torch.from_numpy(np.stack([labels(sample_scene(split, int(i))) for i in chosen]))
+        target = cell_targets(table, ids, label, place)
+        pooled = pool_grid(torch.from_numpy(features[chosen].astype(np.float32)), model.config.grid, SIDE)
+        loss = F.mse_loss(model.projector(pooled), target)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        explained = 1.0 - float(loss) / float(target.var())
+    return explained
