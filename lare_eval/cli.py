@@ -67,7 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     options = _parse(words)
     started = time.time()
-    results = _evaluate(options)
+    try:
+        results = _evaluate(options)
+    finally:
+        _leave_group()
     if results is None:  # a process other than the first
         return 0
     _check(results, options, started)
@@ -112,6 +115,14 @@ def _evaluate(options: argparse.Namespace) -> Mapping[str, Any] | None:
             raise
         raise LareError(_message(error)) from None
     return results
+
+
+def _leave_group() -> None:
+    """Say goodbye to the other processes of a run of several."""
+    import torch.distributed
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _message(error: Exception) -> str:

@@ -136,13 +136,17 @@ class Run:
         answers, refused = self._ask(questions, batch[0][1].sampling)
         self.seconds["answering"] += time.perf_counter() - started
         problems |= refused
-        finished = []
-        for key, request in batch:
-            question, answer = questions.get(key), answers.get(key)
-            stored = _stored(key, request, question, answer, problems.get(key, ""))
-            self._trace(stored, request, question, answer)
-            finished.append(stored)
-        self._keep(finished)
+        finished = [
+            _stored(key, request, questions.get(key), answers.get(key), problems.get(key, "")) for key, request in batch
+        ]
+        started = time.perf_counter()
+        for stored, (key, request) in zip(finished, batch, strict=True):
+            self._trace(stored, request, questions.get(key), answers.get(key))
+        if self._writer is not None:  # before the store: an answer that is found again must have its trace
+            self._writer.flush()
+        self.seconds["trace"] += time.perf_counter() - started
+        self._store.add(finished)
+        self._results |= {stored.key: stored for stored in finished}
 
     def _ask(self, questions: Mapping[str, Question], sampling: Sampling) -> tuple[dict[str, Answer], dict[str, str]]:
         """Ask a batch, or, where one question spoils it, each by itself; answers and refusals by key."""
@@ -191,15 +195,6 @@ class Run:
             **(answer.arrays if answer else {}),
         )
         self._writer.append(record)
-
-    def _keep(self, finished: list[StoredAnswer]) -> None:
-        """Trace first: an answer that is found again must have its trace."""
-        started = time.perf_counter()
-        if self._writer is not None:
-            self._writer.flush()
-        self.seconds["trace"] += time.perf_counter() - started
-        self._store.add(finished)
-        self._results |= {stored.key: stored for stored in finished}
 
     def report(self) -> None:
         """Log what lmms-eval puts into the results file ("throughput"), and what a reader must know."""

@@ -76,5 +76,5 @@ def align_projector(
         loss.backward()
         optimiser.step()
         schedule.step()
-        explained = 1.0 - float(loss) / float(target.var())
+        explained = 1.0 - loss.item() / target.var().item()
     return explained

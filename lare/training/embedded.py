@@ -3,7 +3,8 @@
 Phases (each starts from the weights of the one before; every one resumes from its last state):
 
 1. ``encoder``: dense labels of the world, then frozen (`lare.training.encoder`).
-2. ``captions``: descriptions with many look-ups each, projector and decoder train.
+2. ``captions``: the projector learns the decoder's words (`lare.training.alignment`), then descriptions with many
+   look-ups each; projector and decoder train.
 3. ``primitives``: direct answers (K = 0), projector and decoder train.
 4. ``warmup``: K = 1 on single look-ups with the decoder frozen; Extractor and refocus projector train.
 5. ``latents``: K = 4 on every family, one batch in five with K = 0; everything but the encoder trains.
@@ -31,8 +32,10 @@ from transformers import LlamaConfig
 
 from lare.model import LareConfig, LareForConditionalGeneration
 from lare.model.vision_conv import LareVisionModel
+from lare.training.alignment import align_projector
 from lare.training.batches import Batcher, Mode, cache_features
 from lare.training.encoder import train_encoder
+from lare.training.muon import Muon
 from lare.training.schedule import learning_rate
 from lare.training.state import load_state, save_state
 from lare.training.tokenizer import build_tokenizer
@@ -64,7 +67,7 @@ class Phase:
         iterations: K.
         direct_share: share of batches answered with K = 0 and no delimiters.
         train: parts that train: any of lm, projector, extractor.
-        learning_rate: peak learning rate.
+        learning_rate: peak learning rate of AdamW (the recipe's `matrix_rate` is Muon's).
         floor: learning rate at the end, as a share of the peak.
         prefix_weight: weight of text-prefix reconstruction (eq. 8).
         prefix_share: share of the latent batches that carry it.
@@ -79,7 +82,7 @@ class Phase:
     iterations: int = 0
     direct_share: float = 0.0
     train: tuple[str, ...] = ("lm", "projector")
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     floor: float = 1.0
     prefix_weight: float = 0.5
     prefix_share: float = 1.0
@@ -133,6 +136,7 @@ class Recipe:
     scale: float = 1.0
     weight_decay: float = 0.05
     variants: int = 24
+    matrix_rate: float = 3e-3
     report_every: int = 500
     overrides: dict[str, Any] = field(default_factory=dict)
 
@@ -205,6 +209,19 @@ def trainable(model: LareForConditionalGeneration, parts: Iterable[str]) -> list
     return chosen
 
 
+def make_optimisers(named: list[tuple[str, nn.Parameter]], recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """AdamW for embeddings, norms and biases; Muon for the matrices inside the network.
+
+    Measured on captions from the same start: after 500 steps the loss was 0.90 with Muon at 3e-3, 0.97 with AdamW at
+    1e-3 for everything, 0.98 with Muon at 1e-2.
+    """
+    matrices = [p for name, p in named if p.dim() == 2 and "embed" not in name and "lm_head" not in name]
+    chosen = {id(p) for p in matrices}
+    rest = [p for _, p in named if id(p) not in chosen]
+    adam = torch.optim.AdamW(rest, betas=(0.9, 0.95), weight_decay=0.0)
+    return [adam, Muon(matrices, weight_decay=recipe.weight_decay)]
+
+
 def exact_match(out: Any, target_mask: Tensor) -> Tensor:
     """(B,) bool: every target token of the row is the arg-max (teacher-forced exact match)."""
     right = torch.ones_like(target_mask, dtype=torch.bool)
@@ -269,15 +286,9 @@ def train_phase(run: Run, phase: Phase, folder: Path) -> None:
     model, processes = run.model, max(1, run.recipe.processes)
     named = trainable(model, phase.train)
     parameters = [p for _, p in named]
-    decay = [p for p in parameters if p.dim() > 1]
-    plain = [p for p in parameters if p.dim() <= 1]
-    optimiser = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": run.recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-        lr=phase.learning_rate,
-        betas=(0.9, 0.95),
-    )
+    optimisers = make_optimisers(named, run.recipe)
     steps = max(1, phase.questions // (phase.images * phase.per_image))
-    saved = load_state(folder, optimiser)
+    saved = load_state(folder, optimisers)
     first, seconds = 0, 0.0
     if saved is not None:
         model.load_state_dict(saved[0])
@@ -287,27 +298,29 @@ def train_phase(run: Run, phase: Phase, folder: Path) -> None:
     bar = tqdm(range(first, steps), desc=phase.name, disable=run.rank > 0, mininterval=10, initial=first, total=steps)
     began = time.time()
     for step in bar:
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(phase.learning_rate, step, steps, phase.floor)
+        rate = learning_rate(1.0, step, steps, phase.floor)
+        for optimiser, peak in zip(optimisers, (phase.learning_rate, run.recipe.matrix_rate), strict=True):
+            optimiser.param_groups[0]["lr"] = rate * peak
+            optimiser.zero_grad(set_to_none=True)
         flips = torch.rand(2, generator=coin).tolist()
         mode = Mode(
             0 if flips[0] < phase.direct_share else phase.iterations, run.recipe.prefix, flips[1] < phase.prefix_share
         )
         batch, _ = batcher.draw(phase.images // processes, phase.per_image, mode)
-        optimiser.zero_grad(set_to_none=True)
         loss, out = train_step(model, batch, phase.prefix_weight)
         loss.backward()
         mean_gradients(parameters)
         norm = nn.utils.clip_grad_norm_(parameters, 1.0)
         if not torch.isfinite(norm):
             raise FloatingPointError(f"gradient is not finite at {phase.name} step {step}; last loss {loss.item()}")
-        optimiser.step()
+        for optimiser in optimisers:
+            optimiser.step()
         bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
         done = step + 1 == steps
         if run.rank == 0 and ((step + 1) % run.recipe.report_every == 0 or done):
             elapsed = seconds + time.time() - began
             _report(run, phase, folder, step + 1, elapsed, loss, out)
-            save_state(folder, model.state_dict(), optimiser, {"step": step + 1, "seconds": elapsed, "done": done})
+            save_state(folder, model.state_dict(), optimisers, {"step": step + 1, "seconds": elapsed, "done": done})
         if dist.is_initialized() and (step + 1) % run.recipe.report_every == 0:
             dist.barrier()
 
@@ -352,6 +365,8 @@ def worker(rank: int, recipe: Recipe) -> None:
     model.train()
     for phase in phases(recipe.scale):
         folder = out / phase.name
+        if phase.name == "captions" and not (folder / "state.json").is_file():
+            align_projector(model, run.features["train"], "train", tokenizer.get_vocab(), recipe.seed)
         if phase.name == "warmup":
             warm_start(model, tokenizer.get_vocab()["<|assistant|>"])
         train_phase(run, phase, folder)

@@ -4,37 +4,42 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lare.errors import LareError
 
 
-def _flatten_optimiser(optimiser: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[Any]]:
-    saved = optimiser.state_dict()
-    tensors = {
-        f"optimiser.{index}.{name}": value
-        for index, entry in saved["state"].items()
-        for name, value in entry.items()
-        if isinstance(value, Tensor)
-    }
-    return tensors, saved["param_groups"]
+Optimisers = Sequence[torch.optim.Optimizer]
 
 
-def save_state(folder: Path, model: Mapping[str, Tensor], optimiser: torch.optim.Optimizer, meta: dict[str, Any]) -> None:
-    """Write ``state.safetensors`` (model and optimiser) and ``state.json`` (`meta`) into `folder`.
+def _flatten_optimisers(optimisers: Optimisers) -> tuple[dict[str, Tensor], list[Any]]:
+    tensors, groups = {}, []
+    for number, optimiser in enumerate(optimisers):
+        saved = optimiser.state_dict()
+        groups.append(saved["param_groups"])
+        for index, entry in saved["state"].items():
+            for name, value in entry.items():
+                if isinstance(value, Tensor):
+                    tensors[f"optimiser.{number}.{index}.{name}"] = value
+    return tensors, groups
+
+
+def save_state(folder: Path, model: Mapping[str, Tensor], optimisers: Optimisers, meta: dict[str, Any]) -> None:
+    """Write ``state.safetensors`` (model and optimisers) and ``state.json`` (`meta`) into `folder`.
 
     The JSON rides inside the tensor file as well, so that the two never disagree after a kill between two renames.
 
     Raises:
         LareError: the disk is full or the folder cannot be written; the earlier state is untouched.
     """
-    tensors, groups = _flatten_optimiser(optimiser)
+    tensors, groups = _flatten_optimisers(optimisers)
     tensors |= {f"model.{name}": value for name, value in model.items()}
     text = json.dumps({"meta": meta, "param_groups": groups})
     temporary = folder / "state.safetensors.tmp"
@@ -49,21 +54,20 @@ def save_state(folder: Path, model: Mapping[str, Tensor], optimiser: torch.optim
         raise LareError(f"cannot write the training state to {folder}: {error.strerror}; free some space") from error
 
 
-def load_state(folder: Path, optimiser: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Restore `optimiser` and return (model tensors, meta), or None when `folder` holds no state."""
-    from safetensors import safe_open
-
+def load_state(folder: Path, optimisers: Optimisers) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Restore the optimisers and return (model tensors, meta), or None when `folder` holds no state."""
     path = folder / "state.safetensors"
     if not path.is_file():
         return None
     with safe_open(path, "pt") as file:
         saved = json.loads(file.metadata()["json"])
     tensors = load_file(path)
-    state: dict[int, dict[str, Tensor]] = {}
+    states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimisers]
     for name, value in tensors.items():
         if name.startswith("optimiser."):
-            _, index, key = name.split(".", 2)
-            state.setdefault(int(index), {})[key] = value
-    optimiser.load_state_dict({"state": state, "param_groups": saved["param_groups"]})
+            _, number, index, key = name.split(".", 3)
+            states[int(number)].setdefault(int(index), {})[key] = value
+    for optimiser, state, groups in zip(optimisers, states, saved["param_groups"], strict=True):
+        optimiser.load_state_dict({"state": state, "param_groups": groups})
     model = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
     return model, saved["meta"]
