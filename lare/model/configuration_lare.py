@@ -120,6 +120,7 @@ class LareConfig(PreTrainedConfig):
 
     def _check(self) -> None:
         """Raise one `LareError` for the first impossible value."""
+        _check_text(self.text_config)
         _check_grids(self)
         _check_loop(self)
         _check_extractor(self)
@@ -143,6 +144,18 @@ def _sub_config(value: PreTrainedConfig | dict[str, Any] | None, field: str, def
 def _require(ok: bool, message: str) -> None:
     if not ok:
         raise LareError(message)
+
+
+def _check_text(text: PreTrainedConfig) -> None:
+    """The loop gives every layer one mask, so each must attend to everything before it."""
+    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
+    window, positions = getattr(text, "sliding_window", None), getattr(text, "max_position_embeddings", None)
+    narrow = window is not None and (positions is None or window < positions)
+    _require(
+        kinds == {"full_attention"} and not narrow,
+        f"text_config.sliding_window is {window} (layers: {', '.join(sorted(kinds))}), and LaRe's latents need full "
+        "attention in every layer; set use_sliding_window=False or sliding_window=None in text_config.",
+    )
 
 
 def _check_grids(config: LareConfig) -> None:

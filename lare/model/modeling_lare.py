@@ -326,6 +326,18 @@ class LareForConditionalGeneration(StrictLoading):
             self, input_ids, attention_mask, pixel_values, visual_features, options, shared_ids, questions_per_image
         )
 
+    def set_attn_implementation(self, attn_implementation: Any, *args: Any, **kwargs: Any) -> None:
+        """Refused for anything but "lare_sdpa", since the loop reads the decoder's attention through it.
+
+        Raises:
+            LareError: If another implementation is asked for.
+        """
+        if attn_implementation != ATTENTION_NAME:
+            raise LareError(
+                f"attn_implementation {attn_implementation!r} can't hand out the attention that LaRe looks by; "
+                f'leave it at "{ATTENTION_NAME}".'
+            )
+
     def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
         """Refused.
 

@@ -1,7 +1,7 @@
 """Start of stage I for the embedded model: the projector learns to write what a cell holds in the decoder's own words.
 
 A visual token is pulled towards the sum of the token embeddings of its thing's kind, colour, size, direction and digit,
-plus one random code a row and one a column. The decoder then meets visual tokens in a language that it shares, and finds
+and of its cell's name. The decoder then meets visual tokens in a language that it shares, and finds
 things by name from the first step on; without this, thousands of steps pass before it looks at the picture at all.
 """
 
@@ -18,6 +18,7 @@ from lare.model import LareForConditionalGeneration
 from lare.model.vision import pool_grid
 from lare.training.encoder import labels
 from lare.world.concepts import COLOUR_NAMES, DIRECTIONS, KINDS, SIZES
+from lare.world.questions import place
 from lare.world.scene import SIDE, sample_scene
 
 WORDS: tuple[tuple[str, ...], ...] = (KINDS, COLOUR_NAMES, SIZES, DIRECTIONS, tuple("0123456789"))
@@ -57,11 +58,8 @@ def align_projector(
         The share of the targets' variance that the last batch explains.
     """
     rng = np.random.default_rng((seed, 11))
-    generator = torch.Generator().manual_seed(seed)
     table = model.get_input_embeddings().weight.detach()
-    scale = float(table.std())
-    rows, columns = (torch.randn(SIDE, table.shape[1], generator=generator) * scale for _ in range(2))
-    place = (rows[:, None] + columns[None]).flatten(0, 1)
+    place_Nd = table[torch.tensor([vocab["\u0120" + place(cell)] for cell in range(SIDE * SIDE)])]
     ids = word_ids(vocab)
     optimiser = torch.optim.AdamW(model.projector.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps)
@@ -69,7 +67,7 @@ def align_projector(
     for _ in range(steps):
         chosen = rng.integers(len(features), size=batch_size)
         label = torch.from_numpy(np.stack([labels(sample_scene(split, int(i))) for i in chosen]))
-        target = cell_targets(table, ids, label, place)
+        target = cell_targets(table, ids, label, place_Nd)
         pooled = pool_grid(torch.from_numpy(features[chosen].astype(np.float32)), model.config.grid, SIDE)
         loss = F.mse_loss(model.projector(pooled), target)
         optimiser.zero_grad()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from lare.model.processing_lare import IMAGE_TOKEN, LATENT_END, LATENT_START
@@ -14,6 +14,8 @@ from lare.world.questions import FAMILIES
 from lare.world.scene import sample_scene
 
 BOS, EOS, PAD, USER, ASSISTANT = "<|begin|>", "<|end|>", "<|pad|>", "<|user|>", "<|assistant|>"
+WORDS = r" ?[a-d][1-4](?!\w)| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+"
+"""What may become one token: a cell's name such as `c2`, a word, one digit, signs, white space."""
 CHAT_TEMPLATE = (
     "<|begin|>{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}<|assistant|>{{ message['content'] }}<|end|>"
@@ -35,7 +37,9 @@ def corpus(scenes: int = 600) -> Iterator[str]:
 def build_tokenizer(vocab_size: int = 1024) -> PreTrainedTokenizerFast:
     """Train the tokenizer; deterministic, a few seconds."""
     core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(WORDS), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     core.decoder = decoders.ByteLevel()
     special = [PAD, BOS, EOS, USER, ASSISTANT, IMAGE_TOKEN, LATENT_START, LATENT_END]
     trainer = trainers.BpeTrainer(

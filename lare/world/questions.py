@@ -38,7 +38,7 @@ class Question:
     Attributes:
         family: name of the question family, e.g. `gaze2`.
         stem: the question's text without options.
-        answer: the answer's text, e.g. `cat`, `row 2 column 3`, `yes`.
+        answer: the answer's text, e.g. `cat`, `c2`, `yes`.
         answer_type: kind, colour, direction, size, digit, count, place, function, category, pair or yesno.
         hops: number of look-ups that depend on one another (1 for a plain look-up).
         rationale: one sentence a step.
@@ -63,8 +63,11 @@ Family = Callable[[Scene, Random], Question | None]
 
 
 def place(cell: int) -> str:
-    """`row 2 column 3`, counted from 1."""
-    return f"row {cell // SIDE + 1} column {cell % SIDE + 1}"
+    """The name of a cell as on a spreadsheet: column letter, then row number from the top, e.g. `c2`.
+
+    One short token: with `row 2 column 3` a small decoder has to put two words together before it can look anywhere.
+    """
+    return f"{'abcd'[cell % SIDE]}{cell // SIDE + 1}"
 
 
 def article(name: str) -> str:
@@ -136,7 +139,7 @@ def _gaze(scene: Scene, cell: int, hops: int) -> list[int] | None:
 
 
 def what_at(scene: Scene, rng: Random) -> Question:
-    """What is at row 2 column 3?"""
+    """What is at c2?"""
     cell = rng.choice(scene.things)
     answer = name_of(scene, cell)
     return Question("what_at", f"What is at {place(cell)}?", answer, "kind", 1, (_at(scene, cell),), (cell,))

@@ -1,4 +1,4 @@
-"""`lare_eval.demo`: its statistics against known values, and its passes against made-up scores."""
+"""`lare_eval.demo` and `lare_eval.summary`: statistics against known values, and a whole demo on a tiny checkpoint."""
 
 import json
 
@@ -8,7 +8,7 @@ import pytest
 from lare.errors import LareError
 from lare.trace import TraceReader
 from lare_eval import demo
-from lare_eval.demo import Pass, margin, summarise, table, wilson
+from lare_eval.summary import Pass, margin, summarise, table, wilson
 from tests.methods.tiny_checkpoint import write_checkpoint
 
 
