@@ -40,6 +40,7 @@ class LareConfig(PreTrainedConfig):
         extractor_dim: d_e, width of the Extractor.
         extractor_layers: N_e, its layers of self- and cross-attention.
         extractor_heads: Attention heads of each.
+        projector_dim: Width between the two layers of the projectors; None means the decoder's, as LLaVA-1.5 has it.
         extractor_output_init: 0 starts the output projection at zero, x > 0 at x times the identity.
         residual_feedback: Add the normalised last hidden state to the Extractor's output.
         rms_scale: Rescale latents to the root mean square of the token-embedding table.
@@ -82,6 +83,7 @@ class LareConfig(PreTrainedConfig):
         max_iterations: int = 8,
         vision_feature_layer: int = -2,
         text_prefix: int = 32,
+        projector_dim: int | None = None,
         image_token_id: int | None = None,
         latent_start_id: int | None = None,
         latent_end_id: int | None = None,
@@ -109,6 +111,7 @@ class LareConfig(PreTrainedConfig):
         self.max_iterations = max_iterations
         self.vision_feature_layer = vision_feature_layer
         self.text_prefix = text_prefix
+        self.projector_dim = projector_dim
         vocabulary = int(self.text_config.vocab_size)
         self.image_token_id = vocabulary - 3 if image_token_id is None else image_token_id
         self.latent_start_id = vocabulary - 2 if latent_start_id is None else latent_start_id
@@ -188,6 +191,10 @@ def _check_loop(config: LareConfig) -> None:
         1 <= config.latents_per_iteration <= layers,
         f"latents_per_iteration is {config.latents_per_iteration}; give 1 to {layers}, the decoder's number of layers, "
         "over which the Extractor pools.",
+    )
+    _require(
+        config.projector_dim is None or config.projector_dim >= 1,
+        f"projector_dim is {config.projector_dim}; give at least 1, or None for the decoder's width.",
     )
     _require(config.text_prefix >= 1, f"text_prefix is {config.text_prefix}; give at least 1.")
 

@@ -50,13 +50,18 @@ def pool_grid(tokens: Tensor, grid: int, target: int) -> Tensor:
 
 
 class Projector(nn.Module):
-    """Two-layer MLP with GELU from encoder features (B, N, d_vis) to decoder space (B, N, d), as LLaVA-1.5 has."""
+    """Two-layer MLP with GELU from encoder features (B, N, d_vis) to decoder space (B, N, d), as LLaVA-1.5 has.
 
-    def __init__(self, visual_dim: int, hidden_dim: int) -> None:
+    Args:
+        inner_dim: Width between the layers; None takes d, as LLaVA-1.5 does.
+    """
+
+    def __init__(self, visual_dim: int, hidden_dim: int, inner_dim: int | None = None) -> None:
         super().__init__()
-        self.linear_1 = nn.Linear(visual_dim, hidden_dim)
+        inner = inner_dim or hidden_dim
+        self.linear_1 = nn.Linear(visual_dim, inner)
         self.act = nn.GELU()
-        self.linear_2 = nn.Linear(hidden_dim, hidden_dim)
+        self.linear_2 = nn.Linear(inner, hidden_dim)
 
     def forward(self, features: Tensor) -> Tensor:
         """Project features."""

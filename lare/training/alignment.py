@@ -23,6 +23,9 @@ from lare.world.scene import SIDE, sample_scene
 
 WORDS: tuple[tuple[str, ...], ...] = (KINDS, COLOUR_NAMES, SIZES, DIRECTIONS, tuple("0123456789"))
 """The words of each row of `lare.training.encoder.labels`."""
+WEIGHTS = (2.0, 1.0, 1.0, 1.0, 1.0)
+PLACE_WEIGHT = 2.0
+"""Kind and place weigh double: they are what questions find things by."""
 
 
 def word_ids(vocab: Mapping[str, int]) -> list[Tensor]:
@@ -32,11 +35,11 @@ def word_ids(vocab: Mapping[str, int]) -> list[Tensor]:
 
 def cell_targets(table: Tensor, ids: list[Tensor], label_B5N: Tensor, place_Nd: Tensor) -> Tensor:
     """(B, 16, d): sum of the embeddings of each cell's words and of its place."""
-    target = place_Nd.expand(len(label_B5N), -1, -1).clone()
+    target = PLACE_WEIGHT * place_Nd.expand(len(label_B5N), -1, -1)
     for i, word in enumerate(ids):
         label = label_B5N[:, i]
         known = (label >= 0) & (label < len(word))
-        target += table[word[label.clamp(0, len(word) - 1)]] * known[..., None]
+        target += WEIGHTS[i] * table[word[label.clamp(0, len(word) - 1)]] * known[..., None]
     return target
 
 
@@ -46,7 +49,7 @@ def align_projector(
     split: str,
     vocab: Mapping[str, int],
     seed: int,
-    steps: int = 600,
+    steps: int = 1000,
     batch_size: int = 64,
 ) -> float:
     """Train the projector alone on dense labels; the decoder's embedding table stays as it is.

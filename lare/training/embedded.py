@@ -82,7 +82,7 @@ class Phase:
     iterations: int = 0
     direct_share: float = 0.0
     train: tuple[str, ...] = ("lm", "projector")
-    learning_rate: float = 2e-3
+    learning_rate: float = 5e-4
     floor: float = 1.0
     prefix_weight: float = 0.5
     prefix_share: float = 1.0
@@ -93,12 +93,12 @@ class Phase:
 def phases(scale: float = 1.0) -> tuple[Phase, ...]:
     """The three decoder phases; `scale` multiplies the number of questions."""
     return (
-        Phase("captions", int(64_000 * scale), CAPTIONS, {"open": 1.0}, images=4, per_image=4),
-        Phase("primitives", int(180_000 * scale), PRIMITIVES, OPEN_STYLES),
+        Phase("captions", int(40_000 * scale), CAPTIONS, {"open": 1.0}, images=8, per_image=4),
+        Phase("primitives", int(200_000 * scale), PRIMITIVES, OPEN_STYLES),
         Phase("warmup", int(30_000 * scale), LOOKUPS, OPEN_STYLES, 1, 0.0, ("extractor",)),
         Phase(
             "latents",
-            int(480_000 * scale),
+            int(800_000 * scale),
             REASONING,
             BENCHMARK_STYLES,
             iterations=4,
@@ -107,6 +107,7 @@ def phases(scale: float = 1.0) -> tuple[Phase, ...]:
             floor=0.05,
             prefix_weight=0.7,
             prefix_share=0.5,
+            images=12,
         ),
     )
 
@@ -127,10 +128,13 @@ class Recipe:
     layers: int = 4
     heads: int = 4
     ffn: int = 384
+    projector: int = 384
     init: float = 0.08
     window: int = 4
     lm_grid: int = 4
     refocus_source: str = "fine"
+    rope_theta: float = 1e6
+    mimetic_layers: int = 2
     prefix: int = 32
     processes: int = 2
     scale: float = 1.0
@@ -154,6 +158,7 @@ def build_model(recipe: Recipe, encoder: LareVisionModel, vocab: Mapping[str, in
         max_position_embeddings=4096,
         tie_word_embeddings=True,
         initializer_range=recipe.init,
+        rope_parameters={"rope_type": "default", "rope_theta": recipe.rope_theta},
         pad_token_id=vocab["<|pad|>"],
         bos_token_id=vocab["<|begin|>"],
         eos_token_id=vocab["<|end|>"],
@@ -170,6 +175,7 @@ def build_model(recipe: Recipe, encoder: LareVisionModel, vocab: Mapping[str, in
         extractor_heads=recipe.heads,
         extractor_output_init=0.25,
         text_prefix=recipe.prefix,
+        projector_dim=recipe.projector,
         initializer_range=recipe.init,
         image_token_id=vocab["<|image|>"],
         latent_start_id=vocab["<|latent_start|>"],
@@ -180,7 +186,21 @@ def build_model(recipe: Recipe, encoder: LareVisionModel, vocab: Mapping[str, in
     own = model.vision_tower.state_dict()
     trained = {f"{p}{k}": v for k, v in encoder.state_dict().items() for p in _prefixes(own, k)}
     model.vision_tower.load_state_dict(trained, strict=True)
+    mimetic_start(model, recipe.mimetic_layers)
     return model
+
+
+@torch.no_grad()
+def mimetic_start(model: LareForConditionalGeneration, layers: int) -> None:
+    """Let attention begin as look-up by likeness: keys equal queries, and what is found is copied as it is.
+
+    After Trockman and Kolter, "Mimetic Initialization of Self-Attention Layers" (2023). Together with visual tokens
+    that speak the decoder's words it is what makes look-ups learnable here within minutes: captions reached a loss of
+    0.80 after 700 steps, where from random weights they stood at 1.6, their prior, after 500.
+    """
+    for layer in list(model.language_model.get_decoder().layers)[:layers]:
+        layer.self_attn.k_proj.weight.copy_(layer.self_attn.q_proj.weight)
+        layer.self_attn.o_proj.weight.copy_(layer.self_attn.v_proj.weight.T)
 
 
 def _prefixes(own: Mapping[str, Tensor], key: str) -> list[str]:
@@ -222,11 +242,11 @@ def make_optimisers(named: list[tuple[str, nn.Parameter]], recipe: Recipe) -> li
     return [adam, Muon(matrices, weight_decay=recipe.weight_decay)]
 
 
-def exact_match(out: Any, target_mask: Tensor) -> Tensor:
-    """(B,) bool: every target token of the row is the arg-max (teacher-forced exact match)."""
-    right = torch.ones_like(target_mask, dtype=torch.bool)
-    right[target_mask.bool()] = out.logits.argmax(-1) == out.labels
-    return right.all(1)
+def token_hits(out: Any, target_mask: Tensor) -> Tensor:
+    """(B,) share of the row's target tokens that are the arg-max, teacher-forced; 1 is an exact match."""
+    right = torch.zeros_like(target_mask, dtype=torch.float32)
+    right[target_mask.bool()] = (out.logits.argmax(-1) == out.labels).float()
+    return right.sum(1) / target_mask.sum(1)
 
 
 def mean_gradients(parameters: list[nn.Parameter]) -> None:
@@ -258,15 +278,16 @@ class Run:
 
     @torch.no_grad()
     def validate(self, phase: Phase, iterations: int, n: int = 768) -> dict[str, float]:
-        """Teacher-forced exact match on validation scenes, overall and by family."""
+        """Teacher-forced exact match on validation scenes, overall and by family; for captions the share of tokens."""
         self.model.eval()
         batcher = self.batcher(phase, "validation", 4242)
-        right: dict[str, list[int]] = {}
-        while sum(map(len, right.values())) < n:
+        captions = phase.families.keys() == CAPTIONS.keys()
+        right: dict[str, list[float]] = {}
+        while sum(map(len, right.values())) < (128 if captions else n):
             batch, items = batcher.draw(16, 8, Mode(iterations, self.recipe.prefix))
-            hits = exact_match(self.model(**batch), batch["target_mask"]).tolist()
+            hits = token_hits(self.model(**batch), batch["target_mask"]).tolist()
             for item, hit in zip(items, hits, strict=True):
-                right.setdefault(item.question.family, []).append(hit)
+                right.setdefault(item.question.family, []).append(hit if captions else float(hit == 1.0))
         self.model.train()
         total = sum(map(sum, right.values())) / sum(map(len, right.values()))
         return {"all": total} | {name: sum(v) / len(v) for name, v in sorted(right.items())}

@@ -14,8 +14,12 @@ from lare.world.questions import FAMILIES
 from lare.world.scene import sample_scene
 
 BOS, EOS, PAD, USER, ASSISTANT = "<|begin|>", "<|end|>", "<|pad|>", "<|user|>", "<|assistant|>"
-WORDS = r" ?[a-d][1-4](?!\w)| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+"
-"""What may become one token: a cell's name such as `c2`, a word, one digit, signs, white space."""
+WORDS = (
+    r"\nAnswer (?:with the letter|yes or no)\.|\nOptions: A:|,? [A-H]:|\n[A-H]\."
+    r"| ?[a-d][1-4](?!\w)| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+"
+)
+"""What may become one token: the formats' fixed phrases and option letters, a cell's name such as `c2`, a word, one
+digit, signs, white space. Without the first, half of a multiple-choice prompt is scaffolding."""
 CHAT_TEMPLATE = (
     "<|begin|>{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}<|assistant|>{{ message['content'] }}<|end|>"

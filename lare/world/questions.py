@@ -203,21 +203,19 @@ def _attribute(name: str) -> Family:
 
 
 def caption(scene: Scene, rng: Random) -> Question:
-    """Describe the image: six things in random order, half of the time place first, half of the time thing first.
+    """Describe the image: eight things in random order, half of the time place first, half of the time thing first.
 
     Many look-ups in one text: the dense supervision with which a fresh decoder learns to find things by place and
-    places by thing, long before single questions would teach it.
+    places by thing, long before single questions would teach it. Every word follows the one that it is looked up by.
     """
-    cells = rng.sample(scene.things, 6)
+    cells = rng.sample(scene.things, 8)
     by_place = rng.random() < 0.5
     parts = []
     for cell in cells:
-        look = f"{SIZES[scene.size[cell]]} {COLOUR_NAMES[scene.colour[cell]]} {DIRECTIONS[scene.direction[cell]]}"
+        look = f"{COLOUR_NAMES[scene.colour[cell]]} {SIZES[scene.size[cell]]} {DIRECTIONS[scene.direction[cell]]}"
         digit = f" {scene.label[cell]}" if scene.label[cell] >= 0 else ""
-        if by_place:
-            parts.append(f"{place(cell)}: {name_of(scene, cell)} {look}{digit}.")
-        else:
-            parts.append(f"{name_of(scene, cell)} {look}{digit} at {place(cell)}.")
+        first, second = (place(cell), name_of(scene, cell)) if by_place else (name_of(scene, cell), place(cell))
+        parts.append(f"{first} {second} {look}{digit}.")
     stem = "Describe the image by place." if by_place else "Describe the image by thing."
     return Question("caption", stem, " ".join(parts), "caption", 1, (), tuple(cells))
 
