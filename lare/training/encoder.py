@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm import tqdm
 
 from lare.model.vision_conv import LareVisionConfig, LareVisionModel
+from lare.training.state import load_state, save_state
 from lare.world.concepts import COLOUR_NAMES, KINDS
 from lare.world.render import render
 from lare.world.scene import SIDE, Scene, sample_scene
@@ -111,47 +113,64 @@ def evaluate(model: LareVisionModel, heads: DenseHeads, split: str, n: int = 512
     return {name: right[name] / max(1, seen[name]) for name in HEADS}
 
 
-def train_encoder(out: Path, images: int = 64_000, batch_size: int = 64, seed: int = 0, workers: int = 1) -> Path:
-    """Train the encoder on `images` scenes and save it to `out` (resumes from its last checkpoint).
+def train_encoder(
+    out: Path, images: int = 96_000, batch_size: int = 64, seed: int = 0, workers: int = 1, report_every: int = 300
+) -> Path:
+    """Train the encoder on `images` scenes and save it to `out` (resumes from its last state).
 
     Returns:
-        The folder of the finished encoder; ``history.json`` beside it holds loss and validation accuracy.
+        The folder of the finished encoder; ``history.jsonl`` beside it holds loss and validation accuracy.
+
+    Raises:
+        LareError: the state cannot be written.
     """
     torch.manual_seed(seed)
     model = LareVisionModel(LareVisionConfig()).to(memory_format=torch.channels_last)
-    heads = DenseHeads(model.config.hidden_size)
-    params = [*model.parameters(), *heads.parameters()]
+    both = nn.ModuleDict({"model": model, "heads": DenseHeads(model.config.hidden_size)})
+    parameters = list(both.parameters())
     steps = images // batch_size
-    optimiser = torch.optim.AdamW(params, lr=2e-3, weight_decay=0.05)
+    optimiser = torch.optim.AdamW(parameters, lr=2e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps, pct_start=0.08)
-    out.mkdir(parents=True, exist_ok=True)
-    history, first, began = [], 0, time.time()
-    state_file = out / "state.pt"
-    if state_file.is_file():
-        state = torch.load(state_file, weights_only=True)
-        model.load_state_dict(state["model"]), heads.load_state_dict(state["heads"])
-        optimiser.load_state_dict(state["optimiser"]), schedule.load_state_dict(state["schedule"])
-        first, history = state["step"], json.loads((out / "history.json").read_text())
+    saved = load_state(out, [optimiser])
+    if saved is not None and saved[1]["done"]:
+        return out
+    first, seconds = 0, 0.0
+    if saved is not None:
+        both.load_state_dict(saved[0])
+        first, seconds = int(saved[1]["step"]), float(saved[1]["seconds"])
+        schedule.last_epoch = first
+    began = time.time()
     stream = SceneStream(batch_size, first * batch_size)
     batches = iter(DataLoader(stream, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None))
-    bar = tqdm(range(first, steps), desc="encoder", mininterval=5)
+    bar = tqdm(range(first, steps), desc="encoder", mininterval=5, initial=first, total=steps)
     for step in bar:
-        image_batch, target = next(batches)
-        with torch.autocast("cpu", torch.bfloat16, enabled=fast_bf16()):
-            loss = dense_loss(heads(dense_features(model, image_batch)), target)
+        loss = encoder_step(both, *next(batches))
         optimiser.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(params, 1.0)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
-        schedule.step()
+        if step + 1 < steps:
+            schedule.step()
         if step % 50 == 0:
             bar.set_postfix(loss=f"{loss.item():.3f}")
-        if (step + 1) % 300 == 0 or step + 1 == steps:
-            scores = evaluate(model, heads, "validation")
-            history.append({"images": (step + 1) * batch_size, "loss": loss.item(), "minutes": (time.time() - began) / 60} | scores)
-            tqdm.write(json.dumps(history[-1]))
-            (out / "history.json").write_text(json.dumps(history))
-            saved = {"model": model.state_dict(), "heads": heads.state_dict(), "optimiser": optimiser.state_dict()}
-            torch.save(saved | {"schedule": schedule.state_dict(), "step": step + 1}, state_file)
+        if (step + 1) % report_every == 0 or step + 1 == steps:
+            meta = {"step": step + 1, "seconds": seconds + time.time() - began, "done": step + 1 == steps}
+            _report(both, out, (step + 1) * batch_size, loss.item(), meta["seconds"] / 60)
+            save_state(out, both.state_dict(), [optimiser], meta)
             model.save_pretrained(out)
     return out
+
+
+def encoder_step(both: nn.ModuleDict, images: Tensor, target: Tensor) -> Tensor:
+    """Loss of one batch of images (B, H, W, 3) and labels (B, 5, 16)."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=fast_bf16()):
+        return dense_loss(both["heads"](dense_features(cast(LareVisionModel, both["model"]), images)), target)
+
+
+def _report(both: nn.ModuleDict, out: Path, images: int, loss: float, minutes: float) -> None:
+    model, heads = cast(LareVisionModel, both["model"]), cast(DenseHeads, both["heads"])
+    row = {"images": images, "loss": loss, "minutes": minutes} | evaluate(model, heads, "validation")
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / "history.jsonl", "a", encoding="utf8") as file:
+        file.write(json.dumps(row) + "\n")
+    tqdm.write(json.dumps(row))

@@ -67,7 +67,7 @@ def card(run: Path, model: LareForConditionalGeneration, results: dict[str, Any]
     """The model card (Markdown) of a finished run."""
     recipe = json.loads((run / "recipe.json").read_text("utf8"))
     history = read_history(run)
-    encoder = json.loads((run / "encoder" / "history.json").read_text("utf8"))[-1]
+    encoder = json.loads((run / "encoder" / "history.jsonl").read_text("utf8").splitlines()[-1])
     minutes = encoder["minutes"] + sum(
         max(r["minutes"] for r in history if r["phase"] == phase.name) for phase in phases()
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -49,19 +49,26 @@ def save_state(folder: Path, model: Mapping[str, Tensor], optimisers: Optimisers
         os.replace(temporary, folder / "state.safetensors")
         (folder / "state.json.tmp").write_text(json.dumps(meta, indent=1))
         os.replace(folder / "state.json.tmp", folder / "state.json")
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         temporary.unlink(missing_ok=True)
-        raise LareError(f"cannot write the training state to {folder}: {error.strerror}; free some space") from error
+        raise LareError(f"cannot write the training state to {folder} ({error}); free some space") from error
 
 
 def load_state(folder: Path, optimisers: Optimisers) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Restore the optimisers and return (model tensors, meta), or None when `folder` holds no state."""
+    """Restore the optimisers and return (model tensors, meta), or None when `folder` holds no state.
+
+    Raises:
+        LareError: the file is damaged.
+    """
     path = folder / "state.safetensors"
     if not path.is_file():
         return None
-    with safe_open(path, "pt") as file:
-        saved = json.loads(file.metadata()["json"])
-    tensors = load_file(path)
+    try:
+        with safe_open(path, "pt") as file:
+            saved = json.loads(file.metadata()["json"])
+        tensors = load_file(path)
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise LareError(f"{path} is damaged ({error}); delete it to train this phase anew") from error
     states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimisers]
     for name, value in tensors.items():
         if name.startswith("optimiser."):

@@ -1,0 +1,87 @@
+"""Training states: bit-equal after a round trip, and never lost to a full disk."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from lare.errors import LareError
+from lare.training.muon import Muon
+from lare.training.state import load_state, save_state
+
+
+def make() -> tuple[nn.Module, list[torch.optim.Optimizer]]:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 3))
+    matrices = [p for p in model.parameters() if p.dim() == 2]
+    rest = [p for p in model.parameters() if p.dim() != 2]
+    return model, [torch.optim.AdamW(rest, lr=1e-2), Muon(matrices, lr=1e-2)]
+
+
+def train(model: nn.Module, optimisers: list[torch.optim.Optimizer], steps: range) -> None:
+    for step in steps:
+        x = torch.randn(5, 6, generator=torch.Generator().manual_seed(step))
+        model(x).square().sum().backward()
+        for optimiser in optimisers:
+            optimiser.step()
+            optimiser.zero_grad()
+
+
+def test_resume_is_bit_equal_to_going_on(tmp_path: Path) -> None:
+    whole, whole_optimisers = make()
+    train(whole, whole_optimisers, range(6))
+    first, first_optimisers = make()
+    train(first, first_optimisers, range(3))
+    save_state(tmp_path, first.state_dict(), first_optimisers, {"step": 3})
+    second, second_optimisers = make()
+    saved = load_state(tmp_path, second_optimisers)
+    assert saved is not None and saved[1] == {"step": 3}
+    second.load_state_dict(saved[0])
+    train(second, second_optimisers, range(3, 6))
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, second.state_dict()[name]), name
+
+
+def test_no_state(tmp_path: Path) -> None:
+    assert load_state(tmp_path, []) is None
+
+
+def test_full_disk_keeps_the_earlier_state(tmp_path: Path) -> None:
+    model, optimisers = make()
+    save_state(tmp_path, model.state_dict(), optimisers, {"step": 1})
+    script = f"""
+import resource, runpy, signal
+from pathlib import Path
+from lare.errors import LareError
+from lare.training.state import save_state
+make = runpy.run_path({__file__!r})["make"]
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+model, optimisers = make()
+resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
+try:
+    save_state(Path({str(tmp_path)!r}), model.state_dict(), optimisers, {{"step": 2}})
+except LareError as error:
+    print("refused:", error)
+"""
+    assert hasattr(signal, "SIGXFSZ") and hasattr(resource, "RLIMIT_FSIZE")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert "refused:" in done.stdout and str(tmp_path) in done.stdout, done.stderr
+    saved = load_state(tmp_path, make()[1])
+    assert saved is not None and saved[1] == {"step": 1}
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_truncated_state_names_the_file(tmp_path: Path) -> None:
+    model, optimisers = make()
+    save_state(tmp_path, model.state_dict(), optimisers, {"step": 1})
+    path = tmp_path / "state.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(LareError, match=r"state\.safetensors"):
+        load_state(tmp_path, make()[1])
