@@ -64,11 +64,18 @@ class Mode:
         iterations: K; 0 is the direct answer without delimiters (LLaVA).
         prefix: P, the number of rationale tokens that the latents stand for.
         reconstruct: whether the batch carries the text-prefix reconstruction (eq. 8).
+        rationale: with `iterations` 0, write the whole rationale after empty delimiters instead of answering at once.
     """
 
     iterations: int
     prefix: int
     reconstruct: bool = True
+    rationale: bool = False
+
+    @property
+    def delimiters(self) -> bool:
+        """Whether the prompt opens a thought."""
+        return self.iterations > 0 or self.rationale
 
 
 class Batcher:
@@ -100,17 +107,18 @@ class Batcher:
 
     def encode(self, items: list[Item], mode: Mode) -> dict[str, Any]:
         """Token tensors of items for the model's forward (without the visual part)."""
-        start = "<|latent_start|>" if mode.iterations else ""
+        start = "<|latent_start|>" if mode.delimiters else ""
         prompts = self._ids([f"\n{i.prompt}{ASSISTANT}{start}" for i in items])
         answers = self._ids([f" Answer: {i.final}{self.tokenizer.eos_token}" for i in items])
         fill = int(self.tokenizer.pad_token_id)
-        batch: dict[str, Any] = {"iterations": mode.iterations, "delimiters": bool(mode.iterations)}
-        if mode.iterations:
+        batch: dict[str, Any] = {"iterations": mode.iterations, "delimiters": mode.delimiters}
+        if mode.delimiters:
+            prefix = mode.prefix if mode.iterations else 0
             rationales = self._ids([" " + " ".join(i.question.rationale) for i in items])
-            if mode.reconstruct:
-                heads = [r[: mode.prefix] for r in rationales]
+            if mode.reconstruct and prefix:
+                heads = [r[:prefix] for r in rationales]
                 batch["prefix_ids"], batch["prefix_mask"] = pad(heads, fill, left=False)
-            answers = [r[mode.prefix :] + a for r, a in zip(rationales, answers, strict=True)]
+            answers = [r[prefix:] + a for r, a in zip(rationales, answers, strict=True)]
         batch["input_ids"], batch["attention_mask"] = pad(prompts, fill, left=True)
         batch["target_ids"], batch["target_mask"] = pad(answers, fill, left=False)
         return batch
@@ -122,7 +130,9 @@ class Batcher:
         """
         style = self.sampler.style()
         rows = self.rng.integers(len(self.features), size=images)
-        items = [item for row in rows for item in self.sampler.sample(sample_scene(self.split, int(row)), questions, style)]
+        items = [
+            item for row in rows for item in self.sampler.sample(sample_scene(self.split, int(row)), questions, style)
+        ]
         batch = self.encode(items, mode)
         batch["visual_features"] = torch.from_numpy(self.features[rows].astype(np.float32))
         batch["shared_ids"] = self.shared.expand(images, -1)

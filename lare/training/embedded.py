@@ -5,9 +5,10 @@ Phases (each starts from the weights of the one before; every one resumes from i
 1. ``encoder``: dense labels of the world, then frozen (`lare.training.encoder`).
 2. ``captions``: the projector learns the decoder's words (`lare.training.alignment`), then descriptions with many
    look-ups each; projector and decoder train.
-3. ``primitives``: direct answers (K = 0), projector and decoder train.
-4. ``warmup``: K = 1 on single look-ups with the decoder frozen; Extractor and refocus projector train.
-5. ``latents``: K = 4 on every family, one batch in five with K = 0; everything but the encoder trains.
+3. ``rationales``: questions of every family, the rationale as text behind empty delimiters; a share is answered at once.
+4. ``warmup``: K = 1 with the decoder frozen, the rationale still whole; Extractor and refocus projector train.
+5. ``latents``: K = 4; the latents take the place of more and more of the rationale's first tokens, up to P. A share of
+   the batches is answered at once, another writes the whole rationale, so that both controls stay trained.
 
 Processes share the work by averaging gradients over gloo, each on one thread: two processes on one thread beat one
 process on two threads here.
@@ -19,7 +20,7 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -40,18 +41,12 @@ from lare.training.schedule import learning_rate
 from lare.training.state import load_state, save_state
 from lare.training.tokenizer import build_tokenizer
 
-PRIMITIVES = {
-    "what_at": 2.0, "where": 2.0, "colour": 1.5, "direction": 2.0, "size": 1.0, "digit": 1.5, "exist": 1.5,
-    "count": 0.7, "further": 0.7, "common_colour": 0.4, "beside1": 1.0, "gaze1": 1.5,
-}  # fmt: skip
 CAPTIONS = {"caption": 1.0}
-LOOKUPS = {"what_at": 2.0, "where": 1.0, "colour": 1.5, "direction": 1.5, "size": 1.0, "digit": 1.5, "exist": 0.5}
 REASONING = {
     "what_at": 0.6, "where": 0.6, "colour": 0.7, "direction": 0.7, "size": 0.5, "digit": 0.9, "exist": 1.0,
     "count": 0.9, "more": 0.5, "larger_digit": 1.0, "further": 0.9, "common_colour": 0.3, "beside1": 1.0,
     "beside2": 1.2, "beside3": 1.2, "gaze1": 1.0, "gaze2": 1.4, "gaze3": 1.4, "chain_attribute": 1.2, "function": 1.0,
 }  # fmt: skip
-OPEN_STYLES = {"open": 3.0, "mmbench": 1.0, "mmstar": 0.7, "scienceqa": 0.7, "mmvp": 0.5}
 BENCHMARK_STYLES = {"open": 1.0, "mmbench": 1.0, "mmstar": 1.0, "scienceqa": 0.8, "mmvp": 0.6}
 
 
@@ -65,7 +60,9 @@ class Phase:
         families: weight of each question family.
         styles: weight of each format.
         iterations: K.
-        direct_share: share of batches answered with K = 0 and no delimiters.
+        direct_share: share of batches answered at once: no delimiters, no rationale.
+        text_share: share of batches that write the whole rationale behind empty delimiters (all with `iterations` 0).
+        prefix: P at the end; it rises from 0 over the first 60 % of the phase.
         train: parts that train: any of lm, projector, extractor.
         learning_rate: peak learning rate of AdamW (the recipe's `matrix_rate` is Muon's).
         floor: learning rate at the end, as a share of the peak.
@@ -81,6 +78,8 @@ class Phase:
     styles: Mapping[str, float]
     iterations: int = 0
     direct_share: float = 0.0
+    text_share: float = 0.0
+    prefix: int = 0
     train: tuple[str, ...] = ("lm", "projector")
     learning_rate: float = 5e-4
     floor: float = 1.0
@@ -89,25 +88,39 @@ class Phase:
     images: int = 8
     per_image: int = 16
 
+    def mode(self, step: int, steps: int, flips: Sequence[float]) -> Mode:
+        """How a step's batch is answered; `flips` are two uniform numbers, the same on every process."""
+        if flips[0] < self.direct_share:
+            return Mode(0, 0)
+        if self.iterations == 0 or flips[0] < self.direct_share + self.text_share:
+            return Mode(0, 0, rationale=self.families.keys() != CAPTIONS.keys())
+        grown = min(1.0, (step + 1) / (0.6 * steps))
+        return Mode(self.iterations, round(self.prefix * grown), flips[1] < self.prefix_share)
 
-def phases(scale: float = 1.0) -> tuple[Phase, ...]:
-    """The three decoder phases; `scale` multiplies the number of questions."""
+    def final_mode(self) -> Mode:
+        """How the phase's questions are answered at its end."""
+        return self.mode(1, 1, (1.0, 1.0))
+
+
+def phases(scale: float = 1.0, prefix: int = 4) -> tuple[Phase, ...]:
+    """The decoder's phases; `scale` multiplies the number of questions, `prefix` is P of the last."""
     return (
-        Phase("captions", int(40_000 * scale), CAPTIONS, {"open": 1.0}, images=8, per_image=4),
-        Phase("primitives", int(200_000 * scale), PRIMITIVES, OPEN_STYLES),
-        Phase("warmup", int(30_000 * scale), LOOKUPS, OPEN_STYLES, 1, 0.0, ("extractor",)),
+        Phase("captions", int(20_000 * scale), CAPTIONS, {"open": 1.0}, images=8, per_image=4),
+        Phase("rationales", int(256_000 * scale), REASONING, BENCHMARK_STYLES, direct_share=0.1),
+        Phase("warmup", int(12_000 * scale), REASONING, BENCHMARK_STYLES, iterations=1, train=("extractor",)),
         Phase(
             "latents",
-            int(800_000 * scale),
+            int(160_000 * scale),
             REASONING,
             BENCHMARK_STYLES,
             iterations=4,
             direct_share=0.15,
+            text_share=0.15,
+            prefix=prefix,
             train=("lm", "projector", "extractor"),
             floor=0.05,
             prefix_weight=0.7,
             prefix_share=0.5,
-            images=12,
         ),
     )
 
@@ -135,7 +148,7 @@ class Recipe:
     refocus_source: str = "fine"
     rope_theta: float = 1e6
     mimetic_layers: int = 2
-    prefix: int = 32
+    prefix: int = 4
     processes: int = 2
     scale: float = 1.0
     weight_decay: float = 0.05
@@ -208,18 +221,20 @@ def _prefixes(own: Mapping[str, Tensor], key: str) -> list[str]:
 
 
 def warm_start(model: LareForConditionalGeneration, assistant_id: int) -> None:
-    """Start <|latent_start|> from the embedding that precedes answers, and the refocus projector from the LM's."""
+    """Start the latent delimiters from the embedding that precedes answers."""
     with torch.no_grad():
         table = model.get_input_embeddings().weight
         table[model.config.latent_start_id] = table[assistant_id]
         table[model.config.latent_end_id] = table[assistant_id]
-        if model.refocus_projector is not None:
-            model.refocus_projector.load_state_dict(model.projector.state_dict())
 
 
 def trainable(model: LareForConditionalGeneration, parts: Iterable[str]) -> list[tuple[str, nn.Parameter]]:
     """Named parameters of the given parts; everything else is frozen."""
-    owners = {"lm": ("language_model.",), "projector": ("projector.",), "extractor": ("extractor.", "refocus_projector.")}
+    owners = {
+        "lm": ("language_model.",),
+        "projector": ("projector.",),
+        "extractor": ("extractor.", "refocus_projector."),
+    }
     starts = tuple(s for part in parts for s in owners[part])
     chosen = []
     for name, parameter in model.named_parameters():
@@ -277,14 +292,14 @@ class Run:
         return Batcher(self.features[split], split, self.tokenizer, tokens, phase.families, phase.styles, key)
 
     @torch.no_grad()
-    def validate(self, phase: Phase, iterations: int, n: int = 768) -> dict[str, float]:
+    def validate(self, phase: Phase, mode: Mode, n: int = 768) -> dict[str, float]:
         """Teacher-forced exact match on validation scenes, overall and by family; for captions the share of tokens."""
         self.model.eval()
         batcher = self.batcher(phase, "validation", 4242)
         captions = phase.families.keys() == CAPTIONS.keys()
         right: dict[str, list[float]] = {}
         while sum(map(len, right.values())) < (128 if captions else n):
-            batch, items = batcher.draw(16, 8, Mode(iterations, self.recipe.prefix))
+            batch, items = batcher.draw(16, 8, mode)
             hits = token_hits(self.model(**batch), batch["target_mask"]).tolist()
             for item, hit in zip(items, hits, strict=True):
                 right.setdefault(item.question.family, []).append(hit if captions else float(hit == 1.0))
@@ -323,10 +338,7 @@ def train_phase(run: Run, phase: Phase, folder: Path) -> None:
         for optimiser, peak in zip(optimisers, (phase.learning_rate, run.recipe.matrix_rate), strict=True):
             optimiser.param_groups[0]["lr"] = rate * peak
             optimiser.zero_grad(set_to_none=True)
-        flips = torch.rand(2, generator=coin).tolist()
-        mode = Mode(
-            0 if flips[0] < phase.direct_share else phase.iterations, run.recipe.prefix, flips[1] < phase.prefix_share
-        )
+        mode = phase.mode(step, steps, torch.rand(2, generator=coin).tolist())
         batch, _ = batcher.draw(phase.images // processes, phase.per_image, mode)
         loss, out = train_step(model, batch, phase.prefix_weight)
         loss.backward()
@@ -351,9 +363,11 @@ def _report(run: Run, phase: Phase, folder: Path, step: int, seconds: float, los
     row |= {"minutes": round(seconds / 60, 2), "loss": round(float(loss), 4)}
     if out.prefix_loss is not None:
         row["prefix_loss"] = round(float(out.prefix_loss[0] / out.prefix_loss[1]), 4)
-    row["validation"] = run.validate(phase, phase.iterations)
+    row["validation"] = run.validate(phase, phase.final_mode())
     if phase.direct_share:
-        row["validation_k0"] = run.validate(phase, 0)["all"]
+        row["validation_k0"] = run.validate(phase, Mode(0, 0))["all"]
+    if phase.text_share:
+        row["validation_text"] = run.validate(phase, Mode(0, 0, rationale=True))["all"]
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "history.jsonl", "a", encoding="utf8") as file:
         file.write(json.dumps(row) + "\n")
@@ -384,12 +398,14 @@ def worker(rank: int, recipe: Recipe) -> None:
     model = build_model(recipe, encoder, tokenizer.get_vocab())
     run = Run(recipe, model, tokenizer, prepare(recipe), rank)
     model.train()
-    for phase in phases(recipe.scale):
+    for phase in phases(recipe.scale, recipe.prefix):
         folder = out / phase.name
         if phase.name == "captions" and not (folder / "state.json").is_file():
             align_projector(model, run.features["train"], "train", tokenizer.get_vocab(), recipe.seed)
-        if phase.name == "warmup":
+        if phase.name == "rationales":
             warm_start(model, tokenizer.get_vocab()["<|assistant|>"])
+        if phase.name == "warmup" and model.refocus_projector is not None:
+            model.refocus_projector.load_state_dict(model.projector.state_dict())
         train_phase(run, phase, folder)
         if dist.is_initialized():
             dist.barrier()

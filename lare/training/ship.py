@@ -41,7 +41,10 @@ def read_history(run: Path) -> list[dict[str, Any]]:
 
 
 def _history_table(rows: list[dict[str, Any]]) -> str:
-    lines = ["| phase | questions | minutes | loss | validation % (phase's K) | validation % (K = 0) |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| phase | questions | minutes | loss | validation % (phase's K) | validation % (K = 0) |",
+        "|---|---|---|---|---|---|",
+    ]
     for row in rows:
         direct = row.get("validation_k0")
         lines.append(
@@ -74,7 +77,13 @@ def card(run: Path, model: LareForConditionalGeneration, results: dict[str, Any]
     parameters = sum(p.numel() for p in model.parameters())
     dense = ", ".join(f"{k} {100 * encoder[k]:.1f} %" for k in ("kind", "colour", "size", "direction", "label"))
     plan = [
-        {"phase": p.name, "questions": p.questions, "K": p.iterations, "share of K = 0": p.direct_share, "trained": p.train}
+        {
+            "phase": p.name,
+            "questions": p.questions,
+            "K": p.iterations,
+            "share of K = 0": p.direct_share,
+            "trained": p.train,
+        }
         for p in phases(recipe["scale"])
     ]
     return f"""---

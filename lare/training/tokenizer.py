@@ -42,7 +42,10 @@ def build_tokenizer(vocab_size: int = 1024) -> PreTrainedTokenizerFast:
     """Train the tokenizer; deterministic, a few seconds."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(WORDS), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [
+            pre_tokenizers.Split(Regex(WORDS), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     core.decoder = decoders.ByteLevel()
     special = [PAD, BOS, EOS, USER, ASSISTANT, IMAGE_TOKEN, LATENT_START, LATENT_END]

@@ -71,7 +71,9 @@ def sprites(vendor: str) -> np.ndarray:
     """
     path = ASSETS / f"{vendor}.webp"
     if not path.is_file():
-        raise LareError(f"no sprites of vendor {vendor!r} at {path}; known: {', '.join(SOURCE_VENDORS)}; reinstall lare")
+        raise LareError(
+            f"no sprites of vendor {vendor!r} at {path}; known: {', '.join(SOURCE_VENDORS)}; reinstall lare"
+        )
     sheet = np.asarray(Image.open(path).convert("RGBA"))
     grid = sheet.reshape(8, SPRITE, 8, SPRITE, 4).transpose(0, 2, 1, 3, 4)
     return grid.reshape(64, SPRITE, SPRITE, 4)

@@ -29,7 +29,10 @@ MMBENCH_CATEGORIES: dict[str, tuple[str, dict[str, float]]] = {
         {"colour": 1.0, "direction": 1.0, "digit": 1.0, "size": 0.4},
     ),
     "attribute_comparison": ("finegrained_perception (cross-instance)", {"larger_digit": 1.0, "more": 0.7}),
-    "spatial_relationship": ("finegrained_perception (cross-instance)", {"beside1": 1.0, "beside2": 1.0, "further": 0.7}),
+    "spatial_relationship": (
+        "finegrained_perception (cross-instance)",
+        {"beside1": 1.0, "beside2": 1.0, "further": 0.7},
+    ),
     "function_reasoning": ("attribute_reasoning", {"function": 1.0}),
     "action_recognition": ("relation_reasoning", {"gaze1": 1.0, "gaze2": 1.0}),
 }

@@ -109,7 +109,7 @@ def _named(scene: Scene, rng: Random, plain: bool = False) -> tuple[int, str] | 
 
 
 def _at(scene: Scene, cell: int, phrase: str | None = None) -> str:
-    return f"{phrase or name_of(scene, cell)} at {place(cell)}."
+    return f"{phrase or name_of(scene, cell)} {place(cell)}."
 
 
 def _follow(scene: Scene, cell: int, directions: list[int]) -> list[int] | None:
@@ -142,7 +142,7 @@ def what_at(scene: Scene, rng: Random) -> Question:
     """What is at c2?"""
     cell = rng.choice(scene.things)
     answer = name_of(scene, cell)
-    return Question("what_at", f"What is at {place(cell)}?", answer, "kind", 1, (_at(scene, cell),), (cell,))
+    return Question("what_at", f"What is at {place(cell)}?", answer, "kind", 1, (f"{place(cell)} {answer}.",), (cell,))
 
 
 def where(scene: Scene, rng: Random) -> Question | None:
@@ -153,30 +153,41 @@ def where(scene: Scene, rng: Random) -> Question | None:
     return Question("where", f"Where is the {phrase}?", place(cell), "place", 1, (_at(scene, cell, phrase),), (cell,))
 
 
-_ATTRIBUTES: dict[str, tuple[str, str, Callable[[Scene, int], str]]] = {
-    "colour": ("What color is the {}?", "It is {}.", lambda s, c: COLOUR_NAMES[s.colour[c]]),
-    "direction": ("Where does the {} point?", "It points {}.", lambda s, c: DIRECTIONS[s.direction[c]]),
-    "size": ("Is the {} small or large?", "It is {}.", lambda s, c: SIZES[s.size[c]]),
-    "digit": ("Which digit is on the {}?", "It shows {}.", lambda s, c: str(s.label[c])),
+_ATTRIBUTES: dict[str, tuple[str, Callable[[Scene, int], str]]] = {
+    "colour": ("What color is the {}?", lambda s, c: COLOUR_NAMES[s.colour[c]]),
+    "direction": ("Where does the {} point?", lambda s, c: DIRECTIONS[s.direction[c]]),
+    "size": ("Is the {} small or large?", lambda s, c: SIZES[s.size[c]]),
+    "digit": ("Which digit is on the {}?", lambda s, c: str(s.label[c])),
 }
 
 
 def attribute_question(scene: Scene, name: str, cell: int, phrase: str, family: str, path: list[int]) -> Question:
     """Ask for one attribute of the thing at `cell`, which `phrase` names and `path` leads to."""
-    ask, say, value = _ATTRIBUTES[name]
-    steps = [*_chain_steps(scene, path), say.format(value(scene, cell))]
+    ask, value = _ATTRIBUTES[name]
+    gaze = "points at" in phrase
+    steps = _chain_steps(scene, path, gaze, phrase.startswith("thing at"))
+    steps[-1] = f"{steps[-1][:-1]} {value(scene, cell)}."
     options = SIZES if name == "size" else ()
     return Question(
         family, ask.format(phrase), value(scene, cell), name, len(path), tuple(steps), tuple(path), (), options
     )
 
 
-def _chain_steps(scene: Scene, path: list[int]) -> list[str]:
-    """Sentences of a chain: where it starts, then each step's direction and what is met there."""
-    steps = [_at(scene, path[0], refer(scene, path[0]))]
+def _chain_steps(scene: Scene, path: list[int], gaze: bool, by_place: bool = False) -> list[str]:
+    """Sentences of a chain: the thing and its place, then for each step the direction, the new place, what is there.
+
+    Terse on purpose, every word after the one that it is looked up by. In a gaze chain the direction is seen at the
+    thing (`cat b2 right. c2 dog.`), in a displacement chain the question gave it (`cat b2. right c2 dog.`).
+    """
+    steps = [f"{place(path[0])} {name_of(scene, path[0])}." if by_place else _at(scene, path[0], refer(scene, path[0]))]
     for before, after in zip(path, path[1:], strict=False):
         delta = (after // SIDE - before // SIDE, after % SIDE - before % SIDE)
-        steps.append(f"{DIRECTIONS[STEPS.index(delta)]}: {_at(scene, after)}")
+        direction, there = DIRECTIONS[STEPS.index(delta)], f"{place(after)} {name_of(scene, after)}."
+        if gaze:
+            steps[-1] = f"{steps[-1][:-1]} {direction}."
+            steps.append(there)
+        else:
+            steps.append(f"{direction} {there}")
     return steps
 
 
@@ -241,7 +252,7 @@ def exist(scene: Scene, rng: Random, negative: str = "random") -> Question | Non
     positive = rng.random() < 0.5
     kind = rng.choice(yes) if positive else rng.choices(no, weights=[_WEIGHT[k] for k in no])[0]
     cells = (scene.kind.index(kind),) if positive else ()
-    say = _at(scene, cells[0]) if cells else f"no {KINDS[kind]} seen."
+    say = _at(scene, cells[0]) if cells else f"no {KINDS[kind]}."
     stem = f"Is there {article(KINDS[kind])} in the image?"
     return Question("exist", stem, "yes" if positive else "no", "yesno", 1, (say,), cells)
 
@@ -256,15 +267,18 @@ def _group(scene: Scene, rng: Random) -> tuple[str, list[int]]:
     return f"{CATEGORY_NAMES[category]} things", members
 
 
+def _listed(name: str, members: list[int]) -> str:
+    return f"{name.removesuffix(' things')} {' '.join(place(c) for c in members)}."
+
+
 def count(scene: Scene, rng: Random) -> Question | None:
     """How many red things are there? (1 to 4)"""
     name, members = _group(scene, rng)
     cells = tuple(members)
     if not 1 <= len(cells) <= MAX_COUNT:
         return None
-    listed = ", ".join(place(c) for c in cells)
     options = tuple(str(n) for n in range(1, MAX_COUNT + 1))
-    say = f"{name} at {listed}."
+    say = _listed(name, members)
     return Question("count", f"How many {name} are there?", str(len(cells)), "count", 1, (say,), cells, (), options)
 
 
@@ -274,7 +288,7 @@ def more(scene: Scene, rng: Random) -> Question | None:
     if first == second or len(a) == len(b):
         return None
     answer = first if len(a) > len(b) else second
-    say = (f"{first}: {len(a)}.", f"{second}: {len(b)}.")
+    say = (_listed(first, a), _listed(second, b))
     stem = f"Which are there more of, {first} or {second}?"
     return Question("more", stem, answer, "pair", 2, say, (), (), (first, second))
 
@@ -289,7 +303,7 @@ def larger_digit(scene: Scene, rng: Random) -> Question | None:
     if not one or not two or one == two:
         return None
     answer = one if scene.label[tiles[0]] > scene.label[tiles[1]] else two
-    say = tuple(f"{n} at {place(c)} shows {scene.label[c]}." for n, c in ((one, tiles[0]), (two, tiles[1])))
+    say = tuple(f"{n} {place(c)} {scene.label[c]}." for n, c in ((one, tiles[0]), (two, tiles[1])))
     stem = f"Which shows the larger digit, the {one} or the {two}?"
     return Question("larger_digit", stem, answer, "pair", 2, say, tuple(tiles[:2]), (), (one, two))
 
@@ -308,7 +322,7 @@ def further(scene: Scene, rng: Random) -> Question | None:
     if gap == 0:
         return None
     answer = first[1] if gap > 0 else second[1]
-    say = (_at(scene, first[0]), _at(scene, second[0]))
+    say = (_at(scene, *first), _at(scene, *second))
     stem = f"Which is {_FURTHER[direction]}, the {first[1]} or the {second[1]}?"
     return Question("further", stem, answer, "pair", 2, say, (first[0], second[0]), (), (first[1], second[1]))
 
@@ -318,7 +332,7 @@ def common_colour(scene: Scene, rng: Random) -> Question | None:
     ranked = Counter(scene.colour[c] for c in scene.things).most_common()
     if len(ranked) < 2 or ranked[0][1] == ranked[1][1]:
         return None
-    say = tuple(f"{COLOUR_NAMES[colour]}: {n}." for colour, n in ranked[:2])
+    say = tuple(f"{COLOUR_NAMES[colour]} {n}." for colour, n in ranked[:2])
     answer = COLOUR_NAMES[ranked[0][0]]
     return Question("common_colour", "Which color is the most common?", answer, "colour", 1, say, ())
 
@@ -357,7 +371,8 @@ def _gaze_path(scene: Scene, rng: Random, hops: int) -> tuple[list[int], str] | 
 
 def _end_question(scene: Scene, family: str, stem: str, path: list[int], answer: str, kind: str) -> Question:
     blocked = (name_of(scene, path[0]),)
-    return Question(family, stem, answer, kind, len(path), tuple(_chain_steps(scene, path)), tuple(path), blocked)
+    steps = tuple(_chain_steps(scene, path, family.startswith("gaze")))
+    return Question(family, stem, answer, kind, len(path), steps, tuple(path), blocked)
 
 
 def _displacement(hops: int) -> Family:
@@ -378,7 +393,9 @@ def _gaze_family(hops: int) -> Family:
         if found is None or scene.kind[found[0][-1]] == scene.kind[found[0][0]]:
             return None
         path, phrase = found
-        return _end_question(scene, f"gaze{hops}", f"What does {phrase} point at?", path, name_of(scene, path[-1]), "kind")
+        return _end_question(
+            scene, f"gaze{hops}", f"What does {phrase} point at?", path, name_of(scene, path[-1]), "kind"
+        )
 
     ask.__doc__ = f"What does the thing that the cat points at point at? ({hops} looks)"
     return ask
@@ -405,7 +422,7 @@ def function(scene: Scene, rng: Random) -> Question | None:
     path, phrase = found
     category = CATEGORY_NAMES[CATEGORY_OF[scene.kind[path[-1]]]]
     thing = f"thing that {phrase} points at" if gaze else f"thing {phrase}"
-    steps = (*_chain_steps(scene, path), f"It is {article(category)}.")
+    steps = (*_chain_steps(scene, path, gaze), f"{category}.")
     stem = f"What is true of the {thing}?"
     return Question("function", stem, FUNCTIONS[category], "function", 2, steps, tuple(path))
 
