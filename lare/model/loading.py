@@ -57,6 +57,8 @@ class StrictLoading(PreTrainedModel):
             raise LareError(f"The checkpoint {place} can't be loaded: {_first_line(error)}") from error
         model, info = loaded
         _check_complete(place, info)
+        # Loading makes parameters anew, and new ones train.
+        model.vision_tower.encoder.requires_grad_(False)
         return (model, info) if wants_info else model
 
 
@@ -84,7 +86,7 @@ def _check_model_type(place: str, expected: str, kwargs: dict[str, Any]) -> None
             f"There is no readable checkpoint at {place} ({_first_line(error)}); "
             "give a directory or hub id that save_pretrained has written."
         ) from error
-    found = values.get("model_type")
+    found = values.get("model_type") if isinstance(values, dict) else None
     if found != expected:
         raise LareError(f"{place} holds a model of type {found!r}, not {expected!r}; give a LaRe checkpoint.")
 

@@ -59,7 +59,9 @@ class LareForConditionalGeneration(StrictLoading):
         self.vision_tower = VisionTower(config)
         visual = VisionTower.width(config.vision_config)
         self.projector = Projector(visual, hidden, config.projector_dim)
-        self.refocus_projector = Projector(visual, hidden, config.projector_dim) if config.refocus_source == "fine" else None
+        self.refocus_projector = (
+            Projector(visual, hidden, config.projector_dim) if config.refocus_source == "fine" else None
+        )
         self.language_model = AutoModelForCausalLM.from_config(text, attn_implementation=ATTENTION_NAME)
         self.extractor = self._make_extractor(config, hidden, layers) if config.use_extractor else None
         self.num_layers = layers

@@ -5,7 +5,7 @@ Phases (each starts from the weights of the one before; every one resumes from i
 1. ``encoder``: dense labels of the world, then frozen (`lare.training.encoder`).
 2. ``captions``: the projector learns the decoder's words (`lare.training.alignment`), then descriptions with many
    look-ups each; projector and decoder train.
-3. ``rationales``: questions of every family, the rationale as text behind empty delimiters; a share is answered at once.
+3. ``rationales``: questions of every family, the rationale as text behind empty delimiters; a share answered at once.
 4. ``warmup``: K = 1 with the decoder frozen, the rationale still whole; Extractor and refocus projector train.
 5. ``latents``: K = 4; the latents take the place of more and more of the rationale's first tokens, up to P. A share of
    the batches is answered at once, another writes the whole rationale, so that both controls stay trained.

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from lare.errors import LareError
 
-
 Optimisers = Sequence[torch.optim.Optimizer]
 
 

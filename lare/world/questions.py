@@ -272,7 +272,7 @@ def _listed(name: str, members: list[int]) -> str:
 
 
 def count(scene: Scene, rng: Random) -> Question | None:
-    """How many red things are there? (1 to 4)"""
+    """How many red things are there? One to four."""
     name, members = _group(scene, rng)
     cells = tuple(members)
     if not 1 <= len(cells) <= MAX_COUNT:
@@ -414,7 +414,7 @@ def chain_attribute(scene: Scene, rng: Random) -> Question | None:
 
 
 def function(scene: Scene, rng: Random) -> Question | None:
-    """What is true of the thing that the cat points at? (common knowledge of its category)"""
+    """What is true of the thing that the cat points at? Common knowledge of its category."""
     gaze = rng.random() < 0.5
     found = _gaze_path(scene, rng, 1) if gaze else _displaced_path(scene, rng, 1)
     if found is None or scene.kind[found[0][-1]] >= N_DRAWINGS:

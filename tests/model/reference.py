@@ -285,9 +285,7 @@ def teacher_forced(model: LareForConditionalGeneration, embeds: Tensor, ids: Seq
     return -torch.stack([log_probs[start + i, token] for i, token in enumerate(ids)]).sum()
 
 
-def lm_loss(
-    model: LareForConditionalGeneration, sample: Sample, thinking: Thinking, delimiters: bool = True
-) -> Tensor:
+def lm_loss(model: LareForConditionalGeneration, sample: Sample, thinking: Thinking, delimiters: bool = True) -> Tensor:
     """L_lm of the target behind the latents."""
     return teacher_forced(model, opening(model, thinking, delimiters), sample.target)
 

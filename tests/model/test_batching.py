@@ -104,9 +104,7 @@ def shared_batch(samples: list[Sample], questions: int, **options: Any) -> dict[
 
 def by_image(samples: list[Sample], questions: int) -> list[Sample]:
     """Give each run of `questions` samples the features of its first."""
-    return [
-        replace(sample, features=samples[row - row % questions].features) for row, sample in enumerate(samples)
-    ]
+    return [replace(sample, features=samples[row - row % questions].features) for row, sample in enumerate(samples)]
 
 
 @pytest.mark.parametrize("iterations", [0, 3])

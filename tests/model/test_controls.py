@@ -24,9 +24,7 @@ CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 
 def run(model: LareForConditionalGeneration, samples: list[Sample], iterations: int = 3, **options: object) -> Thoughts:
     batch = collate(samples)
-    state = prefill(
-        model, batch["input_ids"], batch["attention_mask"], model.encode_features(batch["visual_features"])
-    )
+    state = prefill(model, batch["input_ids"], batch["attention_mask"], model.encode_features(batch["visual_features"]))
     return think(model, state, iterations, **options)
 
 
@@ -96,7 +94,8 @@ def test_noise_has_each_latents_norm_and_repeats(model_of: ModelOf) -> None:
     model = model_of("llama", latents_per_iteration=2)
     samples = make_samples(model.config)
     first, second, other = (
-        run(model, samples, latent_override="noise", generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+        run(model, samples, latent_override="noise", generator=torch.Generator().manual_seed(seed))
+        for seed in (1, 1, 2)
     )
     assert torch.equal(first.latents, second.latents)
     assert not torch.allclose(first.latents, other.latents)
@@ -206,9 +205,7 @@ def test_feedback_without_refocusing_never_looks(model_of: ModelOf) -> None:
     samples = make_samples(model.config)
     thoughts = run(model, samples, 1)
     batch = collate(samples)
-    state = prefill(
-        model, batch["input_ids"], batch["attention_mask"], model.encode_features(batch["visual_features"])
-    )
+    state = prefill(model, batch["input_ids"], batch["attention_mask"], model.encode_features(batch["visual_features"]))
     wanted = rms_normalise(state.last_hidden) * model.embedding_rms()
     torch.testing.assert_close(thoughts.latents[:, 0, 0], wanted, **CLOSE)
     assert float(thoughts.cross_attention.sum()) == 0
@@ -223,9 +220,7 @@ def test_zero_start_begins_as_plain_feedback() -> None:
     torch.manual_seed(0)
     model = LareForConditionalGeneration(tiny_config("llama")).eval()
     batch = collate(make_samples(model.config))
-    state = prefill(
-        model, batch["input_ids"], batch["attention_mask"], model.encode_features(batch["visual_features"])
-    )
+    state = prefill(model, batch["input_ids"], batch["attention_mask"], model.encode_features(batch["visual_features"]))
     wanted = rms_normalise(state.last_hidden) * model.embedding_rms()
     thoughts = think(model, state, 1)
     torch.testing.assert_close(thoughts.latents[:, 0, 0], wanted, **CLOSE)
@@ -257,9 +252,7 @@ def test_every_trainable_weight_takes_part(model_of: ModelOf, kind: str) -> None
 def losses(model: LareForConditionalGeneration, start: bool, delimiters: bool) -> tuple[LareOutput, list[Tensor]]:
     samples = make_samples(model.config, lengths=(5, 2), start=start)
     output = model(**collate(samples, prefixes=False), iterations=0, delimiters=delimiters)
-    plain = [
-        reference.lm_loss(model, sample, reference.think(model, sample, 0), delimiters) for sample in samples
-    ]
+    plain = [reference.lm_loss(model, sample, reference.think(model, sample, 0), delimiters) for sample in samples]
     return output, plain
 
 

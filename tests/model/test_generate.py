@@ -81,9 +81,7 @@ def test_rows_end_at_different_places(model_of: ModelOf, kind: str) -> None:
 def test_greedy_without_latents(model_of: ModelOf, kind: str, delimiters: bool) -> None:
     model = model_of(kind)
     samples = make_samples(model.config, lengths=LENGTHS, start=delimiters)
-    output = model.generate(
-        **prompts(samples), max_new_tokens=5, eos_token_ids=[], iterations=0, delimiters=delimiters
-    )
+    output = model.generate(**prompts(samples), max_new_tokens=5, eos_token_ids=[], iterations=0, delimiters=delimiters)
     for row, sample in enumerate(samples):
         plain = reference.greedy(model, sample, reference.think(model, sample, 0), 5, delimiters, eos=())
         assert texts(output)[row] == plain
@@ -115,9 +113,7 @@ def test_greedy_after_an_adaptive_stop(model_of: ModelOf, kind: str) -> None:
     seed=st.integers(0, 99),
     eos=st.sets(st.integers(0, VOCABULARY - 1), max_size=12),
 )
-def test_batch_equals_single(
-    model_of: ModelOf, lengths: list[int], iterations: int, seed: int, eos: set[int]
-) -> None:
+def test_batch_equals_single(model_of: ModelOf, lengths: list[int], iterations: int, seed: int, eos: set[int]) -> None:
     model = model_of("llama", refocus_source="fine")
     samples = make_samples(model.config, lengths=lengths, seed=seed)
     options: dict[str, Any] = {"max_new_tokens": 6, "eos_token_ids": sorted(eos), "iterations": iterations}
@@ -180,9 +176,7 @@ def test_stop_check_ends_rows_and_keeps_their_last_token(model_of: ModelOf) -> N
         assert ids.shape[0] == len(samples)
         return (torch.arange(len(ids)) % 2 == 0) & (ids.shape[1] >= 3)
 
-    output = model.generate(
-        **prompts(samples), max_new_tokens=NEW, eos_token_ids=[], stop_check=third_for_even_rows
-    )
+    output = model.generate(**prompts(samples), max_new_tokens=NEW, eos_token_ids=[], stop_check=third_for_even_rows)
     assert texts(output) == [row[:3] if index % 2 == 0 else row for index, row in enumerate(free)]
 
 
@@ -302,7 +296,9 @@ def test_shares_exist_for_any_answer(model_of: ModelOf, tokens: int, delimiters:
     """Both rows are there for an answer of one token, for an empty one, and without any latent."""
     model = model_of("llama")
     samples = make_samples(model.config, lengths=(3, 1), start=delimiters)
-    first = int(model.generate(**prompts(samples), max_new_tokens=1, iterations=0, delimiters=delimiters).sequences[0, 0])
+    first = int(
+        model.generate(**prompts(samples), max_new_tokens=1, iterations=0, delimiters=delimiters).sequences[0, 0]
+    )
     output = model.generate(
         **prompts(samples),
         max_new_tokens=tokens,
@@ -350,9 +346,7 @@ def test_overridden_latents_change_the_answer(model_of: ModelOf) -> None:
     zeros = model.generate(
         **prompts(samples), max_new_tokens=NEW, eos_token_ids=[], latent_override="zeros", output_trace=True
     )
-    same = model.generate(
-        **prompts(samples), max_new_tokens=NEW, eos_token_ids=[], latent_override=natural.latents
-    )
+    same = model.generate(**prompts(samples), max_new_tokens=NEW, eos_token_ids=[], latent_override=natural.latents)
     assert float(zeros.latents.abs().sum()) == 0
     assert not torch.equal(zeros.sequences, natural.sequences)
     assert torch.equal(same.sequences, natural.sequences)

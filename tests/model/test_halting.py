@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -23,9 +25,7 @@ def run(
     model: LareForConditionalGeneration, samples: list[Sample], stop: str, iterations: int | None = None
 ) -> Thoughts:
     batch = collate(samples)
-    state = prefill(
-        model, batch["input_ids"], batch["attention_mask"], model.encode_features(batch["visual_features"])
-    )
+    state = prefill(model, batch["input_ids"], batch["attention_mask"], model.encode_features(batch["visual_features"]))
     return think(model, state, iterations, stop)
 
 
@@ -39,10 +39,12 @@ def gaps(model: LareForConditionalGeneration, samples: list[Sample], kind: str) 
 
 
 def middle(model: LareForConditionalGeneration, samples: list[Sample], kind: str) -> str:
-    """A rule that stops some rows early and others late: the median of all measures, between two of them."""
-    values = sorted(sum(gaps(model, samples, kind), []))
-    half = len(values) // 2
-    return f"{kind}:{(values[half] + values[half - 1]) / 2}"
+    """A rule that stops rows at as many different steps as there are: the best threshold between two measures."""
+    rows = gaps(model, samples, kind)
+    values = sorted(sum(rows, []))
+    rules = [f"{kind}:{(low + high) / 2}" for low, high in pairwise(values)]
+    limit = model.config.max_iterations
+    return max(rules, key=lambda rule: len({expected_steps(row, rule, limit) for row in rows}))
 
 
 def expected_steps(measures: list[float], rule: str, limit: int) -> tuple[int, str]:

@@ -35,7 +35,11 @@ def plain_losses(
     lm = torch.stack([reference.lm_loss(model, sample, thinking) for sample, thinking in pairs]).sum()
     if not iterations:
         return thoughts, lm, torch.zeros(())
-    return thoughts, lm, torch.stack([reference.prefix_loss(model, sample, thinking) for sample, thinking in pairs]).sum()
+    return (
+        thoughts,
+        lm,
+        torch.stack([reference.prefix_loss(model, sample, thinking) for sample, thinking in pairs]).sum(),
+    )
 
 
 def gradients(model: LareForConditionalGeneration, loss: Tensor) -> dict[str, Tensor]:

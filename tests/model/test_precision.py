@@ -25,13 +25,15 @@ def outputs(model: LareForConditionalGeneration, autocast: bool) -> tuple[LareOu
 
 
 @pytest.mark.parametrize("autocast", [False, True], ids=["weights", "autocast"])
-@pytest.mark.parametrize("changes", [{}, {"refocus_source": "fine"}, {"use_extractor": False}], ids=["lm", "fine", "no"])
-def test_bfloat16_is_near_float32(
-    model_of: ModelOf, kind: str, changes: dict[str, object], autocast: bool
-) -> None:
+@pytest.mark.parametrize(
+    "changes", [{}, {"refocus_source": "fine"}, {"use_extractor": False}], ids=["lm", "fine", "no"]
+)
+def test_bfloat16_is_near_float32(model_of: ModelOf, kind: str, changes: dict[str, object], autocast: bool) -> None:
     exact, rough = outputs(model_of(kind, **changes), autocast)
     for name in ("lm_loss", "prefix_loss"):
-        assert float(getattr(rough, name)[0].detach()) == pytest.approx(float(getattr(exact, name)[0].detach()), rel=0.05)
+        assert float(getattr(rough, name)[0].detach()) == pytest.approx(
+            float(getattr(exact, name)[0].detach()), rel=0.05
+        )
         assert getattr(rough, name)[0].dtype == torch.float32
     ours, theirs = rough.thoughts.latents.float(), exact.thoughts.latents
     similar = torch.nn.functional.cosine_similarity(ours, theirs, dim=-1)

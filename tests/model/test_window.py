@@ -22,7 +22,9 @@ def grids(draw: st.DrawFn, whole: bool = False) -> tuple[Tensor, int]:
     side, batch = draw(st.integers(1, 7)), draw(st.integers(1, 3))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     shape = (batch, side, side)
-    values = torch.randint(0, 4, shape, generator=generator).float() if whole else torch.rand(shape, generator=generator)
+    values = (
+        torch.randint(0, 4, shape, generator=generator).float() if whole else torch.rand(shape, generator=generator)
+    )
     return values, draw(st.integers(1, side))
 
 

@@ -159,7 +159,9 @@ class Sample:
         return self.shared + self.after
 
 
-def make_samples(config: LareConfig, lengths: Sequence[int] = (5, 3), seed: int = 0, start: bool = True) -> list[Sample]:
+def make_samples(
+    config: LareConfig, lengths: Sequence[int] = (5, 3), seed: int = 0, start: bool = True
+) -> list[Sample]:
     """Examples with questions of the given lengths, all with the same two tokens before the image."""
     generator = torch.Generator().manual_seed(seed)
 

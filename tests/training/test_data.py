@@ -11,7 +11,7 @@ import torch
 from lare.model import LareProcessor
 from lare.training.alignment import WEIGHTS, cell_targets, word_ids
 from lare.training.batches import Batcher, Mode, pad
-from lare.training.embedded import BENCHMARK_STYLES, CAPTIONS, PRIMITIVES, REASONING
+from lare.training.embedded import BENCHMARK_STYLES, CAPTIONS, REASONING
 from lare.training.encoder import labels
 from lare.training.ship import build_processor
 from lare.training.tokenizer import build_tokenizer
@@ -106,7 +106,7 @@ def test_cell_targets_are_sums_of_words(processor: LareProcessor) -> None:
 
 def test_no_training_question_is_unknown() -> None:
     known = {**FAMILIES, **TRAINING_FAMILIES}
-    assert {*CAPTIONS, *PRIMITIVES, *REASONING} <= set(known)
+    assert {*CAPTIONS, *REASONING} <= set(known)
 
 
 def test_training_never_draws_test_scenes(processor: LareProcessor, tmp_path: Path) -> None:

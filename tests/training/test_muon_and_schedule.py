@@ -52,6 +52,6 @@ def test_schedule_rises_to_the_peak_and_falls_to_the_floor(steps: int, floor: fl
     peak = rates.index(max(rates))
     assert all(a <= b for a, b in zip(rates[:peak], rates[1 : peak + 1], strict=True))
     assert all(a >= b for a, b in zip(rates[peak:], rates[peak + 1 :], strict=False))
-    assert 0 < min(rates) + 1e-12 and max(rates) <= 2.0
+    assert min(rates) + 1e-12 > 0 and max(rates) <= 2.0
     if steps > 500:
         assert rates[-1] == pytest.approx(2.0 * floor, abs=0.01)

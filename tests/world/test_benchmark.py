@@ -1,12 +1,12 @@
 """The mini tasks: the imitated columns, real pairs, and no answer that can be had blind."""
 
+import numpy as np
+import pytest
+
 from lare.errors import LareError
 from lare.world.benchmark import SIZES_BY_TASK, TASKS, make_task
 from lare.world.blind import Blind, BlindBaseline, blind_score, blind_view
 from lare.world.prompts import task_prompt
-
-import numpy as np
-import pytest
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -18,7 +18,9 @@ def test_rows_are_deterministic_and_have_prompts(task: str) -> None:
         assert np.array_equal(np.asarray(a["image"]), np.asarray(b["image"]))
         assert a["rationale"] and isinstance(a["boxes"], list)
     assert len({str(r["question_id"]) for r in one}) == 24
-    assert [task_prompt(task, r) for r in make_task(task, "validation", 24, seed=1)] != [task_prompt(task, r) for r in one]
+    assert [task_prompt(task, r) for r in make_task(task, "validation", 24, seed=1)] != [
+        task_prompt(task, r) for r in one
+    ]
 
 
 def test_default_sizes_make_at_least_2000_questions() -> None:
