@@ -121,6 +121,7 @@ class LareVisionModel(PreTrainedModel):
 
         Args:
             pixel_values: (B, 3, image_size, image_size), normalised.
+            **kwargs: Ignored; transformers passes options of other encoders.
 
         Returns:
             `last_hidden_state` (B, g*g, hidden_size).

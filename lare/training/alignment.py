@@ -55,7 +55,13 @@ def align_projector(
     """Train the projector alone on dense labels; the decoder's embedding table stays as it is.
 
     Args:
+        model: the model; only its projector changes.
         features: (N, g*g, d_vis) cached features of scenes 0..N-1 of `split`.
+        split: split of the scenes.
+        vocab: the tokenizer's vocabulary.
+        seed: seed of the choice of scenes.
+        steps: number of updates.
+        batch_size: scenes an update.
 
     Returns:
         The share of the targets' variance that the last batch explains.

@@ -1,0 +1,1 @@
+"""The embedded world: scenes, pictures, questions and the tasks made from them."""
