@@ -106,7 +106,7 @@ def phases(scale: float = 1.0, prefix: int = 4) -> tuple[Phase, ...]:
     """The decoder's phases; `scale` multiplies the number of questions, `prefix` is P of the last."""
     return (
         Phase("captions", int(20_000 * scale), CAPTIONS, {"open": 1.0}, images=8, per_image=4),
-        Phase("rationales", int(256_000 * scale), REASONING, BENCHMARK_STYLES, direct_share=0.1),
+        Phase("rationales", int(200_000 * scale), REASONING, BENCHMARK_STYLES, direct_share=0.1),
         Phase("warmup", int(12_000 * scale), REASONING, BENCHMARK_STYLES, iterations=1, train=("extractor",)),
         Phase(
             "latents",

@@ -33,7 +33,8 @@ def corpus(scenes: int = 600) -> Iterator[str]:
     sampler = ItemSampler(dict.fromkeys(FAMILIES, 1.0), dict.fromkeys(STYLES, 1.0), 17)
     for seed in range(scenes):
         for item in sampler.sample(sample_scene("train", 20_000_000 + seed), 16):
-            yield f"\n{item.prompt} {' '.join(item.question.rationale)} Answer: {item.final}"
+            letter = f" ({item.letter})" if item.letter else ""
+            yield f"\n{item.prompt} {' '.join(item.question.rationale)} Answer: {item.final}{letter}"
     for name in KINDS:
         yield " ".join([name] * 50)
 

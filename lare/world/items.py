@@ -46,8 +46,17 @@ class Item:
 
     @property
     def final(self) -> str:
-        """The answer as the model should write it: `cat (B)` with options, else `cat`."""
-        return f"{self.question.answer} ({LETTERS[self.index]})" if self.choices else self.question.answer
+        """The answer as the model should write it: always its text, e.g. `cat`.
+
+        Not the option's letter: with `cat (B)` a small decoder had the text right and the letter at chance (24 % after
+        192,000 questions). The evaluation turns an option's text into its letter, as MMBench's own scorer does.
+        """
+        return self.question.answer
+
+    @property
+    def letter(self) -> str:
+        """The right option's letter, empty without options."""
+        return LETTERS[self.index] if self.choices else ""
 
 
 def _pool(scene: Scene, question: Question) -> list[str]:

@@ -1,6 +1,7 @@
 """Questions: answers hold in the scene graph, rationales reach them, and nothing can be answered blind."""
 
 from collections import Counter
+from itertools import pairwise
 from random import Random
 
 import pytest
@@ -41,7 +42,7 @@ def test_every_family_asks_well_formed_questions(family: str) -> None:
 def test_gaze_chains_follow_the_arrows(hops: int) -> None:
     for scene, question in questions(f"gaze{hops}"):
         assert question.hops == hops + 1 == len(question.cells)
-        for before, after in zip(question.cells, question.cells[1:]):
+        for before, after in pairwise(question.cells):
             assert neighbour(before, scene.direction[before]) == after
         assert KINDS[scene.kind[question.cells[-1]]] == question.answer
         assert question.stem.count("point") == hops
@@ -74,7 +75,7 @@ def test_attributes_counts_and_functions_hold_in_the_scene() -> None:
         assert COLOUR_NAMES[scene.colour[question.cells[-1]]] == question.answer
     for scene, question in questions("direction"):
         assert DIRECTIONS[scene.direction[question.cells[-1]]] == question.answer
-    for scene, question in questions("count"):
+    for _, question in questions("count"):
         assert int(question.answer) == len(question.cells)
     for scene, question in questions("function"):
         category = CATEGORY_OF[scene.kind[question.cells[-1]]]

@@ -71,9 +71,8 @@ def test_a_change_of_one_attribute_changes_only_that_thing(attribute: str) -> No
     modulus = {"kind": 8, "colour": 6, "direction": 4, "size": 2}[attribute]
     changed = scene.with_cell(cell, **{attribute: (getattr(scene, attribute)[cell] + 1) % modulus})
     difference = np.abs(render(scene).astype(int) - render(changed).astype(int)).sum(-1) > 0
-    left, top, right, bottom = (
-        min(a, b) if i < 2 else max(a, b) for i, (a, b) in enumerate(zip(scene.box(cell), changed.box(cell)))
-    )
+    one, two = np.array(scene.box(cell)), np.array(changed.box(cell))
+    (left, top), (right, bottom) = np.minimum(one, two)[:2], np.maximum(one, two)[2:]
     assert difference[top:bottom, left:right].any()
     difference[top:bottom, left:right] = False
     assert not difference.any()
