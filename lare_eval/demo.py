@@ -1,10 +1,11 @@
 """``make demo``: the embedded checkpoint on the five mini tasks, thinking, answering at once, and blind.
 
-Three passes over the same questions with the same weights:
+Four passes over the same questions with the same weights:
 
 - ``K=4``: the checkpoint's latent steps, then text;
-- ``K=0``: no latent steps and no delimiters, the way of answering at once that a share of its training batches had
-  (empty delimiters were never trained, so a comparison with them would flatter the latents);
+- ``K=0``: no latent steps and no delimiters, the way of answering at once that a share of its training batches had;
+- ``text``: empty delimiters and the whole rationale as text, which another share of its training batches had: the
+  control for whether latent steps or the text behind them do the work;
 - ``blind``: the latent steps again, with a grey picture in place of the image: what the words alone give away.
 
 Every pass writes its traces; the summary is made from lmms-eval's scores and from the traces. A result here is a result
@@ -35,9 +36,10 @@ if TYPE_CHECKING:
 __all__ = ["main", "run"]
 
 OUT = Path("results/demo")
-DIRECT, BLIND = "K=0", "blind"
+DIRECT, TEXT, BLIND = "K=0", "text", "blind"
 _LEGEND = (
-    "K=0: the same weights answer at once, without latent steps. blind: latent steps, but a grey picture.\n"
+    "K=0: the same weights answer at once, without latent steps. text: no latent steps, the whole rationale as text.\n"
+    "blind: latent steps, but a grey picture.\n"
     "Intervals: 95 %, Wilson for shares, bootstrap over scenes for differences on the same questions.\n"
     "The tasks are stand-ins made from the embedded world; no number here is a result on a benchmark."
 )
@@ -135,7 +137,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Make the three passes, print the summary and where it lies; returns the exit code."""
+    """Make the passes, print the summary and where it lies; returns the exit code."""
     from lare.methods import get_method, load_method
 
     started = time.perf_counter()
@@ -143,7 +145,13 @@ def run(options: argparse.Namespace) -> int:
     options.out.mkdir(parents=True)
     thinking = load_method("lare", options.checkpoint)
     direct = get_method("llava")(thinking.model, thinking.processor)
-    settings = {f"K={thinking.model.config.iterations}": thinking, DIRECT: direct, BLIND: _blind(thinking)}
+    written = get_method("lare")(thinking.model, thinking.processor, iterations=0)
+    settings = {
+        f"K={thinking.model.config.iterations}": thinking,
+        DIRECT: direct,
+        TEXT: written,
+        BLIND: _blind(thinking),
+    }
     passes = []
     for setting, method in settings.items():
         print(f"demo: {setting} ...", file=sys.stderr, flush=True)

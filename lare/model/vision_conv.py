@@ -91,7 +91,7 @@ class LareVisionModel(PreTrainedModel):
             layers += [_Residual(width) for _ in range(blocks)]
             channels = width
         self.body = nn.Sequential(*layers)
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def _init_weights(self, module: nn.Module) -> None:
         """Keep torch's own initialisation of convolutions and norms (He-like, fit for ReLU)."""
@@ -112,7 +112,7 @@ class LareVisionModel(PreTrainedModel):
         size = self.config.image_size
         if tuple(pixel_values.shape[1:]) != (3, size, size):
             raise ValueError(f"pixel_values must be (B, 3, {size}, {size}), got {tuple(pixel_values.shape)}")
-        pixels = pixel_values.to(self.body[0].weight.dtype).contiguous(memory_format=torch.channels_last)
+        pixels = pixel_values.to(next(self.body.parameters()).dtype).contiguous(memory_format=torch.channels_last)
         features: Tensor = self.body(pixels).flatten(2).transpose(1, 2)
         return features
 

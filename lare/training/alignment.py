@@ -8,6 +8,7 @@ things by name from the first step on; without this, thousands of steps pass bef
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 import numpy as np
 import torch
@@ -67,7 +68,7 @@ def align_projector(
         The share of the targets' variance that the last batch explains.
     """
     rng = np.random.default_rng((seed, 11))
-    table = model.get_input_embeddings().weight.detach()
+    table = cast(Tensor, model.get_input_embeddings().weight).detach()
     place_Nd = table[torch.tensor([vocab["\u0120" + place(cell)] for cell in range(SIDE * SIDE)])]
     ids = word_ids(vocab)
     optimiser = torch.optim.AdamW(model.projector.parameters(), lr=3e-3)

@@ -27,12 +27,12 @@ def cache_features(encoder: LareVisionModel, path: Path, split: str, n: int, var
     A finished file of the right shape is used as it is; an unfinished one is made anew.
     """
     shape = (n, encoder.config.grid**2, encoder.config.hidden_size)
-    if path.is_file() and np.load(path, mmap_mode="r").shape == shape:
-        return np.load(path, mmap_mode="r")
+    if path.is_file() and _open(path).shape == shape:
+        return _open(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".part.npy")
     out = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)
-    encoder.eval()
+    encoder.train(False)
     for start in tqdm(range(0, n, 64), desc=f"features {split}", mininterval=5):
         images = np.stack([render(sample_scene(split, i), variants) for i in range(start, min(n, start + 64))])
         with torch.no_grad():
@@ -41,7 +41,12 @@ def cache_features(encoder: LareVisionModel, path: Path, split: str, n: int, var
     out.flush()
     del out
     temporary.replace(path)
-    return np.load(path, mmap_mode="r")
+    return _open(path)
+
+
+def _open(path: Path) -> np.ndarray:
+    array: np.ndarray = np.load(path, mmap_mode="r")
+    return array
 
 
 def pad(rows: list[list[int]], fill: int, left: bool) -> tuple[Tensor, Tensor]:

@@ -23,11 +23,12 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 from tqdm import tqdm
 from transformers import LlamaConfig
 
@@ -211,7 +212,7 @@ def mimetic_start(model: LareForConditionalGeneration, layers: int) -> None:
     that speak the decoder's words it is what makes look-ups learnable here within minutes: captions reached a loss of
     0.80 after 700 steps, where from random weights they stood at 1.6, their prior, after 500.
     """
-    for layer in list(model.language_model.get_decoder().layers)[:layers]:
+    for layer in list(cast(Any, model.decoder).layers)[:layers]:
         layer.self_attn.k_proj.weight.copy_(layer.self_attn.q_proj.weight)
         layer.self_attn.o_proj.weight.copy_(layer.self_attn.v_proj.weight.T)
 
@@ -223,7 +224,7 @@ def _prefixes(own: Mapping[str, Tensor], key: str) -> list[str]:
 def warm_start(model: LareForConditionalGeneration, assistant_id: int) -> None:
     """Start the latent delimiters from the embedding that precedes answers."""
     with torch.no_grad():
-        table = model.get_input_embeddings().weight
+        table = cast(Tensor, model.get_input_embeddings().weight)
         table[model.config.latent_start_id] = table[assistant_id]
         table[model.config.latent_end_id] = table[assistant_id]
 
@@ -294,7 +295,7 @@ class Run:
     @torch.no_grad()
     def validate(self, phase: Phase, mode: Mode, n: int = 768) -> dict[str, float]:
         """Teacher-forced exact match on validation scenes, overall and by family; for captions the share of tokens."""
-        self.model.eval()
+        self.model.train(False)
         batcher = self.batcher(phase, "validation", 4242)
         captions = phase.families.keys() == CAPTIONS.keys()
         right: dict[str, list[float]] = {}
@@ -420,7 +421,7 @@ def train(recipe: Recipe) -> None:
     """Train the embedded model from nothing (or go on where it stopped)."""
     prepare(recipe)
     if recipe.processes > 1:
-        torch.multiprocessing.spawn(worker, args=(recipe,), nprocs=recipe.processes)
+        spawn(worker, args=(recipe,), nprocs=recipe.processes)  # type: ignore[no-untyped-call]
     else:
         worker(0, recipe)
 

@@ -99,7 +99,7 @@ def dense_loss(logits: dict[str, Tensor], target_B5N: Tensor) -> Tensor:
 @torch.no_grad()
 def evaluate(model: LareVisionModel, heads: DenseHeads, split: str, n: int = 512) -> dict[str, float]:
     """Dense accuracy of each head over `n` scenes of a split, in [0, 1]."""
-    model.eval()
+    model.train(False)
     right, seen = dict.fromkeys(HEADS, 0), dict.fromkeys(HEADS, 0)
     for start in range(0, n, 64):
         scenes = [sample_scene(split, start + i) for i in range(64)]
@@ -125,7 +125,8 @@ def train_encoder(
         LareError: the state cannot be written.
     """
     torch.manual_seed(seed)
-    model = LareVisionModel(LareVisionConfig()).to(memory_format=torch.channels_last)
+    model = LareVisionModel(LareVisionConfig())
+    nn.Module.to(model, memory_format=torch.channels_last)
     both = nn.ModuleDict({"model": model, "heads": DenseHeads(model.config.hidden_size)})
     parameters = list(both.parameters())
     steps = images // batch_size

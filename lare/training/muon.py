@@ -24,7 +24,8 @@ def orthogonalise(matrices_NRC: Tensor, steps: int = 5) -> Tensor:
     for _ in range(steps):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if matrices_NRC.shape[1] > matrices_NRC.shape[2] else x
+    out: Tensor = x.mT if matrices_NRC.shape[1] > matrices_NRC.shape[2] else x
+    return out
 
 
 class Muon(torch.optim.Optimizer):

@@ -36,7 +36,8 @@ def _augment(sprite: Image.Image, rng: np.random.Generator) -> Image.Image:
     scale = rng.uniform(0.78, 1.0, 2)
     small = sprite.resize((int(sprite.width * scale[0]), int(sprite.height * scale[1])), Image.Resampling.BILINEAR)
     canvas = Image.new("RGBA", sprite.size)
-    canvas.paste(small, tuple(int(rng.integers(0, s - t + 1)) for s, t in zip(sprite.size, small.size, strict=True)))
+    left, top = (int(rng.integers(0, s - t + 1)) for s, t in zip(sprite.size, small.size, strict=True))
+    canvas.paste(small, (left, top))
     canvas = canvas.rotate(float(rng.normal(0, 9)), Image.Resampling.BILINEAR)
     rgb, alpha = canvas.convert("RGB"), canvas.getchannel("A")
     if rng.random() < 0.8:
@@ -123,10 +124,11 @@ def _background(rng: np.random.Generator) -> np.ndarray:
             canvas[row : row + 2, column : column + length] += shade
         else:
             canvas[row : row + length, column : column + 2] += shade
-    return canvas
+    out: np.ndarray = canvas
+    return out
 
 
-def _blend(patch: np.ndarray, rgb: np.ndarray, alpha: np.ndarray) -> None:
+def _blend(patch: np.ndarray, rgb: np.ndarray | np.float32, alpha: np.ndarray) -> None:
     patch += (rgb - patch) * alpha[..., None]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -73,7 +74,7 @@ class Scene:
 
     def with_cell(self, cell: int, **values: int) -> Scene:
         """A copy of the scene in which attributes of one cell differ (for minimal pairs)."""
-        arrays = {}
+        arrays: dict[str, Any] = {}
         for name, value in values.items():
             old = getattr(self, name)
             arrays[name] = (*old[:cell], value, *old[cell + 1 :])
@@ -92,7 +93,8 @@ def kind_weights() -> np.ndarray:
     """(64,) sampling weight of each drawing; the popular ones count three times."""
     weights = np.ones(N_DRAWINGS)
     weights[list(POPULAR)] = 3.0
-    return weights / weights.sum()
+    out: np.ndarray = weights / weights.sum()
+    return out
 
 
 _WEIGHTS = kind_weights()

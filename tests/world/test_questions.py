@@ -93,10 +93,11 @@ def test_items_offer_the_answer_once_among_distinct_options(seed: int, style: st
         if item.choices:
             assert len(set(item.choices)) == len(item.choices) >= 2
             assert item.choices[item.index] == item.question.answer
-            assert item.final == f"{item.question.answer} ({LETTERS[item.index]})"
+            assert item.letter == LETTERS[item.index]
             assert all(choice in item.prompt for choice in item.choices)
         else:
-            assert item.final == item.question.answer
+            assert item.letter == ""
+        assert item.final == item.question.answer
 
 
 def test_sampler_is_deterministic_and_even_over_counts_and_letters() -> None:
