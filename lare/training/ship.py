@@ -16,8 +16,8 @@ from transformers import ViTImageProcessor
 
 from lare.errors import LareError
 from lare.model import LareForConditionalGeneration, LareProcessor
-from lare.training.embedded import phases
 from lare.training.encoder import MEAN, STD
+from lare.training.phases import phases
 from lare.training.tokenizer import build_tokenizer
 
 

@@ -11,8 +11,8 @@ import torch
 from lare.model import LareProcessor
 from lare.training.alignment import WEIGHTS, cell_targets, word_ids
 from lare.training.batches import Batcher, Mode, pad
-from lare.training.embedded import BENCHMARK_STYLES, CAPTIONS, REASONING
 from lare.training.encoder import labels
+from lare.training.phases import BENCHMARK_STYLES, CAPTIONS, REASONING
 from lare.training.ship import build_processor
 from lare.training.tokenizer import build_tokenizer
 from lare.world.concepts import COLOUR_NAMES, DIRECTIONS, KINDS, SIZES
