@@ -67,8 +67,9 @@ class Mode:
 
     Attributes:
         iterations: K; 0 is the direct answer without delimiters (LLaVA).
-        prefix: P, the number of rationale tokens that the latents stand for.
+        prefix: P, the number of rationale tokens that the decoder must reconstruct from the latents alone.
         reconstruct: whether the batch carries the text-prefix reconstruction (eq. 8).
+        replaced: how many of the rationale's first tokens the text after the latents leaves out.
         rationale: with `iterations` 0, write the whole rationale after empty delimiters instead of answering at once.
     """
 
@@ -76,6 +77,7 @@ class Mode:
     prefix: int
     reconstruct: bool = True
     rationale: bool = False
+    replaced: int = 0
 
     @property
     def delimiters(self) -> bool:
@@ -119,11 +121,12 @@ class Batcher:
         batch: dict[str, Any] = {"iterations": mode.iterations, "delimiters": mode.delimiters}
         if mode.delimiters:
             prefix = mode.prefix if mode.iterations else 0
+            replaced = mode.replaced if mode.iterations else 0
             rationales = self._ids([" " + " ".join(i.question.rationale) for i in items])
             if mode.reconstruct and prefix:
                 heads = [r[:prefix] for r in rationales]
                 batch["prefix_ids"], batch["prefix_mask"] = pad(heads, fill, left=False)
-            answers = [r[prefix:] + a for r, a in zip(rationales, answers, strict=True)]
+            answers = [r[replaced:] + a for r, a in zip(rationales, answers, strict=True)]
         batch["input_ids"], batch["attention_mask"] = pad(prompts, fill, left=True)
         batch["target_ids"], batch["target_mask"] = pad(answers, fill, left=False)
         return batch

@@ -1,4 +1,4 @@
-"""The plain training loop of the embedded model: encoder, primitives, warm-up of the Extractor, latent reasoning.
+"""The plain training loop of the embedded model: encoder, captions, rationales, warm-up of the Extractor, latents.
 
 Phases (each starts from the weights of the one before; every one resumes from its last state):
 
@@ -7,8 +7,9 @@ Phases (each starts from the weights of the one before; every one resumes from i
    look-ups each; projector and decoder train.
 3. ``rationales``: questions of every family, the rationale as text behind empty delimiters; a share answered at once.
 4. ``warmup``: K = 1 with the decoder frozen, the rationale still whole; Extractor and refocus projector train.
-5. ``latents``: K = 4; the latents take the place of more and more of the rationale's first tokens, up to P. A share of
-   the batches is answered at once, another writes the whole rationale, so that both controls stay trained.
+5. ``latents``: K = 4, then the rationale (without its first `replaced` tokens, 0 in the shipped recipe) and the answer;
+   from the latents alone the decoder must reconstruct the rationale's first P tokens. A share of the batches is
+   answered at once, another writes the rationale without latents, so that both controls stay trained.
 
 Processes share the work by averaging gradients over gloo, each on one thread: two processes on one thread beat one
 process on two threads here.
@@ -69,7 +70,8 @@ class Recipe:
     refocus_source: str = "fine"
     rope_theta: float = 1e6
     mimetic_layers: int = 2
-    prefix: int = 4
+    prefix: int = 8
+    replaced: int = 0
     processes: int = 2
     scale: float = 1.0
     weight_decay: float = 0.05
@@ -333,7 +335,7 @@ def worker(rank: int, recipe: Recipe) -> None:
     model = build_model(recipe, encoder, tokenizer.get_vocab())
     run = Run(recipe, model, tokenizer, prepare(recipe), rank)
     model.train()
-    for phase in phases(recipe.scale, recipe.prefix):
+    for phase in phases(recipe.scale, recipe.prefix, recipe.replaced):
         folder = out / phase.name
         if phase.name == "captions" and not (folder / "state.json").is_file():
             align_projector(model, run.features["train"], "train", tokenizer.get_vocab(), recipe.seed)

@@ -28,7 +28,8 @@ class Phase:
         iterations: K.
         direct_share: share of batches answered at once: no delimiters, no rationale.
         text_share: share of batches that write the whole rationale behind empty delimiters (all with `iterations` 0).
-        prefix: P at the end; it rises from 0 over the first 60 % of the phase.
+        prefix: P, the rationale tokens to reconstruct from the latents (eq. 8).
+        replaced: rationale tokens that the latents take the place of at the end; rises from 0 over the first 60 %.
         train: parts that train: any of lm, projector, extractor.
         learning_rate: peak learning rate of AdamW (the recipe's `matrix_rate` is Muon's).
         floor: learning rate at the end, as a share of the peak.
@@ -46,6 +47,7 @@ class Phase:
     direct_share: float = 0.0
     text_share: float = 0.0
     prefix: int = 0
+    replaced: int = 0
     train: tuple[str, ...] = ("lm", "projector")
     learning_rate: float = 5e-4
     floor: float = 1.0
@@ -61,31 +63,33 @@ class Phase:
         if self.iterations == 0 or flips[0] < self.direct_share + self.text_share:
             return Mode(0, 0, rationale=self.families.keys() != CAPTIONS.keys())
         grown = min(1.0, (step + 1) / (0.6 * steps))
-        return Mode(self.iterations, round(self.prefix * grown), flips[1] < self.prefix_share)
+        reconstruct = flips[1] < self.prefix_share
+        return Mode(self.iterations, self.prefix, reconstruct, replaced=round(self.replaced * grown))
 
     def final_mode(self) -> Mode:
         """How the phase's questions are answered at its end."""
         return self.mode(1, 1, (1.0, 1.0))
 
 
-def phases(scale: float = 1.0, prefix: int = 4) -> tuple[Phase, ...]:
-    """The decoder's phases; `scale` multiplies the number of questions, `prefix` is P of the last."""
+def phases(scale: float = 1.0, prefix: int = 8, replaced: int = 0) -> tuple[Phase, ...]:
+    """The decoder's phases; `scale` multiplies the number of questions, `prefix` and `replaced` are the last one's."""
     return (
         Phase("captions", int(20_000 * scale), CAPTIONS, {"open": 1.0}, images=8, per_image=4),
         Phase("rationales", int(200_000 * scale), REASONING, BENCHMARK_STYLES, direct_share=0.1),
         Phase("warmup", int(12_000 * scale), REASONING, BENCHMARK_STYLES, iterations=1, train=("extractor",)),
         Phase(
             "latents",
-            int(160_000 * scale),
+            int(118_000 * scale),
             REASONING,
             BENCHMARK_STYLES,
             iterations=4,
             direct_share=0.15,
-            text_share=0.15,
+            text_share=0.1,
             prefix=prefix,
+            replaced=replaced,
             train=("lm", "projector", "extractor"),
             floor=0.05,
-            prefix_weight=0.7,
-            prefix_share=0.5,
+            prefix_weight=0.2,
+            prefix_share=0.3,
         ),
     )

@@ -57,15 +57,19 @@ def test_rows_of_an_image_are_adjacent_and_carry_its_features(processor: LarePro
 def test_what_the_latents_stand_for_is_left_out_of_the_text(processor: LareProcessor) -> None:
     batcher = make_batcher(processor)
     _, items = batcher.draw(2, 6, Mode(4, 32))
-    short, long = batcher.encode(items, Mode(4, 3)), batcher.encode(items, Mode(4, 3, reconstruct=False))
+    short = batcher.encode(items, Mode(4, 3, replaced=3))
+    long = batcher.encode(items, Mode(4, 3, reconstruct=False))
     assert "prefix_ids" not in long
     tokenizer = processor.tokenizer
     for row, item in enumerate(items):
         head = short["prefix_ids"][row][short["prefix_mask"][row].bool()]
         tail = short["target_ids"][row][short["target_mask"][row].bool()]
         text = tokenizer.decode(torch.cat([head, tail]), skip_special_tokens=True)
-        assert text == f" {' '.join(item.question.rationale)} Answer: {item.final}"
+        whole = f" {' '.join(item.question.rationale)} Answer: {item.final}"
+        assert text == whole
         assert len(head) == 3
+        kept = long["target_ids"][row][long["target_mask"][row].bool()]
+        assert tokenizer.decode(kept, skip_special_tokens=True) == whole
 
 
 def test_pad_sides() -> None:
