@@ -43,6 +43,7 @@ from lare.training.encoder import train_encoder
 from lare.training.muon import Muon
 from lare.training.phases import CAPTIONS, Phase, phases
 from lare.training.schedule import learning_rate
+from lare.training.ship import build_processor
 from lare.training.state import load_state, save_state
 from lare.training.tokenizer import build_tokenizer
 
@@ -348,6 +349,7 @@ def worker(rank: int, recipe: Recipe) -> None:
             dist.barrier()
     if rank == 0:
         model.save_pretrained(out / "final")
+        build_processor(model.config.image_size, model.config.lm_grid).save_pretrained(out / "final")
         (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1))
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -1,6 +1,6 @@
 """Turn a finished embedded run into the folder that ships: weights, processor, model card with every figure.
 
-``python -m lare.training.ship runs/embedded --out lare/checkpoints/embedded [--results demo.json]``
+``python -m lare.training.ship runs/embedded --out lare/checkpoints/embedded [--results results/demo/RUN/summary.txt]``
 """
 
 from __future__ import annotations
@@ -62,13 +62,7 @@ def _family_table(row: dict[str, Any]) -> str:
     return "\n".join(lines + [f"| {name} | {100 * value:.0f} |" for name, value in families.items()])
 
 
-def _results_table(results: dict[str, Any] | None) -> str:
-    if results is None:
-        return "(no test results were given)"
-    return "```\n" + str(results["table"]).rstrip() + "\n```"
-
-
-def card(run: Path, model: LareForConditionalGeneration, results: dict[str, Any] | None, note: str = "") -> str:
+def card(run: Path, model: LareForConditionalGeneration, results: str, note: str = "") -> str:
     """The model card (Markdown) of a finished run."""
     recipe = json.loads((run / "recipe.json").read_text("utf8"))
     history = read_history(run)
@@ -125,11 +119,11 @@ Last row by question family:
 {_family_table(history[-1])}
 
 ## Test results
-{_results_table(results)}
+{"```" + chr(10) + results.rstrip() + chr(10) + "```" if results else "(none were given)"}
 """
 
 
-def ship(run: Path, out: Path, results: dict[str, Any] | None = None, note: str = "") -> None:
+def ship(run: Path, out: Path, results: str = "", note: str = "") -> None:
     """Write the model, its processor and its card to `out`.
 
     Raises:
@@ -148,11 +142,13 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lare.training.ship", description=main.__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--out", type=Path, default=Path("lare/checkpoints/embedded"))
-    parser.add_argument("--results", type=Path, help="JSON with a `table` field, printed under the test results")
+    parser.add_argument(
+        "--results", type=Path, help="text that goes under the test results, such as summary.txt of the demo"
+    )
     parser.add_argument("--note", type=Path, help="Markdown that goes into the card, e.g. what was changed on the way")
     args = parser.parse_args(argv)
-    results = json.loads(args.results.read_text("utf8")) if args.results else None
-    ship(args.run, args.out, results, args.note.read_text("utf8") if args.note else "")
+    results, note = (path.read_text("utf8") if path else "" for path in (args.results, args.note))
+    ship(args.run, args.out, results, note)
     return 0
 
 
