@@ -10,12 +10,15 @@ from __future__ import annotations
 import io
 import os
 import struct
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TypeAlias
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from lare.errors import LareError
 
@@ -123,6 +126,20 @@ def _open(data: bytes, name: str) -> Image.Image:
     return image
 
 
+_STRICT = threading.Lock()
+
+
+@contextmanager
+def _strict() -> Iterator[None]:
+    """Have Pillow raise on truncated files whatever other code set: lmms-eval has it fill the rest with grey."""
+    with _STRICT:
+        before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+        try:
+            yield
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+
 def _check_size(image: Image.Image, name: str) -> None:
     if image.width < 1 or image.height < 1:
         raise LareError(f"{name} is {image.width} x {image.height} pixels; an image needs at least one")
@@ -134,7 +151,8 @@ def _clean(image: Image.Image, name: str, max_side: int | None) -> Image.Image:
     """Decode, convert, turn upright and shrink into a new image."""
     _check_size(image, name)
     try:
-        image.load()
+        with _strict():
+            image.load()
         rgb = _upright(_to_rgb(image), image)
     except _DAMAGE as error:
         raise LareError(f"{name} is damaged ({error}); make or download the file again") from None

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFile
 
 from lare.errors import LareError
 from lare.images import MAX_PIXELS, MAX_SIDE, load_image
@@ -218,6 +218,14 @@ def test_folder_and_locked_file(tmp_path):
     if not os.access(path, os.R_OK):  # root reads everything
         with pytest.raises(LareError, match="permissions"):
             load_image(path)
+
+
+def test_truncation_shows_whatever_other_code_asked_of_pillow(monkeypatch):
+    """lmms-eval makes Pillow fill truncated files with grey; a model must not answer about that."""
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    with pytest.raises(LareError, match="damaged"):
+        load_image(encode(noise(200, 100))[:5000])
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is True
 
 
 def test_lazy_truncated_pillow_image():

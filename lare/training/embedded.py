@@ -284,7 +284,7 @@ def train_phase(run: Run, phase: Phase, folder: Path) -> None:
 
 def _report(run: Run, phase: Phase, folder: Path, step: int, seconds: float, loss: Tensor, out: Any) -> None:
     row: dict[str, Any] = {"phase": phase.name, "step": step, "questions": step * phase.images * phase.per_image}
-    row |= {"minutes": round(seconds / 60, 2), "loss": round(float(loss), 4)}
+    row |= {"minutes": round(seconds / 60, 2), "loss": round(float(loss.detach()), 4)}
     if out.prefix_loss is not None:
         row["prefix_loss"] = round(float(out.prefix_loss[0] / out.prefix_loss[1]), 4)
     row["validation"] = run.validate(phase, phase.final_mode())
