@@ -12,8 +12,8 @@ from random import Random
 from typing import Any
 
 from lare.errors import LareError
-from lare.world.concepts import COLOUR_NAMES, DIRECTIONS, KINDS, N_DRAWINGS, SIZES, TILE_KIND
-from lare.world.items import Item, ItemSampler, columns, make_item
+from lare.world.concepts import COLOUR_NAMES, DIRECTIONS, N_DRAWINGS, SIZES, TILE_KIND
+from lare.world.items import Item, ItemSampler, columns
 from lare.world.questions import FAMILIES, Question, exist, place, refer
 from lare.world.render import render_image
 from lare.world.scene import Scene, sample_scene
@@ -51,9 +51,10 @@ MMSTAR_CATEGORIES: dict[str, tuple[str, dict[str, float]]] = {
 SCIENCEQA_FAMILIES = {"function": 1.0, "gaze1": 0.7, "gaze2": 0.7, "gaze3": 0.4, "count": 0.5}
 
 
-def _extras(scene: Scene, question: Question, task: str) -> dict[str, Any]:
-    """What analyses need beside the benchmark's own columns."""
-    return {
+def _extras(scene: Scene, question: Question, task: str, images: bool) -> dict[str, Any]:
+    """The picture, and what analyses need beside the benchmark's own columns."""
+    picture = {"image": render_image(scene)} if images else {}
+    return picture | {
         "sort": question.family,
         "hops": question.hops,
         "boxes": [list(scene.box(cell)) for cell in question.cells],
@@ -76,7 +77,7 @@ def _items(split: str, first: int, families: dict[str, float], style: str, seed:
 
 
 def _choice_rows(
-    task: str, categories: dict[str, tuple[str, dict[str, float]]], split: str, n: int, seed: int
+    task: str, categories: dict[str, tuple[str, dict[str, float]]], split: str, n: int, seed: int, images: bool
 ) -> list[dict[str, Any]]:
     """Rows of a task whose categories take turns."""
     start = _FIRST_SCENE[task] + seed * 1_000_000
@@ -89,33 +90,33 @@ def _choice_rows(
         name = list(categories)[i % len(categories)]
         scene, item = next(streams[name])
         row = columns(task, item.question, item.choices, item.index, item.hint)
-        row |= {"image": render_image(scene), "category": name, "question_id": f"{task}-{i}"}
-        rows.append(row | _extras(scene, item.question, task) | {"l2": categories[name][0]})
+        row |= {"category": name, "question_id": f"{task}-{i}"}
+        rows.append(row | _extras(scene, item.question, task, images) | {"l2": categories[name][0]})
     return rows
 
 
-def _mmbench(split: str, n: int, seed: int) -> list[dict[str, Any]]:
-    rows = _choice_rows("mmbench", MMBENCH_CATEGORIES, split, n, seed)
+def _mmbench(split: str, n: int, seed: int, images: bool) -> list[dict[str, Any]]:
+    rows = _choice_rows("mmbench", MMBENCH_CATEGORIES, split, n, seed, images)
     for i, row in enumerate(rows):
         row |= {"index": i + 1, "L2-category": row.pop("l2"), "source": "lare_mini", "split": split, "comment": "nan"}
     return rows
 
 
-def _mmstar(split: str, n: int, seed: int) -> list[dict[str, Any]]:
-    rows = _choice_rows("mmstar", MMSTAR_CATEGORIES, split, n, seed)
+def _mmstar(split: str, n: int, seed: int, images: bool) -> list[dict[str, Any]]:
+    rows = _choice_rows("mmstar", MMSTAR_CATEGORIES, split, n, seed, images)
     for i, row in enumerate(rows):
         row |= {"index": i, "l2_category": row.pop("l2")}
     return rows
 
 
-def _scienceqa(split: str, n: int, seed: int) -> list[dict[str, Any]]:
-    rows = _choice_rows("scienceqa", {"embedded world": ("", SCIENCEQA_FAMILIES)}, split, n, seed)
+def _scienceqa(split: str, n: int, seed: int, images: bool) -> list[dict[str, Any]]:
+    rows = _choice_rows("scienceqa", {"embedded world": ("", SCIENCEQA_FAMILIES)}, split, n, seed, images)
     for row in rows:
         row.pop("l2")
     return rows
 
 
-def _pope(split: str, n: int, seed: int) -> list[dict[str, Any]]:
+def _pope(split: str, n: int, seed: int, images: bool) -> list[dict[str, Any]]:
     rng = Random(repr((split, seed, "pope")))
     rows: list[dict[str, Any]] = []
     for number in counter(_FIRST_SCENE["pope"] + seed * 1_000_000):
@@ -125,9 +126,9 @@ def _pope(split: str, n: int, seed: int) -> list[dict[str, Any]]:
             continue
         for category, question in found:
             assert question is not None
-            row = columns("pope", question, (), 0, "") | _extras(scene, question, "pope")
+            row = columns("pope", question, (), 0, "") | _extras(scene, question, "pope", images)
             row |= {"question_id": str(len(rows) + 1), "image_source": row["scene"], "category": category}
-            rows.append(row | {"image": render_image(scene)})
+            rows.append(row)
         if len(rows) >= n:
             return rows[:n]
     raise AssertionError("unreachable")
@@ -199,7 +200,7 @@ def _same_question(changed: Scene, question: Question, cell: int) -> Question | 
     return None
 
 
-def _mmvp(split: str, n: int, seed: int) -> list[dict[str, Any]]:
+def _mmvp(split: str, n: int, seed: int, images: bool) -> list[dict[str, Any]]:
     rng = Random(repr((split, seed, "mmvp")))
     rows: list[dict[str, Any]] = []
     for number in counter(_FIRST_SCENE["mmvp"] + seed * 1_000_000):
@@ -213,12 +214,12 @@ def _mmvp(split: str, n: int, seed: int) -> list[dict[str, Any]]:
         choices = SIZES if first.answer_type == "size" else tuple(rng.sample((first.answer, second.answer), 2))
         for picture, question in ((scene, first), (changed, second)):
             row = columns("mmvp", question, choices, choices.index(question.answer), "")
-            row |= {"Index": len(rows) + 1, "image": render_image(picture), "question_id": f"mmvp-{len(rows) + 1}"}
-            rows.append(row | _extras(picture, question, "mmvp"))
+            row |= {"Index": len(rows) + 1, "question_id": f"mmvp-{len(rows) + 1}"}
+            rows.append(row | _extras(picture, question, "mmvp", images))
     raise AssertionError("unreachable")
 
 
-_MAKERS: dict[str, Callable[[str, int, int], list[dict[str, Any]]]] = {
+_MAKERS: dict[str, Callable[[str, int, int, bool], list[dict[str, Any]]]] = {
     "mmbench": _mmbench,
     "mmstar": _mmstar,
     "mmvp": _mmvp,
@@ -227,7 +228,9 @@ _MAKERS: dict[str, Callable[[str, int, int], list[dict[str, Any]]]] = {
 }
 
 
-def make_task(task: str, split: str = "test", n: int | None = None, seed: int | None = None) -> list[dict[str, Any]]:
+def make_task(
+    task: str, split: str = "test", n: int | None = None, seed: int | None = None, images: bool = True
+) -> list[dict[str, Any]]:
     """The rows of one mini task, in the imitated benchmark's columns, with a PIL image in column `image`.
 
     Args:
@@ -235,6 +238,7 @@ def make_task(task: str, split: str = "test", n: int | None = None, seed: int | 
         split: train, validation or test; test pictures hold drawings and digits never seen in training.
         n: number of rows (pairs count two in mmvp); the default sizes are about 500 a task.
         seed: another draw of the same task; None is the published one.
+        images: False leaves the column `image` out, and its drawing, which takes most of the time.
 
     Returns:
         Rows with the benchmark's columns plus question_id, sort, hops, boxes, rationale, scene.
@@ -246,7 +250,4 @@ def make_task(task: str, split: str = "test", n: int | None = None, seed: int | 
         raise LareError(f"unknown mini task {task!r}; choose one of {', '.join(TASKS)}")
     if split not in ("train", "validation", "test"):
         raise LareError(f"unknown split {split!r}; choose train, validation or test")
-    return _MAKERS[task](split, SIZES_BY_TASK[task] if n is None else n, seed or 0)
-
-
-assert make_item is not None and len(KINDS) == N_DRAWINGS + 5
+    return _MAKERS[task](split, SIZES_BY_TASK[task] if n is None else n, seed or 0, images)

@@ -90,7 +90,7 @@ class BlindScore:
 
 def blind_answers(task: str, rows: Sequence[Mapping[str, Any]], n_train: int = 3000) -> list[int]:
     """Blind answers (option indices) to rows, learnt from `n_train` training questions of the same task."""
-    train = [blind_view(task, row) for row in make_task(task, "train", n_train, seed=7)]
+    train = [blind_view(task, row) for row in make_task(task, "train", n_train, seed=7, images=False)]
     baseline = BlindBaseline().fit(train)
     return [baseline.answer(blind_view(task, row)) for row in rows]
 
@@ -106,7 +106,7 @@ def blind_score(task: str, rows: Sequence[Mapping[str, Any]], n_train: int = 300
 
 def blind_table(split: str = "test", n: int | None = None) -> list[BlindScore]:
     """Blind scores of every mini task."""
-    return [blind_score(task, make_task(task, split, n)) for task in TASKS]
+    return [blind_score(task, make_task(task, split, n, images=False)) for task in TASKS]
 
 
 def format_table(scores: Iterable[BlindScore]) -> str:

@@ -45,7 +45,7 @@ def test_pope_has_three_negative_kinds_in_equal_numbers() -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_no_format_is_answerable_blind(task: str) -> None:
-    score = blind_score(task, make_task(task, "test"), n_train=1200)
+    score = blind_score(task, make_task(task, "test", images=False), n_train=1200)
     assert score.blind <= score.chance + 0.05, score
 
 
@@ -66,3 +66,9 @@ def test_blind_view_strips_to_text() -> None:
     row = make_task("mmstar", "test", 1)[0]
     view = blind_view("mmstar", row)
     assert "Options" not in view.stem and len(view.options) in (2, 4)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_questions_are_the_same_without_pictures(task):
+    with_images, without = make_task(task, "test", 12), make_task(task, "test", 12, images=False)
+    assert [{key: value for key, value in row.items() if key != "image"} for row in with_images] == without
