@@ -34,6 +34,7 @@ _COMMANDS = {
     "train-embedded": _Command(
         "lare.training.embedded", "train the embedded checkpoint from nothing", "lare train-embedded --help"
     ),
+    "data": _Command("lare.data.cli", "check training data", "lare data check llava.json --images llava_images"),
     "world": _Command("lare.world.cli", "make a data set of the embedded world", "lare world --help"),
     "info": _Command("lare.cli.info", "sizes and settings of a checkpoint", "lare info"),
 }

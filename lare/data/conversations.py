@@ -1,0 +1,159 @@
+"""LLaVA's and Vision-R1's conversations.
+
+LLaVA-1.5 (pretrain and SFT): ``{"id", "image", "conversations": [{"from": "human" | "gpt", "value"}, ...]}``, with
+``<image>`` standing in the first question. Vision-R1-cold: the same with ``image`` or ``images`` and replies of the
+form ``<think>rationale</think> answer``. The ``messages`` / ``role`` / ``content`` spelling is read too, and Parquet's
+``{"bytes", "path"}`` images.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from lare.data.sample import BadRow, Sample
+
+__all__ = ["parse_llava", "parse_vision_r1"]
+
+_ROLES = {"human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt", "system": "system"}
+_THINK = re.compile(r"\s*<think>(.*?)</think>\s*(.*)", re.DOTALL)
+_ANSWER = re.compile(r"\s*<answer>(.*?)</answer>\s*", re.DOTALL)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class _Turn(NamedTuple):
+    role: str
+    text: str
+
+
+def parse_llava(row: Any) -> list[Sample]:
+    """Turn a LLaVA row into a sample a question.
+
+    Raises:
+        BadRow: If it has none, or anything in it is not as LLaVA's rows are.
+    """
+    return _samples(row, reasoning=False)
+
+
+def parse_vision_r1(row: Any) -> list[Sample]:
+    """Turn a Vision-R1-cold row into samples with rationales.
+
+    Raises:
+        BadRow: As `parse_llava`, and if a reply has no ``<think>...</think>`` part or no answer behind it.
+    """
+    return _samples(row, reasoning=True)
+
+
+def _samples(row: Any, reasoning: bool) -> list[Sample]:
+    if not isinstance(row, Mapping):
+        raise BadRow("not_object", f"the row is a {type(row).__name__}, not an object")
+    image = _image(row)
+    turns = _turns(row)
+    system = turns.pop(0).text if turns[0].role == "system" else ""
+    if len(turns) % 2 or any(turn.role != ("human", "gpt")[i % 2] for i, turn in enumerate(turns)):
+        raise BadRow("wrong_order", "questions and replies don't take turns, beginning with a question")
+    if not turns:
+        raise BadRow("no_turns", "the conversation has no question and reply")
+    marks = sum(turn.text.count("<image>") for turn in turns)
+    if marks > 1:
+        raise BadRow("several_images", f"the conversation has {marks} <image> marks; one image a row is read")
+    if marks and image is None:
+        raise BadRow("mark_without_image", "the question has an <image> mark, but the row names no image")
+    name = _name(row)
+    samples: list[Sample] = []
+    history: list[tuple[str, str]] = []
+    for i in range(0, len(turns), 2):
+        question, reply = _question(turns[i].text), turns[i + 1].text
+        rationale, answer = _reasoned(reply) if reasoning else ("", _plain(reply))
+        ending = f"#{i // 2}" if len(turns) > 2 else ""
+        samples.append(Sample(name + ending, question, answer, rationale, image, tuple(history), system))
+        history.append((question, answer))
+    return samples
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    name = row.get("id", "")
+    if not isinstance(name, (str, int)) or isinstance(name, bool):
+        raise BadRow("bad_id", f"the id is a {type(name).__name__}, not a text or a number")
+    return _clean(str(name), "id")
+
+
+def _image(row: Mapping[str, Any]) -> str | bytes | None:
+    image = row.get("image", row.get("images"))
+    if isinstance(image, Sequence) and not isinstance(image, (str, bytes)):
+        if len(image) > 1:
+            raise BadRow("several_images", f"the row has {len(image)} images; one a row is read")
+        image = image[0] if image else None
+    if isinstance(image, Mapping):
+        image = image.get("bytes") or image.get("path")
+    if image is None:
+        return None
+    if isinstance(image, bytes) and image:
+        return image
+    if not isinstance(image, str):
+        raise BadRow("bad_image", f"the image is a {type(image).__name__}, not a file's name")
+    if not image.strip():
+        raise BadRow("bad_image", "the image's name is empty")
+    return _clean(image, "image")
+
+
+def _turns(row: Mapping[str, Any]) -> list[_Turn]:
+    found = row.get("conversations", row.get("messages"))
+    if found is None:
+        raise BadRow("no_conversations", "the row has no 'conversations'")
+    if not isinstance(found, Sequence) or isinstance(found, (str, bytes)):
+        raise BadRow("conversations_no_list", f"'conversations' is a {type(found).__name__}, not a list")
+    if not found:
+        raise BadRow("no_turns", "'conversations' is empty")
+    return [_turn(turn) for turn in found]
+
+
+def _turn(turn: Any) -> _Turn:
+    if not isinstance(turn, Mapping):
+        raise BadRow("turn_not_object", f"a turn is a {type(turn).__name__}, not an object")
+    role, text = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
+    if not isinstance(role, str) or role not in _ROLES:
+        raise BadRow("unknown_role", f"a turn is from {role!r}, not from human, gpt or system")
+    if not isinstance(text, str):
+        raise BadRow("text_no_string", f"a turn's text is a {type(text).__name__}")
+    return _Turn(_ROLES[role], _clean(text, "text"))
+
+
+def _clean(text: str, part: str) -> str:
+    if _SURROGATE.search(text):
+        raise BadRow("broken_text", f"the {part} has bytes or escapes that are no Unicode text")
+    if "\0" in text:
+        raise BadRow("null_character", f"the {part} has a null character")
+    return text
+
+
+def _question(text: str) -> str:
+    question = text.replace("<image>", "").strip()
+    if not question:
+        raise BadRow("empty_question", "a question is empty")
+    return question
+
+
+def _plain(reply: str) -> str:
+    if "<image>" in reply:
+        raise BadRow("mark_in_reply", "a reply has an <image> mark")
+    if not reply.strip():
+        raise BadRow("empty_answer", "a reply is empty")
+    return reply.strip()
+
+
+def _reasoned(reply: str) -> tuple[str, str]:
+    reply = _plain(reply)
+    found = _THINK.fullmatch(reply)
+    if found is None:
+        kind = "open_think" if "<think>" in reply else "no_think"
+        raise BadRow(kind, "a reply has no '<think>...</think>' before its answer")
+    rationale, answer = found[1].strip(), found[2].strip()
+    marked = _ANSWER.fullmatch(answer)
+    answer = marked[1].strip() if marked else answer
+    if not rationale:
+        raise BadRow("empty_rationale", "there is nothing between <think> and </think>")
+    if not answer:
+        raise BadRow("empty_answer", "there is no answer behind </think>")
+    return rationale, answer

