@@ -1,0 +1,134 @@
+"""Symmetric alignment of latents with the rationale and with the image (eq. 6).
+
+Latents z, the decoder's hidden states t over the ground-truth rationale and the visual tokens v are pooled (mean-max),
+projected each by its own head to a shared space, and normalised. InfoNCE in both directions is taken for (z, t) and for
+(z, v); every other row of the global batch is a negative.
+
+Shapes: B rows of this process, G rows of all processes, T tokens, d width, e shared dimensions.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from lare.errors import LareError
+
+__all__ = ["AlignmentHeads", "Aligned", "alignment_loss", "gather_rows", "hybrid_mean_max", "info_nce"]
+
+
+class Aligned(NamedTuple):
+    """Unit vectors in the shared space, (B, e) each.
+
+    Attributes:
+        latents: Of the latents.
+        text: Of the rationale's hidden states.
+        visual: Of the visual tokens.
+    """
+
+    latents: Tensor
+    text: Tensor
+    visual: Tensor
+
+
+def hybrid_mean_max(tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean-max pooling over tokens: the mean of average and maximum.
+
+    Args:
+        tokens: (B, T, d).
+        mask: (B, T), 0 where a token does not count.
+
+    Returns:
+        (B, d).
+
+    Raises:
+        LareError: If a row has no token that counts.
+    """
+    if mask is None:
+        return 0.5 * (tokens.mean(1) + tokens.amax(1))
+    kept = mask.bool()
+    counts = kept.sum(1)
+    if not bool(counts.all()):
+        rows = (counts == 0).nonzero().squeeze(1).tolist()
+        raise LareError(f"rows {rows} have no token to pool; leave samples without a rationale out of the alignment")
+    weights = kept[..., None]
+    mean = (tokens * weights).sum(1) / counts[:, None]
+    return 0.5 * (mean + tokens.masked_fill(~weights, float("-inf")).amax(1))
+
+
+class AlignmentHeads(nn.Module):
+    """The three projections to the shared space.
+
+    Args:
+        hidden_dim: d of latents and hidden states.
+        visual_dim: d of the visual tokens.
+        dim: e.
+    """
+
+    def __init__(self, hidden_dim: int, visual_dim: int, dim: int = 256) -> None:
+        super().__init__()
+        self.latents = nn.Linear(hidden_dim, dim)
+        self.text = nn.Linear(hidden_dim, dim)
+        self.visual = nn.Linear(visual_dim, dim)
+
+    def forward(self, latents: Tensor, rationale: Tensor, rationale_mask: Tensor, visual: Tensor) -> Aligned:
+        """Pool, project, normalise.
+
+        Args:
+            latents: (B, K * m, d).
+            rationale: (B, T, d) hidden states over the rationale's tokens.
+            rationale_mask: (B, T), 0 at padding.
+            visual: (B, N_v, d).
+        """
+        pooled = (hybrid_mean_max(latents), hybrid_mean_max(rationale, rationale_mask), hybrid_mean_max(visual))
+        heads = (self.latents, self.text, self.visual)
+        z, t, v = (nn.functional.normalize(head(row), dim=-1) for head, row in zip(heads, pooled, strict=True))
+        return Aligned(z, t, v)
+
+
+def gather_rows(rows: Tensor) -> tuple[Tensor, int]:
+    """Rows of all processes (G, e), in the order of their ranks, and where this one's begin.
+
+    Gradients flow back to the process that a row came from. Every process must have the same number of rows.
+    """
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return rows, 0
+    from torch.distributed.nn.functional import all_gather
+
+    gathered: tuple[Tensor, ...] = all_gather(rows)  # type: ignore[no-untyped-call]
+    return torch.cat(gathered), dist.get_rank() * rows.shape[0]
+
+
+def info_nce(left: Tensor, right: Tensor, temperature: float = 0.07) -> tuple[Tensor, Tensor]:
+    """Symmetric InfoNCE of this process's rows, with the rows of all processes as negatives.
+
+    Args:
+        left: Unit vectors (B, e).
+        right: Unit vectors (B, e); row b belongs to row b of `left`.
+        temperature: Divides the cosines.
+
+    Returns:
+        (sum, count): the mean of both directions' cross-entropies, summed over the B rows, and B. Sums and counts of
+        all processes together are what one process would have for the whole batch.
+
+    Raises:
+        LareError: If the temperature is not above zero.
+    """
+    if temperature <= 0:
+        raise LareError(f"temperature is {temperature}; give a number above 0")
+    every_left, start = gather_rows(left)
+    every_right, _ = gather_rows(right)
+    labels = torch.arange(start, start + left.shape[0], device=left.device)
+    forth = nn.functional.cross_entropy(left @ every_right.T / temperature, labels, reduction="sum")
+    back = nn.functional.cross_entropy(right @ every_left.T / temperature, labels, reduction="sum")
+    return 0.5 * (forth + back), torch.tensor(left.shape[0], device=left.device)
+
+
+def alignment_loss(aligned: Aligned, temperature: float = 0.07) -> tuple[Tensor, Tensor]:
+    """Eq. 6: symmetric InfoNCE of latents with text plus that of latents with the image, as (sum, count)."""
+    text, count = info_nce(aligned.latents, aligned.text, temperature)
+    visual, _ = info_nce(aligned.latents, aligned.visual, temperature)
+    return text + visual, count
