@@ -77,7 +77,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _add_decontaminate(parser: argparse.ArgumentParser) -> None:
-    from lare.data.decontaminate import THRESHOLD
+    from lare.data.decontaminate import SMALL_THRESHOLD, THRESHOLD
     from lare.data.embedding import EFFICIENTNET
 
     _add_file(parser)
@@ -88,7 +88,9 @@ def _add_decontaminate(parser: argparse.ArgumentParser) -> None:
         "--against", type=Path, action="append", default=[], help="test set: a folder of images, or a file with images"
     )
     parser.add_argument("--embedder", default=EFFICIENTNET, help="CLIP folder or hub id, or the default (%(default)s)")
-    parser.add_argument("--threshold", type=float, default=THRESHOLD, help="least cosine that removes (%(default)s)")
+    parser.add_argument(
+        "--threshold", type=float, help=f"least cosine that removes ({THRESHOLD}; {SMALL_THRESHOLD} for {EFFICIENTNET})"
+    )
     parser.add_argument("--out", type=Path, required=True, help="the clean file: .jsonl, or .parquet for Parquet")
     parser.add_argument(
         "--removed", type=Path, metavar="OUT", help="list of removed rows; default: beside the clean file"
@@ -97,8 +99,15 @@ def _add_decontaminate(parser: argparse.ArgumentParser) -> None:
 
 
 def _decontaminate(options: argparse.Namespace) -> int:
-    from lare.data.decontaminate import copy_rows, decontaminate, images_of, qa_keys
-    from lare.data.embedding import load_embedder
+    from lare.data.decontaminate import (
+        SMALL_THRESHOLD,
+        THRESHOLD,
+        copy_rows,
+        decontaminate,
+        images_of,
+        qa_keys,
+    )
+    from lare.data.embedding import EFFICIENTNET, load_embedder
 
     if not options.exclude and not options.against:
         raise LareError("there is nothing to compare with; name a set with --exclude or --against")
@@ -106,9 +115,11 @@ def _decontaminate(options: argparse.Namespace) -> int:
     excluded = {key: path.name for path in options.exclude for key in qa_keys(path)}
     tests = [images_of(path) for path in options.against]
     embedder = load_embedder(options.embedder) if tests else None
+    usual = SMALL_THRESHOLD if options.embedder == EFFICIENTNET else THRESHOLD
+    threshold = usual if options.threshold is None else options.threshold
     size = options.file.stat().st_size if options.file.is_file() else 0
     with tqdm(total=size, unit="B", unit_scale=True, desc="comparing", file=sys.stderr, leave=False) as bar:
-        result = decontaminate(source, excluded, tests, embedder, options.threshold, bar.update)
+        result = decontaminate(source, excluded, tests, embedder, threshold, bar.update)
     copy_rows(options.file, set(result.rows), options.out)
     left_out = [*result.removed, *result.report.problems, *result.unreadable]
     _write_list(options.removed or options.out.with_suffix(".removed.jsonl"), left_out)

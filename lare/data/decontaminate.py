@@ -33,7 +33,10 @@ from lare.images import load_image
 __all__ = ["Removed", "Result", "copy_rows", "decontaminate", "qa_keys", "images_of", "text_key"]
 
 THRESHOLD = 0.95
-"""Least cosine that counts as a near-duplicate; the paper's own number is lost, this is ours."""
+"""Least cosine of CLIP embeddings that counts as a near-duplicate; the paper's own number is lost, this is ours."""
+
+SMALL_THRESHOLD = 0.85
+"""The same for the small embedder: between the cosines of copies and of different photographs (see `_Efficientnet`)."""
 
 _ROUNDING = 1e-6  # so that a threshold of 1 still removes identical images
 _SIDE = 448  # embedders look at 224 pixels; more than twice that is thrown away at once

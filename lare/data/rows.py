@@ -162,9 +162,11 @@ class _Array:
             return False
         chunk = self.file.read(_CHUNK)
         self.ended = not chunk
+        if self.ended:  # places found in the buffer stay valid
+            return False
         self.buffer, self.at = self.buffer[self.at :] + chunk, 0
         self.progress(len(chunk))
-        return bool(chunk)
+        return True
 
 
 def _parquet(path: Path, progress: Progress) -> Iterator[Any]:

@@ -98,7 +98,7 @@ def gather_rows(rows: Tensor) -> tuple[Tensor, int]:
         return rows, 0
     from torch.distributed.nn.functional import all_gather
 
-    gathered: tuple[Tensor, ...] = all_gather(rows)  # type: ignore[no-untyped-call]
+    gathered: tuple[Tensor, ...] = all_gather(rows)
     return torch.cat(gathered), dist.get_rank() * rows.shape[0]
 
 

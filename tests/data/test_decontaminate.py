@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lare.cli import main
-from lare.data.decontaminate import copy_rows, decontaminate, images_of, qa_keys, text_key
+from lare.data.decontaminate import SMALL_THRESHOLD, copy_rows, decontaminate, images_of, qa_keys, text_key
 from lare.data.embedding import EFFICIENTNET, load_embedder
 from lare.data.neighbours import nearest
 from lare.data.source import Source
@@ -25,12 +25,12 @@ def encode(image: Image.Image, form: str = "PNG", **options) -> bytes:
 
 @pytest.fixture(scope="module")
 def photos() -> list[Image.Image]:
-    """24 different pieces of two photographs."""
+    """Twelve different pieces of two photographs."""
     datasets = pytest.importorskip("sklearn.datasets")
     pieces = []
     for name in ("china.jpg", "flower.jpg"):
         whole = Image.fromarray(datasets.load_sample_image(name))
-        pieces += [whole.crop((x, y, x + 160, y + 140)) for y in range(0, 420, 142) for x in range(0, 640, 160)]
+        pieces += [whole.crop((x, y, x + 213, y + 213)) for y in (0, 213) for x in (0, 213, 426)]
     return pieces
 
 
@@ -79,9 +79,9 @@ VARIANTS = {
     "same": lambda image: encode(image),
     "jpeg": lambda image: encode(image, "JPEG", quality=50),
     "webp": lambda image: encode(image, "WEBP", quality=50),
-    "half": lambda image: encode(image.resize((80, 70), Image.Resampling.LANCZOS)),
-    "double": lambda image: encode(image.resize((320, 280), Image.Resampling.BICUBIC)),
-    "crop": lambda image: encode(image.crop((8, 7, 152, 133))),
+    "half": lambda image: encode(image.resize((106, 106), Image.Resampling.LANCZOS)),
+    "double": lambda image: encode(image.resize((426, 426), Image.Resampling.BICUBIC)),
+    "crop": lambda image: encode(image.crop((10, 10, 203, 203))),
 }
 
 
@@ -102,7 +102,9 @@ def test_planted_copies_are_found_and_nothing_else(tmp_path, photos):
     path = tmp_path / "train.json"
     path.write_text(json.dumps(rows))
     excluded = {text_key("which metal", "gold"): "science.json"}
-    result = decontaminate(Source(path), excluded, [images_of(tmp_path / "test")], load_embedder(EFFICIENTNET), 0.85)
+    result = decontaminate(
+        Source(path), excluded, [images_of(tmp_path / "test")], load_embedder(EFFICIENTNET), SMALL_THRESHOLD
+    )
     found = {removed.id: removed for removed in result.removed}
     for kind in VARIANTS:
         missed = [i for i in range(len(tests)) if f"{kind}-{i}" not in found]
@@ -119,12 +121,12 @@ def test_the_command_writes_the_clean_file_and_the_reasons(tmp_path, photos, cap
     (tmp_path / "test").mkdir()
     photos[0].save(tmp_path / "test" / "t.png")
     photos[0].save(tmp_path / "copy.jpg", quality=80)
-    photos[12].save(tmp_path / "own.png")
+    photos[6].save(tmp_path / "own.png")
     rows = [row("own", "own.png"), "malformed", row("copy", "copy.jpg"), row("text", "own.png", "Q?", "A!")]
     (tmp_path / "train.json").write_text(json.dumps(rows))
     (tmp_path / "split.json").write_text(json.dumps([{"question": "q", "answer": "a"}]))
     words = ["data", "decontaminate", str(tmp_path / "train.json"), "--against", str(tmp_path / "test")]
-    words += ["--exclude", str(tmp_path / "split.json"), "--threshold", "0.9", "--out", str(tmp_path / "clean.jsonl")]
+    words += ["--exclude", str(tmp_path / "split.json"), "--out", str(tmp_path / "clean.jsonl")]
     assert main(words) == 0
     printed = capsys.readouterr().out
     assert "4 rows; 1 stay" in printed and "1 by their text, 1 by their image, 1 bad rows" in printed

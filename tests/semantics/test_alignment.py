@@ -1,7 +1,5 @@
 """Alignment equals a plain loop over rows; micro-batches and processes give what one large batch gives."""
 
-import socket
-
 import pytest
 import torch
 import torch.distributed as dist
@@ -12,6 +10,7 @@ from torch import nn
 from lare.errors import LareError
 from lare.semantics import AlignmentHeads, alignment_loss, cached_backward, hybrid_mean_max, info_nce
 from lare.semantics.alignment import Aligned
+from tests.processes import run_processes
 
 ROWS, WIDTH = 8, 6
 
@@ -141,10 +140,7 @@ def _process(rank: int, port: int, folder: str) -> None:
 
 
 def test_two_processes_equal_one(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_process, (port, str(tmp_path)), nprocs=2)
+    run_processes(__file__, "_process", 2, str(tmp_path))
     module = heads()
     total, count = alignment_loss(module(*inputs()))
     total.backward()
