@@ -1,0 +1,489 @@
+"""The typed configuration of a training run: YAML file + ``key=value`` words -> frozen dataclasses.
+
+Every impossible value or pair of values is refused here, before anything is loaded, in one sentence with the mend.
+A file looks like those in ``lare/configs``; a word such as ``losses.image=0`` changes one value of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from lare.errors import LareError
+
+__all__ = [
+    "PARTS",
+    "STAGE_NAMES",
+    "DataConfig",
+    "ImageConfig",
+    "LossConfig",
+    "ModelConfig",
+    "OptimiserConfig",
+    "RunConfig",
+    "StageConfig",
+    "load_run_config",
+    "run_config_from",
+]
+
+STAGE_NAMES = ("I", "II", "III", "IV")
+PARTS = ("projector", "refocus_projector", "extractor", "language_model", "alignment", "unet")
+"""What can be trained; the vision encoder and the image tokenizer never are."""
+WINDOWS = ("saliency", "random", "full")
+T = TypeVar("T")
+
+
+def _require(ok: bool, message: str) -> None:
+    if not ok:
+        raise LareError(message)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What the model is made of: a LaRe checkpoint, or a decoder and an encoder that are put together.
+
+    Attributes:
+        checkpoint: Folder or hub id of a LaRe checkpoint to start from; then the others are None.
+        text: Folder or hub id of a causal language model; ``FOLDER::FILE.gguf`` for GGUF weights; ``embedded`` builds
+            the small decoder of the embedded model from nothing.
+        vision: Folder or hub id of a CLIP vision model, ``efficientnet-lite0`` (ImageNet weights from the package
+            index), or ``embedded``: the encoder that ``lare train`` makes of the embedded world first.
+        settings: Fields of `LareConfig` other than its sub-configurations.
+        sizes: Sizes of the embedded decoder (see `lare.training.embedded.Sizes`); only with text ``embedded``.
+        trust_remote_code: Whether code from a hub repository may run.
+    """
+
+    checkpoint: str | None = None
+    text: str | None = None
+    vision: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    sizes: Mapping[str, Any] = field(default_factory=dict)
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        if self.checkpoint is not None:
+            _require(
+                self.text is None and self.vision is None,
+                "model.checkpoint and model.text or model.vision are both given; leave one of them out",
+            )
+        else:
+            _require(
+                self.text is not None and self.vision is not None,
+                "model needs text and vision (a decoder and an encoder), or checkpoint; add them",
+            )
+        _require(not self.sizes or self.text == "embedded", "model.sizes is only for text: embedded; leave it out")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights and settings of the losses (eqs. 6-10): L = L_lm + a L_align + b L_image + c L_text.
+
+    Attributes:
+        alignment: a; 0 turns the loss off.
+        image: b.
+        text: c.
+        temperature: Of the alignment's InfoNCE.
+        shared_dim: Width of the space in which latents, text and image are compared.
+    """
+
+    alignment: float = 0.1
+    image: float = 0.1
+    text: float = 0.5
+    temperature: float = 0.07
+    shared_dim: int = 256
+
+    def __post_init__(self) -> None:
+        for name in ("alignment", "image", "text"):
+            _require(getattr(self, name) >= 0, f"losses.{name} is {getattr(self, name)}; give a weight of 0 or more")
+        _require(self.temperature > 0, f"losses.temperature is {self.temperature}; give a number above 0")
+        _require(self.shared_dim >= 1, f"losses.shared_dim is {self.shared_dim}; give at least 1")
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """Image reconstruction (eq. 7): what is rebuilt, through which tokenizer, by which U-Net.
+
+    Attributes:
+        unet: ``paper`` (Table 7) or ``small`` (for the embedded world).
+        tokenizer: Folder or hub id of a diffusers `AutoencoderKL`; ``kl16`` is one of KL-16's shape with random
+            weights (for tests and sizes only), ``embedded`` the one that ``lare train`` makes of the embedded world.
+        size: Side in pixels to which the window's crop is resized.
+        steps: T of the noise schedule.
+        beta_start: Its first beta; the schedule is linear.
+        beta_end: Its last beta.
+        share: Share of a batch's rows that carry the loss.
+    """
+
+    unet: str = "paper"
+    tokenizer: str = "kl16"
+    size: int = 256
+    steps: int = 1000
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
+    share: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require(self.unet in ("paper", "small"), f"image.unet is {self.unet!r}; give paper or small")
+        _require(self.size >= 8, f"image.size is {self.size}; give at least 8 pixels")
+        _require(self.steps >= 1, f"image.steps is {self.steps}; give at least 1")
+        _require(
+            0 < self.beta_start <= self.beta_end < 1,
+            f"image.beta_start {self.beta_start} and image.beta_end {self.beta_end} must rise between 0 and 1",
+        )
+        _require(0 < self.share <= 1, f"image.share is {self.share}; give a share above 0 and up to 1")
+
+
+@dataclass(frozen=True)
+class OptimiserConfig:
+    """The optimiser of every stage.
+
+    Attributes:
+        weight_decay: Decoupled weight decay of matrices; vectors have none.
+        betas: Of AdamW.
+        warmup: Share of a stage's steps in which the learning rate rises; then it falls by a cosine.
+        floor: Learning rate at the end, as a share of the peak.
+        clip: Largest norm of the gradient.
+        matrices: ``adamw``, or ``muon`` for the matrices inside the network.
+        matrix_rate: Muon's learning rate.
+    """
+
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.95)
+    warmup: float = 0.03
+    floor: float = 0.0
+    clip: float = 1.0
+    matrices: str = "adamw"
+    matrix_rate: float = 3e-3
+
+    def __post_init__(self) -> None:
+        _require(self.matrices in ("adamw", "muon"), f"optimiser.matrices is {self.matrices!r}; give adamw or muon")
+        _require(0 <= self.warmup < 1, f"optimiser.warmup is {self.warmup}; give a share of the steps below 1")
+        _require(0 <= self.floor <= 1, f"optimiser.floor is {self.floor}; give a share of the peak up to 1")
+        _require(self.clip > 0, f"optimiser.clip is {self.clip}; give a norm above 0")
+        _require(self.weight_decay >= 0, f"optimiser.weight_decay is {self.weight_decay}; give 0 or more")
+        _require(all(0 <= beta < 1 for beta in self.betas), f"optimiser.betas are {self.betas}; give numbers below 1")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """One source of a stage's data.
+
+    Attributes:
+        format: ``world`` (the embedded world, nothing to read), or a format of `lare.data.FORMATS`, or ``auto``.
+        path: The data file; None for the world.
+        images: Folder or archive of its images; None looks beside the file.
+        limit: Most samples taken from it; None takes all. For the world: scenes.
+        on_bad: ``skip`` counts, lists and leaves out bad rows; ``refuse`` stops at the first.
+        families: Weight of each of the world's question families.
+        styles: Weight of each of the world's formats.
+        per_image: Questions asked about one of the world's pictures, which share its visual prefix.
+    """
+
+    format: str = "auto"
+    path: str | None = None
+    images: str | None = None
+    limit: int | None = None
+    on_bad: str = "skip"
+    families: Mapping[str, float] = field(default_factory=dict)
+    styles: Mapping[str, float] = field(default_factory=dict)
+    per_image: int = 16
+
+    def __post_init__(self) -> None:
+        world = self.format == "world"
+        _require(
+            world == (self.path is None),
+            "the data format 'world' takes no path" if world else f"data of format {self.format!r} needs a path",
+        )
+        _require(
+            world or not (self.families or self.styles), "families and styles are only for the data format 'world'"
+        )
+        _require(self.on_bad in ("skip", "refuse"), f"data on_bad is {self.on_bad!r}; give skip or refuse")
+        _require(self.limit is None or self.limit >= 1, f"data limit is {self.limit}; give at least 1, or leave it out")
+        _require(self.per_image >= 1, f"data per_image is {self.per_image}; give at least 1")
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One entry of a run's plan.
+
+    Attributes:
+        stage: I, II, III or IV (the paper's Appendix A); decides what trains and which losses weigh in.
+        data: Its sources; samples are mixed in proportion to their numbers.
+        name: Its folder; by default the stage.
+        samples: Samples to train on; None is one epoch.
+        batch: Samples an update, over all processes and micro-batches.
+        micro_batch: Samples a forward pass of one process; None is all of the process's share.
+        learning_rate: Peak, for weights that were trained before.
+        new_learning_rate: Peak, for modules that start from nothing.
+        iterations: K; None takes the model's in stages II-IV. Stage I has none.
+        window: ``saliency``, or the controls ``random`` and ``full``.
+        replaced: Rationale tokens that the text leaves out because the latents stand for them; None is the model's
+            `text_prefix` (the paper's reading), 0 none.
+        text_share: Share of batches that write the whole rationale behind empty delimiters, without latents.
+        direct_share: Share of batches that are answered at once.
+        train: Parts to train instead of the stage's own.
+        losses: Weights instead of the run's, by name.
+    """
+
+    stage: str
+    data: tuple[DataConfig, ...]
+    name: str = ""
+    samples: int | None = None
+    batch: int = 128
+    micro_batch: int | None = None
+    learning_rate: float = 2e-5
+    new_learning_rate: float = 1e-4
+    iterations: int | None = None
+    window: str = "saliency"
+    replaced: int | None = None
+    text_share: float = 0.0
+    direct_share: float = 0.0
+    train: tuple[str, ...] = ()
+    losses: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        label = f"stage {self.name or self.stage}"
+        _require(self.stage in STAGE_NAMES, f"stage {self.stage!r} is unknown; give one of {', '.join(STAGE_NAMES)}")
+        if not self.name:
+            object.__setattr__(self, "name", self.stage)
+        _require(
+            self.name.replace("_", "").replace("-", "").isalnum(),
+            f"{label}: the name {self.name!r} names a folder; use letters, digits, - and _",
+        )
+        _require(bool(self.data), f"{label} has no data; add a source under data")
+        micro = self.micro_batch
+        _require(self.batch >= 1, f"{label}: batch is {self.batch}; give at least 1")
+        _require(
+            micro is None or (micro >= 1 and self.batch % micro == 0),
+            f"{label}: micro_batch {micro} does not divide batch {self.batch}; give a divisor",
+        )
+        for name in ("learning_rate", "new_learning_rate"):
+            _require(getattr(self, name) > 0, f"{label}: {name} is {getattr(self, name)}; give a number above 0")
+        _require(self.samples is None or self.samples >= 1, f"{label}: samples is {self.samples}; give at least 1")
+        _require(
+            self.iterations is None or self.iterations >= 0, f"{label}: iterations is {self.iterations}; give 0 or more"
+        )
+        _require(
+            self.stage == "I" or self.iterations != 0 or not self._semantic_losses(),
+            f"{label}: losses {', '.join(self._semantic_losses())} need latents; set iterations above 0 or them to 0",
+        )
+        _require(
+            self.stage != "I" or not self.iterations,
+            f"{label} makes no latents; leave iterations out, or use stage II, III or IV",
+        )
+        _require(self.window in WINDOWS, f"{label}: window is {self.window!r}; give one of {', '.join(WINDOWS)}")
+        _require(self.replaced is None or self.replaced >= 0, f"{label}: replaced is {self.replaced}; give 0 or more")
+        shares = (self.text_share, self.direct_share)
+        _require(
+            min(shares) >= 0 and sum(shares) <= 1, f"{label}: text_share and direct_share must lie between 0 and 1"
+        )
+        unknown = [part for part in self.train if part not in PARTS]
+        _require(not unknown, f"{label}: unknown parts to train {unknown}; choose from {', '.join(PARTS)}")
+        wrong = [name for name in self.losses if name not in ("alignment", "image", "text")]
+        _require(not wrong, f"{label}: unknown losses {wrong}; choose from alignment, image, text")
+        _require(
+            all(weight >= 0 for weight in self.losses.values()), f"{label}: a loss weight is negative; give 0 or more"
+        )
+
+    def _semantic_losses(self) -> list[str]:
+        return [name for name, weight in self.losses.items() if weight]
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A whole run.
+
+    Attributes:
+        model: What it trains.
+        stages: Its plan, in order; each entry starts from the weights of the one before.
+        out: Folder of the run.
+        seed: Seed of initial weights, sample order, noise and random windows.
+        precision: ``fp32`` or ``bf16`` (autocast over float32 weights).
+        processes: Processes that ``lare train`` starts on this machine; under ``accelerate launch`` leave it at 1.
+        losses: Loss weights.
+        image: Image reconstruction.
+        optimiser: Optimiser.
+        workers: Worker processes of the data loader.
+        cache_features: Keep the frozen encoder's features on disk.
+        save_every: Updates between checkpoints.
+        keep: Checkpoints kept per stage.
+        log_every: Updates between lines of the log.
+        validate_every: Updates between validations (the world only); 0 for none.
+        tensorboard: Write TensorBoard's event files.
+        wandb: Project name at Weights & Biases; None for none.
+    """
+
+    model: ModelConfig
+    stages: tuple[StageConfig, ...]
+    out: str = "runs/lare"
+    seed: int = 0
+    precision: str = "fp32"
+    processes: int = 1
+    losses: LossConfig = field(default_factory=LossConfig)
+    image: ImageConfig = field(default_factory=ImageConfig)
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    workers: int = 0
+    cache_features: bool = False
+    save_every: int = 500
+    keep: int = 2
+    log_every: int = 10
+    validate_every: int = 0
+    tensorboard: bool = True
+    wandb: str | None = None
+
+    def __post_init__(self) -> None:
+        _require(bool(self.stages), "the run has no stages; add at least one")
+        names = [stage.name for stage in self.stages]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        _require(not twice, f"two stages are named {', '.join(twice)}; give each a name of its own")
+        order = [STAGE_NAMES.index(stage.stage) for stage in self.stages]
+        _require(order == sorted(order), "the stages are not in the order I, II, III, IV; sort them")
+        _require(self.precision in ("fp32", "bf16"), f"precision is {self.precision!r}; give fp32 or bf16")
+        for name, least in (("processes", 1), ("workers", 0), ("save_every", 1), ("keep", 1), ("log_every", 1)):
+            _require(getattr(self, name) >= least, f"{name} is {getattr(self, name)}; give at least {least}")
+        _require(
+            self.image.tokenizer != "embedded" or self.model.vision in ("embedded", None),
+            "image.tokenizer embedded knows only the embedded world; name an AutoencoderKL or set losses.image=0",
+        )
+        for stage in self.stages:
+            share, left = divmod(stage.batch, self.processes)
+            _require(
+                left == 0, f"stage {stage.name}: batch {stage.batch} does not divide over {self.processes} processes"
+            )
+            _require(
+                stage.micro_batch is None or share % stage.micro_batch == 0,
+                f"stage {stage.name}: micro_batch {stage.micro_batch} does not divide a process's share {share}",
+            )
+
+    def weights(self, stage: StageConfig) -> dict[str, float]:
+        """Loss weights of a stage: the run's, with the stage's own in their place; stage I has none but L_lm."""
+        if stage.stage == "I":
+            return dict.fromkeys(("alignment", "image", "text"), 0.0)
+        return {name: stage.losses.get(name, getattr(self.losses, name)) for name in ("alignment", "image", "text")}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON and YAML."""
+        return typing.cast(dict[str, Any], _plain(dataclasses.asdict(self)))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+def load_run_config(path: Path, changes: Sequence[str] = ()) -> RunConfig:
+    """Read a YAML file and apply ``key=value`` words.
+
+    Args:
+        path: The file.
+        changes: Words such as ``seed=1``, ``losses.image=0`` or ``stages.0.data.0.path=llava.json``.
+
+    Raises:
+        LareError: If the file can't be read, a key is unknown, or a value is impossible.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise LareError(f"the run file {str(path)!r} can't be read ({error.strerror}); check the path") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise LareError(f"{str(path)!r} is no YAML ({' '.join(str(error).split())[:160]}); mend the file") from None
+    if not isinstance(content, dict):
+        raise LareError(f"{str(path)!r} holds no keys and values; see the files in lare/configs")
+    for change in changes:
+        _apply(content, change)
+    return run_config_from(content)
+
+
+def _apply(content: Any, change: str) -> None:
+    """Set one value of nested dictionaries and lists."""
+    key, equals, text = change.partition("=")
+    if not equals or not key:
+        raise LareError(f"{change!r} is no key=value; write for example seed=1")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise LareError(f"the value of {change!r} is no YAML; put it in quotes") from None
+    *path, last = key.split(".")
+    here = content
+    for step in path:
+        here = here.setdefault(step, {}) if isinstance(here, dict) else _item(here, step, key)
+    if isinstance(here, dict):
+        here[last] = value
+    else:
+        _item(here, last, key)
+        here[int(last)] = value
+
+
+def _item(here: Any, step: str, key: str) -> Any:
+    if not isinstance(here, list) or not step.isdigit() or int(step) >= len(here):
+        raise LareError(f"{key!r} leads nowhere: there is no {step!r}; check the number or the name")
+    return here[int(step)]
+
+
+def run_config_from(content: Mapping[str, Any]) -> RunConfig:
+    """Build a run's configuration from plain values.
+
+    Raises:
+        LareError: If a key is unknown or missing, or a value is of the wrong type or impossible.
+    """
+    return _build(RunConfig, content, "")
+
+
+def _build(kind: type[T], content: Any, where: str) -> T:
+    if not isinstance(content, Mapping):
+        raise LareError(f"{where or 'the run'} is {content!r}; give keys and values")
+    hints = typing.get_type_hints(kind)
+    known = {one.name: one for one in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    unknown = [str(key) for key in content if key not in known]
+    if unknown:
+        raise LareError(f"unknown key {where + unknown[0]!r}; known here: {', '.join(known)}")
+    needed = (dataclasses.MISSING, dataclasses.MISSING)
+    missing = [n for n, one in known.items() if (one.default, one.default_factory) == needed and n not in content]
+    if missing:
+        raise LareError(f"{where + missing[0]!r} is missing; add it")
+    return kind(**{name: _value(hints[name], value, where + name) for name, value in content.items()})
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        return _value(next(one for one in arguments if one is not type(None)), value, where)
+    if dataclasses.is_dataclass(hint):
+        return _build(typing.cast(type, hint), value, where + ".")
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise LareError(f"{where} is {value!r}; give a list")
+        if arguments[-1] is not Ellipsis and len(value) != len(arguments):
+            raise LareError(f"{where} has {len(value)} values; give {len(arguments)}")
+        return tuple(_value(arguments[0], one, f"{where}.{i}") for i, one in enumerate(value))
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            raise LareError(f"{where} is {value!r}; give keys and values")
+        return {str(key): _value(arguments[1], one, f"{where}.{key}") for key, one in value.items()}
+    return value if hint is Any else _scalar(hint, value, where)
+
+
+def _scalar(hint: type, value: Any, where: str) -> Any:
+    if hint is float and isinstance(value, str):  # YAML 1.1 takes 1e-4 for a word
+        with contextlib.suppress(ValueError):
+            return float(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise LareError(f"{where} is {value!r}; give {_NAMES.get(hint, hint.__name__)}")
+    return value
+
+
+_NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
