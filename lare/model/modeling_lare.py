@@ -233,7 +233,7 @@ class LareForConditionalGeneration(StrictLoading):
         self._refuse_checkpointing()
         visual = self.visual_tokens(pixel_values, visual_features)
         state = prefill(self, input_ids, attention_mask, visual, shared_ids, questions_per_image)
-        output = LareOutput()
+        output = LareOutput(visual=visual)
         if delimiters:
             # Training always takes K iterations; adaptive stopping is a matter of inference.
             thoughts = think(self, state, iterations, "fixed", window_mode, generator=generator)

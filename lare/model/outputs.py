@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from lare.model.thinking import Thoughts
+from lare.model.vision import VisualTokens
 
 __all__ = ["LareGeneration", "LareOutput", "Loss"]
 
@@ -25,6 +26,7 @@ class LareOutput:
         labels: (N,) the target tokens.
         target_hidden: (B, T, d) decoder outputs that predict the targets.
         prefix_hidden: (B, P, d) decoder outputs that predict the rationale prefix.
+        visual: The visual tokens of the I images.
     """
 
     lm_loss: Loss | None = None
@@ -34,6 +36,7 @@ class LareOutput:
     labels: Tensor | None = None
     target_hidden: Tensor | None = None
     prefix_hidden: Tensor | None = None
+    visual: VisualTokens | None = None
 
 
 @dataclass

@@ -102,13 +102,25 @@ def gather_rows(rows: Tensor) -> tuple[Tensor, int]:
     return torch.cat(gathered), dist.get_rank() * rows.shape[0]
 
 
-def info_nce(left: Tensor, right: Tensor, temperature: float = 0.07) -> tuple[Tensor, Tensor]:
+def _gather_groups(groups: Tensor) -> Tensor:
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return groups
+    gathered = [torch.empty_like(groups) for _ in range(dist.get_world_size())]
+    dist.all_gather(gathered, groups)
+    return torch.cat(gathered)
+
+
+def info_nce(
+    left: Tensor, right: Tensor, temperature: float = 0.07, groups: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Symmetric InfoNCE of this process's rows, with the rows of all processes as negatives.
 
     Args:
         left: Unit vectors (B, e).
         right: Unit vectors (B, e); row b belongs to row b of `left`.
         temperature: Divides the cosines.
+        groups: (B,) whole numbers; rows of equal number show the same thing (several questions about one image) and
+            are no negatives of one another.
 
     Returns:
         (sum, count): the mean of both directions' cross-entropies, summed over the B rows, and B. Sums and counts of
@@ -122,13 +134,25 @@ def info_nce(left: Tensor, right: Tensor, temperature: float = 0.07) -> tuple[Te
     every_left, start = gather_rows(left)
     every_right, _ = gather_rows(right)
     labels = torch.arange(start, start + left.shape[0], device=left.device)
-    forth = nn.functional.cross_entropy(left @ every_right.T / temperature, labels, reduction="sum")
-    back = nn.functional.cross_entropy(right @ every_left.T / temperature, labels, reduction="sum")
-    return 0.5 * (forth + back), torch.tensor(left.shape[0], device=left.device)
+    alike = None
+    if groups is not None:
+        alike = groups[:, None] == _gather_groups(groups)[None]
+        alike[torch.arange(left.shape[0], device=left.device), labels] = False
+    sums = []
+    for own, other in ((left, every_right), (right, every_left)):
+        scores = own @ other.T / temperature
+        scores = scores if alike is None else scores.masked_fill(alike, float("-inf"))
+        sums.append(nn.functional.cross_entropy(scores, labels, reduction="sum"))
+    return 0.5 * (sums[0] + sums[1]), torch.tensor(left.shape[0], device=left.device)
 
 
-def alignment_loss(aligned: Aligned, temperature: float = 0.07) -> tuple[Tensor, Tensor]:
+def alignment_loss(
+    aligned: Aligned,
+    temperature: float = 0.07,
+    text_groups: Tensor | None = None,
+    image_groups: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     """Eq. 6: symmetric InfoNCE of latents with text plus that of latents with the image, as (sum, count)."""
-    text, count = info_nce(aligned.latents, aligned.text, temperature)
-    visual, _ = info_nce(aligned.latents, aligned.visual, temperature)
+    text, count = info_nce(aligned.latents, aligned.text, temperature, text_groups)
+    visual, _ = info_nce(aligned.latents, aligned.visual, temperature, image_groups)
     return text + visual, count

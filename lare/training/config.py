@@ -349,7 +349,7 @@ class RunConfig:
         for name, least in (("processes", 1), ("workers", 0), ("save_every", 1), ("keep", 1), ("log_every", 1)):
             _require(getattr(self, name) >= least, f"{name} is {getattr(self, name)}; give at least {least}")
         _require(
-            self.image.tokenizer != "embedded" or self.model.vision in ("embedded", None),
+            self.image.tokenizer != "embedded" or all(d.format == "world" for s in self.stages for d in s.data),
             "image.tokenizer embedded knows only the embedded world; name an AutoencoderKL or set losses.image=0",
         )
         for stage in self.stages:

@@ -23,22 +23,22 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 from tqdm import tqdm
-from transformers import LlamaConfig
 
-from lare.model import LareConfig, LareForConditionalGeneration
+from lare.model import LareForConditionalGeneration
 from lare.model.vision_conv import LareVisionModel
 from lare.training.alignment import align_projector
 from lare.training.batches import Batcher, Mode, cache_features
+from lare.training.embedded_model import Sizes, build_model, warm_start
 from lare.training.encoder import train_encoder
 from lare.training.muon import Muon
 from lare.training.phases import CAPTIONS, Phase, phases
@@ -49,29 +49,11 @@ from lare.training.tokenizer import build_tokenizer
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Sizes and seeds of an embedded run.
-
-    `init` is about 1 / sqrt(hidden): with transformers' default of 0.02 the layers of so narrow a decoder start so
-    small that captions stayed at their prior for 1,000 steps; with 0.08 they leave it after 300.
-    """
+class Recipe(Sizes):
+    """Sizes and seeds of an embedded run."""
 
     out: str = "runs/embedded"
     seed: int = 0
-    scenes: int = 24_000
-    encoder_images: int = 96_000
-    hidden: int = 128
-    layers: int = 4
-    heads: int = 4
-    ffn: int = 384
-    projector: int = 384
-    init: float = 0.08
-    window: int = 4
-    lm_grid: int = 4
-    refocus_source: str = "fine"
-    rope_theta: float = 1e6
-    mimetic_layers: int = 2
-    prefix: int = 8
     replaced: int = 0
     processes: int = 2
     scale: float = 1.0
@@ -79,77 +61,6 @@ class Recipe:
     variants: int = 24
     matrix_rate: float = 3e-3
     report_every: int = 500
-    overrides: dict[str, Any] = field(default_factory=dict)
-
-
-def build_model(recipe: Recipe, encoder: LareVisionModel, vocab: Mapping[str, int]) -> LareForConditionalGeneration:
-    """A fresh embedded LaRe around a trained encoder."""
-    torch.manual_seed(recipe.seed)
-    text = LlamaConfig(
-        vocab_size=len(vocab),
-        hidden_size=recipe.hidden,
-        intermediate_size=recipe.ffn,
-        num_hidden_layers=recipe.layers,
-        num_attention_heads=recipe.heads,
-        num_key_value_heads=recipe.heads,
-        max_position_embeddings=4096,
-        tie_word_embeddings=True,
-        initializer_range=recipe.init,
-        rope_parameters={"rope_type": "default", "rope_theta": recipe.rope_theta},
-        pad_token_id=vocab["<|pad|>"],
-        bos_token_id=vocab["<|begin|>"],
-        eos_token_id=vocab["<|end|>"],
-    )
-    config = LareConfig(
-        text_config=text,
-        vision_config=encoder.config,
-        image_size=encoder.config.image_size,
-        grid=encoder.config.grid,
-        lm_grid=recipe.lm_grid,
-        refocus_source=recipe.refocus_source,
-        window=recipe.window,
-        extractor_dim=recipe.hidden,
-        extractor_heads=recipe.heads,
-        extractor_output_init=0.25,
-        text_prefix=recipe.prefix,
-        projector_dim=recipe.projector,
-        initializer_range=recipe.init,
-        image_token_id=vocab["<|image|>"],
-        latent_start_id=vocab["<|latent_start|>"],
-        latent_end_id=vocab["<|latent_end|>"],
-        **recipe.overrides,
-    )
-    model = LareForConditionalGeneration(config)
-    own = model.vision_tower.state_dict()
-    trained = {f"{p}{k}": v for k, v in encoder.state_dict().items() for p in _prefixes(own, k)}
-    model.vision_tower.load_state_dict(trained, strict=True)
-    mimetic_start(model, recipe.mimetic_layers)
-    return model
-
-
-@torch.no_grad()
-def mimetic_start(model: LareForConditionalGeneration, layers: int) -> None:
-    """Let attention begin as look-up by likeness: keys equal queries, and what is found is copied as it is.
-
-    After Trockman and Kolter, "Mimetic Initialization of Self-Attention Layers" (2023). Together with visual tokens
-    that speak the decoder's words it is what makes look-ups learnable here within minutes: captions reached a loss of
-    0.80 after 700 steps, where from random weights they stood at 1.6, their prior, after 500.
-    """
-    for layer in list(cast(Any, model.decoder).layers)[:layers]:
-        layer.self_attn.k_proj.weight.copy_(layer.self_attn.q_proj.weight)
-        layer.self_attn.o_proj.weight.copy_(layer.self_attn.v_proj.weight.T)
-
-
-def _prefixes(own: Mapping[str, Tensor], key: str) -> list[str]:
-    return [name.removesuffix(key) for name in own if name.endswith(key)]
-
-
-def warm_start(model: LareForConditionalGeneration, assistant_id: int) -> None:
-    """Start the latent delimiters from the embedding that precedes answers."""
-    with torch.no_grad():
-        table = cast(Tensor, model.get_input_embeddings().weight)
-        table[model.config.latent_start_id] = table[assistant_id]
-        table[model.config.latent_end_id] = table[assistant_id]
 
 
 def trainable(model: LareForConditionalGeneration, parts: Iterable[str]) -> list[tuple[str, nn.Parameter]]:
@@ -333,7 +244,7 @@ def worker(rank: int, recipe: Recipe) -> None:
     out = Path(recipe.out)
     encoder = LareVisionModel.from_pretrained(out / "encoder")
     tokenizer = build_tokenizer()
-    model = build_model(recipe, encoder, tokenizer.get_vocab())
+    model = build_model(recipe, encoder, tokenizer.get_vocab(), recipe.seed)
     run = Run(recipe, model, tokenizer, prepare(recipe), rank)
     model.train()
     for phase in phases(recipe.scale, recipe.prefix, recipe.replaced):

@@ -12,7 +12,8 @@ import torch
 
 from lare.model import LareForConditionalGeneration
 from lare.model.vision_conv import LareVisionConfig, LareVisionModel
-from lare.training.embedded import Recipe, Run, build_model, token_hits, train_phase, trainable
+from lare.training.embedded import Recipe, Run, token_hits, train_phase, trainable
+from lare.training.embedded_model import build_model
 from lare.training.phases import CAPTIONS, Phase, phases
 from lare.training.tokenizer import build_tokenizer
 
@@ -24,7 +25,7 @@ def make_run(seed: int = 0) -> Run:
     tokenizer = build_tokenizer()
     width = encoder.config.hidden_size
     features = np.random.default_rng(0).normal(size=(6, 64, width)).astype(np.float16)
-    model = build_model(recipe, encoder, tokenizer.get_vocab())
+    model = build_model(recipe, encoder, tokenizer.get_vocab(), seed)
     return Run(recipe, model, tokenizer, {"train": features, "validation": features}, 0)
 
 

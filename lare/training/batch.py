@@ -1,0 +1,93 @@
+"""What one forward pass of the trainer takes, and the random numbers of one update.
+
+All randomness of an update is drawn for the whole global batch and sliced, so that an update does not depend on how
+its samples are split over micro-batches and processes, and a resumed run draws what the killed one would have drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["Draws", "MicroBatch", "pad"]
+
+
+def pad(rows: Sequence[Sequence[int]], fill: int, left: bool) -> tuple[Tensor, Tensor]:
+    """Pad ragged ids to (B, S) with their mask (0 at padding), on the left or the right."""
+    width = max(1, max(len(row) for row in rows))
+    ids = torch.full((len(rows), width), fill, dtype=torch.long)
+    mask = torch.zeros((len(rows), width), dtype=torch.long)
+    for i, row in enumerate(rows):
+        span = slice(width - len(row), width) if left else slice(0, len(row))
+        ids[i, span] = torch.tensor(row, dtype=torch.long)
+        mask[i, span] = 1
+    return ids, mask
+
+
+@dataclass
+class MicroBatch:
+    """Rows that one process runs at once.
+
+    Attributes:
+        inputs: Arguments of `LareForConditionalGeneration.forward`; B rows about I images.
+        rationale_ids: (B, R) right-padded rationale, or the answer where a sample has none; None without latents.
+        rationale_mask: (B, R), 0 at padding.
+        pictures: (I, 3, H, W) uint8 images for reconstruction; None when that loss is off.
+        text_groups: (B,) rows with equal numbers have equal rationales, and are no negatives of one another.
+        image_groups: (B,) the same for images.
+        start: Where its rows begin in the global batch.
+        where: File and row of each sample, for messages.
+    """
+
+    inputs: dict[str, Any]
+    rationale_ids: Tensor | None = None
+    rationale_mask: Tensor | None = None
+    pictures: Tensor | None = None
+    text_groups: Tensor | None = None
+    image_groups: Tensor | None = None
+    start: int = 0
+    where: list[str] = field(default_factory=list)
+
+    @property
+    def rows(self) -> int:
+        """B."""
+        return int(self.inputs["input_ids"].shape[0])
+
+    def to(self, device: torch.device) -> MicroBatch:
+        """A copy on a device."""
+
+        def move(value: Any) -> Any:
+            return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+
+        moved = {name: move(value) for name, value in vars(self).items()}
+        return MicroBatch(**moved | {"inputs": {name: move(value) for name, value in self.inputs.items()}})
+
+
+@dataclass
+class Draws:
+    """Random numbers of one update over G rows (all processes and micro-batches).
+
+    Attributes:
+        carried: (G,) whether a row carries image reconstruction.
+        pick: (G,) uniform in [0, 1): which iteration's window is reconstructed.
+        noise: (G, C, h, w) noise in the image tokenizer's space; None without image reconstruction.
+        timesteps: (G,) noise levels; None without.
+        seed: Base of the seeds of random windows.
+    """
+
+    carried: Tensor
+    pick: Tensor
+    noise: Tensor | None = None
+    timesteps: Tensor | None = None
+    seed: int = 0
+
+    def slice(self, start: int, rows: int) -> Draws:
+        """The numbers of some rows."""
+        part = slice(start, start + rows)
+        noise = None if self.noise is None else self.noise[part]
+        timesteps = None if self.timesteps is None else self.timesteps[part]
+        return Draws(self.carried[part], self.pick[part], noise, timesteps, self.seed + start)

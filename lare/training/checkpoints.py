@@ -1,0 +1,177 @@
+"""Checkpoints of a run: one folder each, complete or absent, the last few kept.
+
+    RUN/run.yaml                     the configuration
+    RUN/STAGE/step-00000500/         state.safetensors (weights and optimisers), meta.json
+    RUN/STAGE/final/                 the LaRe model and processor as save_pretrained writes them, heads.safetensors
+    RUN/STAGE/log.jsonl              one line every few updates
+
+A folder is written under a temporary name and renamed once all of it is on disk, so a killed run or a full disk leaves
+the earlier checkpoints as they were.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from lare.errors import LareError
+from lare.training.model import TrainingModel
+from lare.training.state import Optimisers, load_state, save_state
+
+__all__ = ["circumstances", "file_hash", "latest", "load_final", "load_step", "read_meta", "save_final", "save_step"]
+
+_STEP = "step-"
+
+
+def latest(stage: Path) -> Path | None:
+    """The newest complete checkpoint of a stage's folder."""
+    found = sorted(path for path in stage.glob(f"{_STEP}*") if (path / "meta.json").is_file())
+    return found[-1] if found else None
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """A checkpoint's ``meta.json``.
+
+    Raises:
+        LareError: If it is missing or damaged.
+    """
+    try:
+        found: dict[str, Any] = json.loads((folder / "meta.json").read_text("utf8"))
+    except (OSError, ValueError) as error:
+        raise LareError(f"{str(folder / 'meta.json')!r} can't be read ({error}); delete that checkpoint") from None
+    return found
+
+
+def _publish(stage: Path, name: str, write: Any) -> Path:
+    """Write a folder under a temporary name and rename it; an older one of that name gives way last."""
+    temporary, final = stage / f"{name}.tmp", stage / name
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        write(temporary)
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(temporary, final)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise LareError(
+            f"the checkpoint {str(final)!r} can't be written ({error}); free some space and go on with --resume"
+        ) from None
+    except LareError:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return final
+
+
+def save_step(
+    stage: Path, step: int, model: TrainingModel, optimisers: Optimisers, meta: dict[str, Any], keep: int
+) -> Path:
+    """Write a checkpoint of an update and drop the oldest ones.
+
+    Raises:
+        LareError: If the disk is full; earlier checkpoints stay.
+    """
+
+    def write(folder: Path) -> None:
+        save_state(folder, model.state_dict(), optimisers, meta)
+        (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf8")
+        (folder / "state.json").unlink()
+
+    path = _publish(stage, f"{_STEP}{step:08d}", write)
+    for old in sorted(stage.glob(f"{_STEP}*"))[:-keep]:
+        if old.suffix != ".tmp":
+            shutil.rmtree(old, ignore_errors=True)
+    return path
+
+
+def load_step(folder: Path, model: TrainingModel, optimisers: Optimisers) -> dict[str, Any]:
+    """Restore weights and optimisers; returns the meta.
+
+    Raises:
+        LareError: If the checkpoint is damaged or another model's.
+    """
+    loaded = load_state(folder, optimisers)
+    if loaded is None:
+        raise LareError(f"{str(folder)!r} holds no state.safetensors; delete that checkpoint")
+    _load(model, loaded[0], folder)
+    return loaded[1]
+
+
+def _load(model: torch.nn.Module, tensors: dict[str, torch.Tensor], folder: Path) -> None:
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise LareError(f"{str(folder)!r} is no checkpoint of this run's model ({reason}); change out") from None
+
+
+def save_final(stage: Path, model: TrainingModel, processor: Any, meta: dict[str, Any]) -> Path:
+    """Write a finished stage: the model for use, and the heads for the stages after it."""
+
+    def write(folder: Path) -> None:
+        model.lare.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        heads = {k: v.detach().contiguous() for k, v in model.state_dict().items() if not k.startswith("lare.")}
+        save_file(heads, folder / "heads.safetensors")
+        (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf8")
+
+    return _publish(stage, "final", write)
+
+
+def load_final(stage: Path, model: TrainingModel) -> dict[str, Any]:
+    """Take over the weights of a finished stage; returns its meta.
+
+    Raises:
+        LareError: If it is damaged or another model's.
+    """
+    folder = stage / "final"
+    try:
+        heads = load_file(folder / "heads.safetensors")
+        lare = type(model.lare).from_pretrained(folder).state_dict()
+    except (OSError, SafetensorError) as error:
+        raise LareError(f"{str(folder)!r} can't be read ({error}); delete it to train that stage again") from None
+    _load(model, heads | {f"lare.{name}": value for name, value in lare.items()}, folder)
+    return read_meta(folder)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, in short."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def circumstances() -> dict[str, Any]:
+    """Versions, machine and commit, for ``meta.json``."""
+    import transformers
+
+    from lare import __version__
+
+    return {
+        "lare": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str | None:
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists() or shutil.which("git") is None:
+        return None
+    words = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None

@@ -1,0 +1,219 @@
+"""Multiply-adds of one row of a training step, counted from the model's shapes.
+
+A row is one question about one image. It runs the encoder and projectors once, the decoder over the prompt, over each
+iteration's latents and over the target (all over one cache), over the latents and the rationale's first tokens for the
+text reconstruction (eq. 8), and over the rationale alone for the alignment (eq. 6); the LM head at label positions
+only; the Extractor K times; the U-Net (eq. 7) on the share of rows that carry that loss.
+
+Backward costs once the forward for weights that train and once for inputs that carry gradient, so a part that trains in
+the middle of the network costs 2 forwards, a frozen one that gradient passes through 1, and one before all that trains
+0. Attention counts all pairs of queries and keys, as attention kernels are counted; a causal kernel may skip half.
+Norms, activations and optimiser are left out; they are below 1 %.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from lare.model import LareForConditionalGeneration
+
+__all__ = ["Call", "Gradients", "Row", "Work", "decoder_calls", "gradients", "layer_weights", "measured", "row_work"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """Lengths of one row in tokens.
+
+    Attributes:
+        prompt: S, with image tokens and <|latent_start|>.
+        target: T.
+        iterations: K.
+        prefix: P; 0 without text reconstruction.
+        rationale: R, read alone for the alignment; 0 without.
+        delimiters: Whether <|latent_end|> precedes the target.
+        image_share: Share of rows with image reconstruction; 0 without.
+        again: Whether the alignment's vectors are made in a pass of their own first (several micro-batches).
+    """
+
+    prompt: int
+    target: int
+    iterations: int = 0
+    prefix: int = 0
+    rationale: int = 0
+    delimiters: bool = True
+    image_share: float = 0.0
+    again: bool = False
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Where gradient flows.
+
+    Attributes:
+        parts: Parts that train.
+        prompt: Into the decoder's prompt.
+        latents: Into the latents.
+    """
+
+    parts: frozenset[str]
+    prompt: bool
+    latents: bool
+
+    @property
+    def decoder(self) -> bool:
+        """Whether the decoder's weights train."""
+        return "language_model" in self.parts
+
+
+@dataclass(frozen=True)
+class Call:
+    """One run of the decoder: new positions, positions that they attend to, and whether gradient flows into it."""
+
+    name: str
+    tokens: int
+    keys: int
+    gradient: bool
+
+
+@dataclass
+class Work:
+    """Multiply-adds by part."""
+
+    forward: dict[str, float] = field(default_factory=dict)
+    backward: dict[str, float] = field(default_factory=dict)
+
+    def linear(self, part: str, count: float, weights: bool, inputs: bool) -> None:
+        """Add a product with weights."""
+        self._add(part, count, count * (int(weights) + int(inputs)))
+
+    def attention(self, part: str, count: float, gradient: bool) -> None:
+        """Add a product of activations, whose both sides take gradient."""
+        self._add(part, count, 2 * count * int(gradient))
+
+    def _add(self, part: str, forward: float, backward: float) -> None:
+        self.forward[part] = self.forward.get(part, 0) + forward
+        self.backward[part] = self.backward.get(part, 0) + backward
+
+
+def gradients(model: LareForConditionalGeneration, parts: Collection[str], iterations: int) -> Gradients:
+    """Where gradient flows when these parts train."""
+    prompt = "language_model" in parts or "projector" in parts
+    seen = "refocus_projector" in parts and model.refocus_projector is not None
+    return Gradients(frozenset(parts), prompt, bool(iterations) and (prompt or seen or "extractor" in parts))
+
+
+def decoder_calls(row: Row, grad: Gradients, latents: int) -> Iterator[Call]:
+    """The decoder's runs of a row with `latents` tokens an iteration."""
+    thought = row.iterations * latents
+    yield Call("prompt", row.prompt, row.prompt, grad.prompt)
+    for step in range(1, row.iterations + 1):
+        yield Call("latents", latents, row.prompt + step * latents, grad.latents)
+    fed = row.target if row.delimiters else row.target - 1
+    if fed > 0:
+        yield Call("target", fed, row.prompt + thought + fed, grad.prompt or grad.latents)
+    if row.prefix:
+        alone = thought + row.prefix + 1
+        yield Call("prefix", alone, alone, grad.latents or grad.decoder)
+    if row.rationale:
+        yield Call("rationale", row.rationale, row.rationale, grad.decoder)
+
+
+def layer_weights(module: nn.Module) -> int:
+    """Entries of the weight matrices of all linear layers inside."""
+    return sum(layer.weight.numel() for layer in module.modules() if isinstance(layer, nn.Linear))
+
+
+def row_work(
+    model: LareForConditionalGeneration,
+    row: Row,
+    grad: Gradients,
+    others: Mapping[str, float] | None = None,
+) -> Work:
+    """Count a row.
+
+    Args:
+        model: The model; its weights may be on the meta device.
+        row: Lengths.
+        grad: Where gradient flows.
+        others: Forward multiply-adds of a row by ``vision_encoder``, ``unet`` and ``image_tokenizer`` (see `measured`).
+    """
+    work, costs = Work(), dict(others or {})
+    _vision(work, model, grad, costs)
+    _decoder(work, model, row, grad)
+    if row.iterations and model.extractor is not None:
+        _extractor(work, model, row, grad)
+    if row.image_share:
+        unet = row.image_share * costs.get("unet", 0)
+        work.linear("unet", unet, "unet" in grad.parts, grad.latents or "unet" in grad.parts)
+        work.linear("image_tokenizer", row.image_share * costs.get("image_tokenizer", 0), False, False)
+    if row.again and row.rationale:
+        _first_pass(work, model, row, costs)
+    return work
+
+
+def _vision(work: Work, model: LareForConditionalGeneration, grad: Gradients, costs: Mapping[str, float]) -> None:
+    config = model.config
+    work.linear("vision_encoder", costs.get("vision_encoder", 0), False, False)
+    for part, side in (("projector", config.lm_grid), ("refocus_projector", config.grid)):
+        projector = getattr(model, part)
+        if projector is not None:
+            trains = part in grad.parts
+            work.linear(part, side**2 * projector.linear_1.weight.numel(), trains, False)
+            work.linear(part, side**2 * projector.linear_2.weight.numel(), trains, trains)
+
+
+def _decoder(work: Work, model: LareForConditionalGeneration, row: Row, grad: Gradients) -> None:
+    text = model.config.text_config
+    head = int(text.vocab_size) * int(text.hidden_size)
+    layers, weights = model.num_layers, layer_weights(model.decoder)
+    heads = int(text.num_attention_heads)
+    pair = layers * heads * int(getattr(text, "head_dim", None) or text.hidden_size // heads)
+    latents = model.config.latents_per_iteration
+    for call in decoder_calls(row, grad, latents):
+        work.linear("language_model", call.tokens * weights, grad.decoder, call.gradient)
+        work.attention("language_model", 2 * call.tokens * call.keys * pair, call.gradient)
+        if call.name == "prompt" or (call.name == "latents" and latents > 1):
+            work.attention("language_model", call.keys * pair, False)  # the captured last row
+    for labels, flows in ((row.target, grad.prompt or grad.latents), (row.prefix, grad.latents or grad.decoder)):
+        work.linear("lm_head", labels * head, grad.decoder, flows)
+
+
+def _extractor(work: Work, model: LareForConditionalGeneration, row: Row, grad: Gradients) -> None:
+    config, layers = model.config, model.num_layers
+    extractor = cast(nn.Module, model.extractor)
+    trains, cells, width = "extractor" in grad.parts, config.grid**2, config.extractor_dim
+    memory = "refocus_projector" in grad.parts if model.refocus_projector is not None else "projector" in grad.parts
+    for name, layer in extractor.named_modules():
+        if not isinstance(layer, nn.Linear):
+            continue
+        count = layer.weight.numel()
+        if name.endswith("key_value"):  # once an image
+            work.linear("extractor", cells * count, trains, memory)
+        else:
+            times = config.latents_per_iteration if name == "output_proj" else layers
+            work.linear("extractor", row.iterations * times * count, trains, grad.latents)
+    pairs = row.iterations * config.extractor_layers * 2 * layers * (layers + cells) * width
+    work.attention("extractor", pairs, grad.latents)
+
+
+def _first_pass(work: Work, model: LareForConditionalGeneration, row: Row, costs: Mapping[str, float]) -> None:
+    """The pass without gradient that makes the alignment's vectors: everything up to the latents, and the rationale."""
+    nothing = Gradients(frozenset(), False, False)
+    part = Row(row.prompt, 0, row.iterations, 0, row.rationale)
+    vision = {name: count for name, count in costs.items() if name == "vision_encoder"}
+    for name, count in row_work(model, part, nothing, vision).forward.items():
+        work.linear(name, count, False, False)
+
+
+def measured(model: nn.Module, *inputs: Any, **keywords: Any) -> float:
+    """Forward multiply-adds of a module, counted by torch as it runs (on the meta device: without computing)."""
+    counter: Any = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        model(*inputs, **keywords)
+    return float(counter.get_total_flops()) / 2

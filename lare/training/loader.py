@@ -1,0 +1,273 @@
+"""A stage's batches as a function of the update's number: nothing to remember, so a resumed run goes on bit by bit.
+
+Two kinds: `WorldBatches` makes questions about the embedded world as it goes, with many questions behind one shared
+visual prefix; `PackedBatches` reads data files, in an order that is shuffled anew each epoch and keeps samples of like
+length together. Both hand a process its own micro-batches of the global batch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from lare.data.packed import Packed, PackedRow
+from lare.errors import LareError
+from lare.images import load_image
+from lare.training.batch import MicroBatch, pad
+from lare.training.config import StageConfig
+
+if TYPE_CHECKING:
+    from lare.model import LareConfig, LareProcessor
+
+__all__ = ["Mode", "PackedBatches", "Split", "StageBatches", "batch_loader", "encode_rows", "stage_mode"]
+
+_CHUNK_BATCHES = 64  # batches among which samples are sorted by length
+
+
+@dataclass(frozen=True)
+class Split:
+    """How a global batch is shared out.
+
+    Attributes:
+        rank: This process.
+        processes: Of how many.
+        micro_batch: Rows a forward pass.
+    """
+
+    rank: int = 0
+    processes: int = 1
+    micro_batch: int | None = None
+
+    def starts(self, batch: int, unit: int = 1) -> list[tuple[int, int]]:
+        """First row and number of rows of each of this process's micro-batches; whole units (questions an image).
+
+        Raises:
+            LareError: If the sizes don't divide.
+        """
+        share = batch // self.processes
+        size = self.micro_batch or share
+        if batch % self.processes or share % size or size % unit:
+            raise LareError(
+                f"a batch of {batch} does not split over {self.processes} processes in micro-batches of {size} that "
+                f"hold whole images of {unit} questions; change batch, micro_batch or per_image"
+            )
+        first = self.rank * share
+        return [(start, size) for start in range(first, first + share, size)]
+
+
+@dataclass(frozen=True)
+class Mode:
+    """How the rows of an update are answered.
+
+    Attributes:
+        iterations: K; 0 makes no latents.
+        delimiters: Whether the latent delimiters are written.
+        rationale: Whether the text holds the rationale.
+        prefix: P, rationale tokens to reconstruct from the latents.
+        replaced: Rationale tokens that the text leaves out.
+        window: Where the Extractor looks.
+    """
+
+    iterations: int = 0
+    delimiters: bool = False
+    rationale: bool = False
+    prefix: int = 0
+    replaced: int = 0
+    window: str = "saliency"
+
+
+def stage_mode(stage: StageConfig, config: LareConfig, flip: float) -> Mode:
+    """How an update of a stage is answered; `flip` is uniform in [0, 1) and the same on every process."""
+    if flip < stage.direct_share:
+        return Mode()
+    if stage.stage == "I" or flip < stage.direct_share + stage.text_share:
+        written = flip < stage.direct_share + stage.text_share
+        return Mode(delimiters=written, rationale=True)
+    iterations = config.iterations if stage.iterations is None else stage.iterations
+    replaced = config.text_prefix if stage.replaced is None else stage.replaced
+    return Mode(iterations, True, True, config.text_prefix, replaced if iterations else 0, stage.window)
+
+
+def encode_rows(
+    prompts: Sequence[Sequence[int]],
+    rationales: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    mode: Mode,
+    config: LareConfig,
+    fill: int,
+) -> tuple[dict[str, Any], Tensor | None, Tensor | None]:
+    """Ids to the text arguments of the model's forward, and the rationale's ids and mask for the alignment.
+
+    Where a row has no rationale its answer stands for it in the losses on latents, and the text leaves nothing out.
+    """
+    inputs: dict[str, Any] = {"iterations": mode.iterations, "delimiters": mode.delimiters, "window_mode": mode.window}
+    opening = [config.latent_start_id] if mode.delimiters else []
+    inputs["input_ids"], inputs["attention_mask"] = pad([[*prompt, *opening] for prompt in prompts], fill, left=True)
+    thoughts = [list(r) if len(r) else list(a) for r, a in zip(rationales, answers, strict=True)]
+    rationale, mask = None, None
+    if mode.iterations:
+        inputs["prefix_ids"], inputs["prefix_mask"] = pad([t[: mode.prefix] for t in thoughts], fill, left=False)
+        rationale, mask = pad(thoughts, fill, left=False)
+    targets = [
+        [*list(r)[mode.replaced :], *a] if mode.rationale else list(a) for r, a in zip(rationales, answers, strict=True)
+    ]
+    inputs["target_ids"], inputs["target_mask"] = pad(targets, fill, left=False)
+    return inputs, rationale, mask
+
+
+class StageBatches(ABC):
+    """Batches of one stage.
+
+    Attributes:
+        samples: Samples in one epoch.
+        fingerprint: Name of exactly this data.
+    """
+
+    samples: int
+    fingerprint: str
+
+    @abstractmethod
+    def micro_batches(self, step: int) -> list[MicroBatch]:
+        """This process's micro-batches of an update; depends on nothing but its number."""
+
+
+class PackedBatches(StageBatches):
+    """Batches of data files.
+
+    Args:
+        packs: The stage's sources.
+        processor: Makes pixels.
+        config: The model's.
+        stage: The plan's entry.
+        split: This process's share.
+        seed: Seed of the order.
+        pictures: Side in pixels of the images for reconstruction; None without that loss.
+    """
+
+    def __init__(
+        self,
+        packs: Sequence[Packed],
+        processor: LareProcessor,
+        config: LareConfig,
+        stage: StageConfig,
+        split: Split,
+        seed: int,
+        pictures: bool = False,
+    ) -> None:
+        self.packs, self.processor, self.config, self.stage = list(packs), processor, config, stage
+        self.split, self.seed, self.with_pictures = split, seed, pictures
+        self.lengths = np.concatenate([pack.lengths for pack in packs])
+        self.starts = np.cumsum([0, *(len(pack) for pack in packs)])
+        self.samples = len(self.lengths)
+        self.fingerprint = "-".join(pack.fingerprint for pack in packs)
+        self._order = lru_cache(maxsize=2)(self._epoch)
+        if self.samples < stage.batch:
+            raise LareError(
+                f"stage {stage.name}: {self.samples} samples are fewer than one batch of {stage.batch}; lower batch"
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_order"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._order = lru_cache(maxsize=2)(self._epoch)
+
+    def _epoch(self, epoch: int) -> np.ndarray:
+        """(batches, batch) sample numbers; like lengths together, batches in random order."""
+        rng = np.random.default_rng((self.seed, epoch, 7))
+        order = rng.permutation(self.samples)
+        size = self.stage.batch
+        order = order[: self.samples // size * size]
+        chunk = size * _CHUNK_BATCHES
+        pieces = [order[at : at + chunk] for at in range(0, len(order), chunk)]
+        sorted_pieces = [piece[np.argsort(self.lengths[piece], kind="stable")] for piece in pieces]
+        batches = np.concatenate(sorted_pieces).reshape(-1, size)
+        found: np.ndarray = batches[rng.permutation(len(batches))]
+        return found
+
+    def micro_batches(self, step: int) -> list[MicroBatch]:
+        """See `StageBatches`."""
+        epoch, at = divmod(step, self.samples // self.stage.batch)
+        numbers = self._order(epoch)[at]
+        flip = float(np.random.default_rng((self.seed, step, 8)).random())
+        mode = stage_mode(self.stage, self.config, flip)
+        return [
+            self._encode(numbers[start : start + size], start, mode)
+            for start, size in self.split.starts(self.stage.batch)
+        ]
+
+    def _encode(self, numbers: np.ndarray, start: int, mode: Mode) -> MicroBatch:
+        rows = [self._row(int(number)) for number in numbers]
+        fill = int(self.processor.tokenizer.pad_token_id)
+        parts = ([r.prompt.tolist() for r, _ in rows], [r.rationale.tolist() for r, _ in rows])
+        answers = [r.answer.tolist() for r, _ in rows]
+        inputs, rationale, mask = encode_rows(*parts, answers, mode, self.config, fill)
+        images = [_picture(row, pack) for row, pack in rows]
+        inputs["pixel_values"] = self.processor.image_processor(images, return_tensors="pt")["pixel_values"]
+        pictures = None
+        if self.with_pictures and mode.iterations:
+            pictures = _uint8(inputs["pixel_values"], self.processor.image_processor)
+        return MicroBatch(
+            inputs,
+            rationale,
+            mask,
+            pictures,
+            torch.tensor([crc32((row.rationale if len(row.rationale) else row.answer).tobytes()) for row, _ in rows]),
+            torch.tensor([crc32(_name(row.image)) for row, _ in rows]),
+            start,
+            [row.where for row, _ in rows],
+        )
+
+    def _row(self, number: int) -> tuple[PackedRow, Packed]:
+        which = int(np.searchsorted(self.starts, number, side="right")) - 1
+        pack = self.packs[which]
+        return pack.rows([number - int(self.starts[which])])[0], pack
+
+
+def _name(image: str | bytes) -> bytes:
+    return image.encode() if isinstance(image, str) else image
+
+
+def _picture(row: PackedRow, pack: Packed) -> Any:
+    try:
+        return load_image(pack.pictures.read(row.image))
+    except LareError as error:
+        raise LareError(f"{row.where}: {error}; find such rows with lare data check --check-images decode") from None
+
+
+def _uint8(pixels: Tensor, processor: Any) -> Tensor:
+    """The very pixels that the encoder sees, un-normalised to uint8."""
+    mean = torch.tensor(processor.image_mean).view(1, -1, 1, 1)
+    std = torch.tensor(processor.image_std).view(1, -1, 1, 1)
+    return ((pixels * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+class _Steps(Dataset[list[MicroBatch]]):
+    def __init__(self, batches: StageBatches, first: int, last: int) -> None:
+        self.batches, self.first, self.last = batches, first, last
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+    def __getitem__(self, index: int) -> list[MicroBatch]:
+        if index >= len(self):
+            raise IndexError(index)
+        return self.batches.micro_batches(self.first + index)
+
+
+def batch_loader(batches: StageBatches, first: int, last: int, workers: int) -> Iterator[list[MicroBatch]]:
+    """Micro-batches of updates `first` to `last` - 1 in order, made ahead of time by workers if there are any."""
+    loader = DataLoader(
+        _Steps(batches, first, last), batch_size=None, shuffle=False, num_workers=workers, generator=torch.Generator()
+    )
+    return iter(loader)

@@ -1,0 +1,104 @@
+"""What a run writes while it goes: ``log.jsonl``, TensorBoard's event files, and Weights & Biases if asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lare.errors import LareError
+from lare.training.config import RunConfig
+
+__all__ = ["RunLog", "flat"]
+
+
+def flat(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """The numbers of nested mappings, named by their paths."""
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{name}/")
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            yield f"{prefix}{name}", float(value)
+
+
+class RunLog:
+    """Writes the rows of one stage.
+
+    Args:
+        config: The run.
+        folder: The stage's folder.
+        name: The stage's name.
+        first: Updates already made; rows after it, of a run that was killed, are dropped.
+
+    Raises:
+        LareError: If a writer is asked for whose package is missing, or the folder can't be written.
+    """
+
+    def __init__(self, config: RunConfig, folder: Path, name: str, first: int = 0) -> None:
+        self.path, self.name = folder / "log.jsonl", name
+        self._board: Any = None
+        self._wandb: Any = None
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            _trim(self.path, first)
+        except OSError as error:
+            raise LareError(f"{str(folder)!r} can't be made ({error}); change out") from None
+        if config.tensorboard:
+            self._board = _tensorboard(Path(config.out) / "tensorboard" / name)
+        if config.wandb is not None:
+            self._wandb = _wandb(config, name)
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Write one row.
+
+        Raises:
+            LareError: If the disk is full.
+        """
+        try:
+            with open(self.path, "a", encoding="utf8") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise LareError(f"{str(self.path)!r} can't be written ({error}); free some space and resume") from None
+        step = int(row["step"])
+        if self._board is not None:
+            for name, value in flat(row):
+                self._board.add_scalar(name, value, step)
+            self._board.flush()
+        if self._wandb is not None:
+            self._wandb.log({f"{self.name}/{name}": value for name, value in flat(row)})
+
+
+def _trim(path: Path, last: int) -> None:
+    """Keep rows up to an update; a row that a kill has cut off goes too."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text("utf8").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if row["step"] <= last:
+            kept.append(line + "\n")
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(kept), encoding="utf8")
+    temporary.replace(path)
+
+
+def _tensorboard(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise LareError(
+            "tensorboard=true needs the package tensorboard; install lare[train] or give tensorboard=false"
+        ) from None
+    return SummaryWriter(str(folder))
+
+
+def _wandb(config: RunConfig, name: str) -> Any:
+    try:
+        import wandb
+    except ImportError:
+        raise LareError("wandb needs the package wandb; install it with pip install wandb, or leave it out") from None
+    return wandb.init(project=config.wandb, name=f"{Path(config.out).name}-{name}", config=config.to_dict())

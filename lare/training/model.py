@@ -1,0 +1,155 @@
+"""A LaRe model with the heads that only training needs, and its losses on one micro-batch.
+
+One module, so that DDP, FSDP and DeepSpeed wrap all that trains. Every loss is a sum; the trainer divides it by its
+count over the whole global batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lare.model import LareForConditionalGeneration
+from lare.model.loop import run_decoder
+from lare.model.outputs import LareOutput
+from lare.semantics.alignment import Aligned, AlignmentHeads
+from lare.semantics.image import ImageReconstruction
+from lare.semantics.image_sampling import choose_crop, crop_windows
+from lare.semantics.image_tokenizer import image_features
+from lare.training.batch import Draws, MicroBatch
+
+__all__ = ["LOSSES", "StepOutput", "TrainingModel", "rationale_states"]
+
+LOSSES = ("lm", "alignment", "image", "text")
+
+
+@dataclass
+class StepOutput:
+    """Losses of one micro-batch.
+
+    Attributes:
+        sums: Sum of each loss that applies, but the alignment.
+        aligned: Unit vectors of the alignment (eq. 6), whose loss needs the whole global batch.
+        right: Target tokens that are the arg-max.
+    """
+
+    sums: dict[str, Tensor]
+    aligned: Aligned | None = None
+    right: int = 0
+
+
+def rationale_states(model: LareForConditionalGeneration, ids: Tensor, mask: Tensor) -> Tensor:
+    """The decoder's hidden states over rationale tokens (B, R), read as text alone: (B, R, d).
+
+    Alone, since behind image and latents the states would contain the very latents that they are to be compared with.
+    Right padding needs no mask: no real token comes after it.
+    """
+    positions = torch.arange(ids.shape[1], device=ids.device).expand(ids.shape[0], -1)
+    return run_decoder(model, model.embed(ids), None, positions, None)
+
+
+class TrainingModel(nn.Module):
+    """LaRe, the alignment heads and image reconstruction.
+
+    Args:
+        lare: The model.
+        shared_dim: Width of the alignment's shared space; 0 leaves the heads out.
+        image: Image reconstruction; None leaves it out.
+        precision: ``bf16`` runs the forward pass under autocast, ``fp32`` does not.
+    """
+
+    def __init__(
+        self,
+        lare: LareForConditionalGeneration,
+        shared_dim: int = 256,
+        image: ImageReconstruction | None = None,
+        precision: str = "fp32",
+    ) -> None:
+        super().__init__()
+        self.lare = lare
+        width = int(lare.config.text_config.hidden_size)
+        self.alignment = AlignmentHeads(width, width, shared_dim) if shared_dim else None
+        self.image = image
+        self.precision = precision
+
+    def forward(
+        self, batch: MicroBatch, weights: Mapping[str, float], draws: Draws | None = None, vectors_only: bool = False
+    ) -> StepOutput:
+        """Losses of a micro-batch.
+
+        Args:
+            batch: Its rows.
+            weights: Weight of ``alignment``, ``image`` and ``text``; a loss of weight 0 is not computed.
+            draws: The random numbers of its rows.
+            vectors_only: Make the alignment's vectors and nothing else, for the pass that gathers them.
+        """
+        device = batch.inputs["input_ids"].device.type
+        bf16 = torch.autocast(device, torch.bfloat16) if self.precision == "bf16" else nullcontext()
+        with bf16:
+            return self._losses(batch, weights, draws, vectors_only)
+
+    def _losses(
+        self, batch: MicroBatch, weights: Mapping[str, float], draws: Draws | None, vectors_only: bool
+    ) -> StepOutput:
+        out = self._run(batch, weights, draws, vectors_only)
+        result = StepOutput({})
+        thoughts = out.thoughts if out.thoughts is not None and out.thoughts.latents.shape[1] else None
+        if weights["alignment"] and thoughts is not None and self.alignment is not None:
+            result.aligned = self._aligned(batch, out)
+        if vectors_only:
+            return result
+        if out.lm_loss is not None and out.logits is not None and out.labels is not None:
+            result.sums["lm"] = out.lm_loss[0]
+            result.right = int((out.logits.detach().argmax(-1) == out.labels).sum())
+        if out.prefix_loss is not None:
+            result.sums["text"] = out.prefix_loss[0]
+        if weights["image"] and thoughts is not None and self.image is not None and draws is not None:
+            result.sums["image"] = self._image_loss(batch, out, draws)
+        return result
+
+    def _run(
+        self, batch: MicroBatch, weights: Mapping[str, float], draws: Draws | None, vectors_only: bool
+    ) -> LareOutput:
+        inputs: dict[str, Any] = dict(batch.inputs)
+        if vectors_only:
+            for name in ("target_ids", "target_mask"):
+                inputs.pop(name, None)
+        if vectors_only or not weights["text"]:
+            for name in ("prefix_ids", "prefix_mask"):
+                inputs.pop(name, None)
+        if draws is not None and inputs.get("window_mode") == "random":
+            inputs["generator"] = torch.Generator().manual_seed(draws.seed)
+        output: LareOutput = self.lare(**inputs)
+        return output
+
+    def _aligned(self, batch: MicroBatch, out: LareOutput) -> Aligned:
+        assert self.alignment is not None and out.thoughts is not None and out.visual is not None
+        assert batch.rationale_ids is not None and batch.rationale_mask is not None
+        states = rationale_states(self.lare, batch.rationale_ids, batch.rationale_mask)
+        latents = out.thoughts.latents.flatten(1, 2)
+        visual = out.visual.lm.repeat_interleave(batch.rows // out.visual.lm.shape[0], 0)
+        aligned: Aligned = self.alignment(latents, states, batch.rationale_mask, visual)
+        return Aligned(*(one.float() for one in aligned))
+
+    def _image_loss(self, batch: MicroBatch, out: LareOutput, draws: Draws) -> Tensor:
+        """Eq. 7 on the rows that carry it: the crop of one iteration's window from that iteration's latents."""
+        assert self.image is not None and out.thoughts is not None and batch.pictures is not None
+        assert draws.noise is not None and draws.timesteps is not None
+        chosen = draws.carried.nonzero().squeeze(1)
+        if not len(chosen):
+            return out.thoughts.latents.sum() * 0.0
+        thoughts, per_image = out.thoughts, batch.rows // len(batch.pictures)
+        step, corners = choose_crop(thoughts.windows[chosen], draws.pick[chosen])
+        pictures = batch.pictures[chosen // per_image].float() / 127.5 - 1.0
+        config = self.lare.config
+        window = config.window if config.use_window else config.grid
+        with torch.no_grad():
+            crops = crop_windows(pictures, corners, window, config.grid, self.image.size)
+            x0 = image_features(self.image.tokenizer, crops)
+        total, _ = self.image.loss(thoughts.latents[chosen, step], x0, draws.noise[chosen], draws.timesteps[chosen])
+        return total

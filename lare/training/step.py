@@ -1,0 +1,214 @@
+"""One optimiser update's gradients, however its samples are split over micro-batches and processes.
+
+Every loss is normalised once, by its count over the whole global batch: a mean of means would weigh short rows more.
+The alignment (eq. 6) does not split over micro-batches, so its vectors are cached (see `lare.semantics.caching`):
+a first pass without gradient makes those of all micro-batches, the loss over the whole global batch pulls at them, and
+the second pass carries the pull on into the parameters. With one micro-batch a process there is one pass only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from lare.errors import LareError
+from lare.semantics.alignment import Aligned, alignment_loss
+from lare.training.batch import Draws, MicroBatch
+from lare.training.model import StepOutput
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+__all__ = ["StepResult", "counts", "run_step"]
+
+
+@dataclass
+class StepResult:
+    """What an update reports, over the whole global batch.
+
+    Attributes:
+        losses: Mean of each loss, by name, and ``total``.
+        counts: What each was divided by.
+        negatives: Rows that each row was contrasted with; 0 without alignment.
+        accuracy: Share of target tokens that are the arg-max.
+    """
+
+    losses: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    negatives: int = 0
+    accuracy: float = 0.0
+
+
+def _processes() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def _sum_over_processes(values: Tensor) -> Tensor:
+    if _processes() > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def counts(batches: Sequence[MicroBatch], weights: Mapping[str, float], draws: Sequence[Draws]) -> dict[str, int]:
+    """What each loss is divided by: its tokens or rows over all micro-batches and processes."""
+    local = {"lm": 0, "alignment": 0, "image": 0, "text": 0}
+    for batch, draw in zip(batches, draws, strict=True):
+        inputs, latents = batch.inputs, bool(batch.inputs["iterations"])
+        local["lm"] += int(inputs["target_mask"].sum())
+        if weights["text"] and inputs.get("prefix_mask") is not None:
+            local["text"] += int(inputs["prefix_mask"].sum())
+        local["alignment"] += batch.rows if weights["alignment"] and latents else 0
+        local["image"] += int(draw.carried.sum()) if weights["image"] and latents else 0
+    device = batches[0].inputs["input_ids"].device
+    total = _sum_over_processes(torch.tensor(list(local.values()), dtype=torch.long, device=device))
+    return dict(zip(local, total.tolist(), strict=True))
+
+
+def run_step(
+    model: Any,
+    batches: Sequence[MicroBatch],
+    weights: Mapping[str, float],
+    draws: Sequence[Draws],
+    temperature: float,
+    accelerator: Accelerator | None = None,
+) -> StepResult:
+    """Leave the gradients of one update in the parameters.
+
+    Args:
+        model: A `TrainingModel`, wrapped or not.
+        batches: This process's micro-batches.
+        weights: Weight of each loss but L_lm.
+        draws: Each micro-batch's random numbers.
+        temperature: Of the alignment.
+        accelerator: Runs the backward passes of a model that it has wrapped (FSDP, DeepSpeed), which averages gradients
+            over processes; None sums them here.
+
+    Returns:
+        The losses of the whole global batch.
+
+    Raises:
+        LareError: If a loss is not finite; it names the samples.
+    """
+    divisors = counts(batches, weights, draws)
+    factor = 1 if accelerator is None else _processes()
+    scale = {name: factor * ({"lm": 1.0} | dict(weights))[name] / max(1, n) for name, n in divisors.items()}
+    aligner = _Aligner(batches, scale["alignment"], temperature) if divisors["alignment"] else None
+    if aligner is not None and len(batches) > 1:
+        with torch.no_grad():
+            aligner.pull([_forward(model, b, weights, d, True).aligned for b, d in zip(batches, draws, strict=True)])
+    sums = dict.fromkeys(divisors, 0.0)
+    right = 0
+    for number, (batch, draw) in enumerate(zip(batches, draws, strict=True)):
+        out = _forward(model, batch, weights, draw, False)
+        zero = torch.zeros((), device=draw.pick.device)
+        loss = sum((value * scale[name] for name, value in out.sums.items()), zero)
+        if aligner is not None and out.aligned is not None:
+            loss = loss + aligner.loss(out.aligned, number)
+        _check_finite(loss, out, batch)
+        _backward(loss, model, accelerator, last=number + 1 == len(batches))
+        right += out.right
+        for name, value in out.sums.items():
+            sums[name] += float(value.detach())
+    if accelerator is None:
+        _sum_gradients(model)
+    if aligner is not None:
+        sums["alignment"] = aligner.total
+    return _result(sums, divisors, weights, right, batches)
+
+
+def _backward(loss: Tensor, model: Any, accelerator: Accelerator | None, last: bool) -> None:
+    if accelerator is None:
+        loss.backward()
+        return
+    with nullcontext() if last else accelerator.no_sync(model):
+        accelerator.backward(loss)
+
+
+def _sum_gradients(model: nn.Module) -> None:
+    """Add up gradients over processes in one all-reduce; a parameter that this update did not use counts as zero."""
+    if _processes() == 1:
+        return
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
+    dist.all_reduce(flat)
+    for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        parameter.grad = part.view_as(parameter)
+
+
+def _forward(
+    model: Any, batch: MicroBatch, weights: Mapping[str, float], draw: Draws, vectors_only: bool
+) -> StepOutput:
+    output: StepOutput = model(batch, weights, draw, vectors_only=vectors_only)
+    return output
+
+
+def _check_finite(loss: Tensor, out: StepOutput, batch: MicroBatch) -> None:
+    if bool(torch.isfinite(loss)):
+        return
+    parts = ", ".join(f"{name} {float(value):.4g}" for name, value in out.sums.items())
+    samples = ", ".join(batch.where[:4]) + (f" and {len(batch.where) - 4} more" if len(batch.where) > 4 else "")
+    raise LareError(
+        f"the loss is not finite ({parts}) on the samples {samples}; look at them, lower the learning rate, or go on "
+        "from the last checkpoint in fp32"
+    )
+
+
+class _Aligner:
+    """The alignment over a global batch, for one or several micro-batches."""
+
+    def __init__(self, batches: Sequence[MicroBatch], scale: float, temperature: float) -> None:
+        self.scale, self.temperature = scale, temperature
+        self.text = _joined([batch.text_groups for batch in batches])
+        self.image = _joined([batch.image_groups for batch in batches])
+        self.pulls: list[Aligned] | None = None
+        self.total = 0.0
+
+    def pull(self, made: Sequence[Aligned | None]) -> None:
+        """Take the vectors of all micro-batches and keep the loss's gradient with respect to each."""
+        found = [one for one in made if one is not None]
+        leaves = [torch.cat(rows).detach().requires_grad_() for rows in zip(*found, strict=True)]
+        with torch.enable_grad():
+            total = self._loss(Aligned(*leaves)) * self.scale
+        gradients = torch.autograd.grad(total, leaves)
+        sizes = [len(one.latents) for one in found]
+        parts = zip(*(gradient.split(sizes) for gradient in gradients), strict=True)
+        self.pulls = [Aligned(*part) for part in parts]
+
+    def _loss(self, aligned: Aligned) -> Tensor:
+        total, _ = alignment_loss(aligned, self.temperature, self.text, self.image)
+        self.total = float(total.detach())
+        return total
+
+    def loss(self, aligned: Aligned, number: int) -> Tensor:
+        """What a micro-batch's backward pass starts from."""
+        if self.pulls is None:
+            return self._loss(aligned) * self.scale
+        return torch.stack([(own * pull).sum() for own, pull in zip(aligned, self.pulls[number], strict=True)]).sum()
+
+
+def _joined(groups: Sequence[Tensor | None]) -> Tensor | None:
+    known = [one for one in groups if one is not None]
+    return torch.cat(known) if len(known) == len(groups) else None
+
+
+def _result(
+    sums: dict[str, float],
+    divisors: dict[str, int],
+    weights: Mapping[str, float],
+    right: int,
+    batches: Sequence[MicroBatch],
+) -> StepResult:
+    device = batches[0].inputs["input_ids"].device
+    values = torch.tensor([*sums.values(), float(right)], dtype=torch.float64, device=device)
+    *totals, hits = _sum_over_processes(values).tolist()
+    means = {name: total / divisors[name] for name, total in zip(sums, totals, strict=True) if divisors[name]}
+    factors = {"lm": 1.0} | dict(weights)
+    means["total"] = sum(factors[name] * value for name, value in means.items())
+    negatives = max(0, divisors["alignment"] - 1)
+    return StepResult(means, {n: c for n, c in divisors.items() if c}, negatives, hits / max(1, divisors["lm"]))

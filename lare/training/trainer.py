@@ -1,0 +1,332 @@
+"""The trainer: runs a plan's stages, each from the weights of the one before, and can be killed at any moment.
+
+What an update does depends on nothing but the weights, the optimisers and its number: data order, questions, noise and
+random windows come from generators that are seeded by the run's seed and that number. So a run that is killed and
+resumed ends in the very weights of one that was not.
+
+Processes work on shares of each batch and add their gradients up in one all-reduce; models that are sharded (FSDP,
+DeepSpeed) are wrapped by accelerate instead.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from torch import nn
+from tqdm import tqdm
+
+from lare.errors import LareError
+from lare.training.batch import Draws, MicroBatch
+from lare.training.checkpoints import (
+    circumstances,
+    file_hash,
+    latest,
+    load_final,
+    load_step,
+    read_meta,
+    save_final,
+    save_step,
+)
+from lare.training.config import RunConfig, StageConfig
+from lare.training.loader import Split, StageBatches, batch_loader
+from lare.training.log import RunLog
+from lare.training.model import TrainingModel
+from lare.training.optim import make_optimisers, set_rates
+from lare.training.stages import freeze_all_but, parts_of
+from lare.training.step import StepResult, run_step
+
+__all__ = ["STOPPED", "Plan", "Trainer", "make_draws"]
+
+STOPPED = 143
+"""Exit code after SIGTERM: saved and ended."""
+
+
+class Plan:
+    """What a run's stages need of the outside: data, first weights and validation; see `lare.training.prepare`.
+
+    Args:
+        batches: Stage, its number in the plan and this process's share -> its batches.
+        enter: Called with a stage and the one before it (None at first) when a stage begins from its first update.
+        validate: Called with a stage; returns figures by name, or nothing.
+    """
+
+    def __init__(
+        self,
+        batches: Callable[[StageConfig, int, Split], StageBatches],
+        enter: Callable[[StageConfig, StageConfig | None], None] = lambda stage, before: None,
+        validate: Callable[[StageConfig], dict[str, float]] = lambda stage: {},
+    ) -> None:
+        self.batches, self.enter, self.validate = batches, enter, validate
+
+
+def make_draws(config: RunConfig, model: TrainingModel, stage: int, step: int, rows: int) -> Draws:
+    """The random numbers of an update's whole global batch."""
+    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + stage * 10_007 + step * 7_919 + 5)
+    carried = torch.rand(rows, generator=generator) < config.image.share
+    pick = torch.rand(rows, generator=generator)
+    noise, timesteps = model.image.draw(rows, generator) if model.image is not None else (None, None)
+    return Draws(carried, pick, noise, timesteps, int(torch.randint(2**40, (1,), generator=generator)))
+
+
+class Trainer:
+    """Runs the stages of a plan.
+
+    Args:
+        config: The run.
+        model: What trains.
+        processor: Goes into the finished stages' folders.
+        plan: Data, first weights, validation.
+        accelerator: Devices and processes; None makes one.
+
+    Raises:
+        LareError: If a setting does not work with the way that accelerate was launched.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        model: TrainingModel,
+        processor: Any,
+        plan: Plan,
+        accelerator: Accelerator | None = None,
+    ) -> None:
+        self.config, self.model, self.processor, self.plan = config, model, processor, plan
+        self.accelerator = accelerator or Accelerator(cpu=not torch.cuda.is_available())
+        self.sharded = str(self.accelerator.distributed_type).rpartition(".")[2] in ("FSDP", "DEEPSPEED")
+        if self.sharded and config.optimiser.matrices == "muon":
+            raise LareError("optimiser.matrices muon needs whole matrices; give adamw with FSDP or DeepSpeed")
+        self.out = Path(config.out)
+        self.stop = False
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes."""
+        return bool(self.accelerator.is_main_process)
+
+    def run(self) -> int:
+        """Train all stages that are not finished yet; returns 0, or `STOPPED` after SIGTERM."""
+        self.model.to(self.accelerator.device)
+        before: StageConfig | None = None
+        with self._listening():
+            for number, stage in enumerate(self.config.stages):
+                folder = self.out / stage.name
+                if (folder / "final" / "meta.json").is_file():
+                    load_final(folder, self.model)
+                elif not self._stage(number, stage, before, folder):
+                    return STOPPED
+                before = stage
+        return 0
+
+    def _stage(self, number: int, stage: StageConfig, before: StageConfig | None, folder: Path) -> bool:
+        """Train one stage; False when it was stopped on the way."""
+        checkpoint = latest(folder)
+        if checkpoint is None:
+            self.plan.enter(stage, before)
+        named = freeze_all_but(self.model, parts_of(stage))
+        optimisers = make_optimisers(named, stage, self.config.optimiser)
+        split = Split(self.accelerator.process_index, self.accelerator.num_processes, stage.micro_batch)
+        batches = self.plan.batches(stage, number, split)
+        steps = max(1, (stage.samples or batches.samples) // stage.batch)
+        meta = self._meta(number, stage, before, batches, steps)
+        seconds, first = 0.0, 0
+        if checkpoint is not None:
+            saved = load_step(checkpoint, self.model, optimisers)
+            _check_resume(saved, meta, checkpoint)
+            first, seconds = int(saved["step"]), float(saved["seconds"])
+        run = _StageRun(self, number, stage, folder, named, optimisers, meta, steps)
+        return run.train(batch_loader(batches, first, steps, self.config.workers), first, seconds)
+
+    def _meta(
+        self, number: int, stage: StageConfig, before: StageConfig | None, batches: StageBatches, steps: int
+    ) -> dict[str, Any]:
+        parent = None if before is None else self.out / before.name / "final" / "model.safetensors"
+        return {
+            "stage": stage.stage,
+            "name": stage.name,
+            "number": number,
+            "steps": steps,
+            "trained": list(parts_of(stage)),
+            "parent": file_hash(parent) if parent is not None and parent.is_file() else None,
+            "data": batches.fingerprint,
+            "config": self.config.to_dict(),
+            "random": {"seed": self.config.seed, "by": "seed, stage and update"},
+            **circumstances(),
+        }
+
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        """Let SIGTERM end the run behind the update that is being made, with a checkpoint."""
+
+        def ask(number: int, frame: FrameType | None) -> None:
+            self.stop = True
+
+        old = signal.signal(signal.SIGTERM, ask)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, old)
+
+    def stopping(self) -> bool:
+        """Whether any process was asked to stop."""
+        if not (dist.is_available() and dist.is_initialized()):
+            return self.stop
+        flag = torch.tensor(float(self.stop), device=self.accelerator.device)
+        dist.all_reduce(flag)
+        return bool(flag > 0)
+
+
+def _check_resume(saved: dict[str, Any], meta: dict[str, Any], checkpoint: Path) -> None:
+    for name, what in (("data", "data"), ("steps", "number of updates"), ("trained", "trained parts")):
+        if saved.get(name) != meta[name]:
+            raise LareError(
+                f"{str(checkpoint)!r} was made with another {what} ({saved.get(name)} instead of {meta[name]}); give "
+                "the settings it was made with, or another out"
+            )
+
+
+class _StageRun:
+    """The updates of one stage."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        number: int,
+        stage: StageConfig,
+        folder: Path,
+        named: list[tuple[str, nn.Parameter]],
+        optimisers: list[torch.optim.Optimizer],
+        meta: dict[str, Any],
+        steps: int,
+    ) -> None:
+        self.trainer, self.config, self.number, self.stage = trainer, trainer.config, number, stage
+        self.folder, self.optimisers, self.meta, self.steps = folder, optimisers, meta, steps
+        self.parameters = [parameter for _, parameter in named]
+        self.weights = trainer.config.weights(stage)
+        self.wrapped: Any = trainer.model
+        if trainer.sharded:
+            self.wrapped, *self.optimisers = trainer.accelerator.prepare(trainer.model, *optimisers)
+
+    def train(self, loader: Iterator[list[MicroBatch]], first: int, seconds: float) -> bool:
+        """Make updates `first` to the last; False when the run was stopped on the way."""
+        trainer, main = self.trainer, self.trainer.main
+        trainer.model.train()
+        log = RunLog(self.config, self.folder, self.stage.name, first) if main else None
+        began = time.monotonic() - seconds
+        bar = tqdm(
+            total=self.steps,
+            initial=first,
+            desc=f"stage {self.stage.name}",
+            disable=not main,
+            mininterval=5,
+            unit="step",
+        )
+        for step in range(first, self.steps):
+            result, norm, factor = self.update(step, next(loader))
+            bar.update()
+            elapsed = time.monotonic() - began
+            stopping = trainer.stopping()
+            if log is not None:
+                bar.set_postfix_str(_postfix(result, self.stage.batch * (step + 1 - first) / (elapsed - seconds)))
+                self._record(log, step, result, norm, factor, elapsed)
+            if step + 1 < self.steps and (stopping or (step + 1) % self.config.save_every == 0):
+                self._save(step + 1, elapsed)
+            if stopping and step + 1 < self.steps:
+                tqdm.write(f"stopped at update {step + 1} of stage {self.stage.name}; saved in {self.folder}")
+                return False
+        bar.close()
+        self._finish(time.monotonic() - began)
+        return True
+
+    def update(self, step: int, batches: list[MicroBatch]) -> tuple[StepResult, float, float]:
+        """One update; returns its losses, the gradient's norm and the schedule's factor."""
+        trainer, model = self.trainer, self.trainer.model
+        device = trainer.accelerator.device
+        torch.manual_seed(self.config.seed + 1_000_003 * step + self.number)  # for dropout, where a decoder has any
+        factor = set_rates(self.optimisers, step, self.steps, self.config.optimiser)
+        for optimiser in self.optimisers:
+            optimiser.zero_grad(set_to_none=True)
+        everything = make_draws(self.config, model, self.number, step, self.stage.batch)
+        draws = [_on(everything.slice(batch.start, batch.rows), device) for batch in batches]
+        moved = [batch.to(device) for batch in batches]
+        result = run_step(
+            self.wrapped,
+            moved,
+            self.weights,
+            draws,
+            self.config.losses.temperature,
+            trainer.accelerator if trainer.sharded else None,
+        )
+        norm = self._clip()
+        if not torch.isfinite(torch.tensor(norm)):
+            samples = ", ".join(batch.where[0] for batch in batches)
+            raise LareError(
+                f"the gradient of update {step} in stage {self.stage.name} is not finite (samples {samples} and those "
+                "after them); lower the learning rate, or go on from the last checkpoint in fp32"
+            )
+        for optimiser in self.optimisers:
+            optimiser.step()
+        return result, norm, factor
+
+    def _clip(self) -> float:
+        limit = self.config.optimiser.clip
+        if self.trainer.sharded:
+            return float(self.trainer.accelerator.clip_grad_norm_(self.parameters, limit))
+        return float(nn.utils.clip_grad_norm_(self.parameters, limit))
+
+    def _record(self, log: RunLog, step: int, result: StepResult, norm: float, factor: float, elapsed: float) -> None:
+        done, config = step + 1 == self.steps, self.config
+        validate = config.validate_every and ((step + 1) % config.validate_every == 0 or done)
+        if not (validate or done or (step + 1) % config.log_every == 0 or step == 0):
+            return
+        row: dict[str, Any] = {"step": step + 1, "samples": (step + 1) * self.stage.batch, "seconds": round(elapsed, 2)}
+        row |= {"losses": result.losses, "counts": result.counts, "negatives": result.negatives}
+        row |= {"accuracy": result.accuracy, "gradient_norm": norm, "rate": factor}
+        if validate:
+            row["validation"] = self.trainer.plan.validate(self.stage)
+            self.trainer.model.train()
+        log.write(row)
+
+    def _progress(self, step: int, seconds: float) -> dict[str, Any]:
+        done = step == self.steps
+        return self.meta | {"step": step, "samples": step * self.stage.batch, "seconds": seconds, "done": done}
+
+    def _save(self, step: int, seconds: float) -> None:
+        if self.trainer.sharded:
+            self.trainer.accelerator.save_state(str(self.folder / "sharded"))
+        if self.trainer.main and not self.trainer.sharded:
+            save_step(
+                self.folder, step, self.trainer.model, self.optimisers, self._progress(step, seconds), self.config.keep
+            )
+        self.trainer.accelerator.wait_for_everyone()
+
+    def _finish(self, seconds: float) -> None:
+        trainer = self.trainer
+        if trainer.main:
+            save_final(self.folder, trainer.model, trainer.processor, self._progress(self.steps, seconds))
+        trainer.accelerator.wait_for_everyone()
+
+
+def _on(draws: Draws, device: torch.device) -> Draws:
+    noise = None if draws.noise is None else draws.noise.to(device)
+    timesteps = None if draws.timesteps is None else draws.timesteps.to(device)
+    return Draws(draws.carried.to(device), draws.pick.to(device), noise, timesteps, draws.seed)
+
+
+def _postfix(result: StepResult, speed: float) -> str:
+    parts = " ".join(f"{name} {value:.3f}" for name, value in result.losses.items())
+    return f"{parts}, {speed:.0f} samples/s"
+
+
+def finished(config: RunConfig) -> dict[str, Any] | None:
+    """The last stage's meta when the whole run is done, else None."""
+    final = Path(config.out) / config.stages[-1].name / "final"
+    return read_meta(final) if (final / "meta.json").is_file() else None
