@@ -84,7 +84,7 @@ class VisionTower(nn.Module):
         self.grid = config.grid
         self.layer = config.vision_feature_layer
         self.model_type = config.vision_config.model_type
-        self.encoder = AutoModel.from_config(config.vision_config)
+        self.encoder = AutoModel.from_config(config.vision_config).train(False)
         for parameter in self.encoder.parameters():
             parameter.requires_grad_(False)
 
