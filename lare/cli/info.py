@@ -1,4 +1,4 @@
-"""``lare info [CHECKPOINT]``: sizes, parameter counts and settings, without running the model."""
+"""``lare info [CHECKPOINT | RUN.yaml]``: sizes and settings of a checkpoint, or what a run needs, without weights."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from typing import Any
 from lare.cli.loading import resolve_checkpoint
 from lare.errors import LareError
 
-__all__ = ["checkpoint_info", "main", "parameter_counts"]
+__all__ = ["checkpoint_info", "main", "parameter_counts", "run_table"]
 
 _EPILOG = """examples:
   lare info
   lare info runs/my_run/checkpoint --json
+  lare info lare/configs/qwen2_5_7b.yaml
+  lare info lare/configs/qwen2_5_7b.yaml --processes 16 stages.3.micro_batch=2
 """
+_RUN_FILES = (".yaml", ".yml")
 _BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "BF16": 2, "F16": 2, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 
 
@@ -25,15 +28,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``lare info`` and return the exit code."""
     parser = argparse.ArgumentParser(
         prog="lare info",
-        description="Print the sizes, parameter counts and settings of a LaRe checkpoint.",
+        description="Print the sizes, parameter counts and settings of a LaRe checkpoint, or the parameters, memory "
+        "and FLOPs of a run file's stages.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("checkpoint", nargs="?", metavar="CHECKPOINT", help="its folder; default: the embedded one")
+    parser.add_argument(
+        "checkpoint",
+        nargs="?",
+        metavar="CHECKPOINT",
+        help="its folder, or a run file; default: the embedded checkpoint",
+    )
+    parser.add_argument("changes", nargs="*", metavar="key=value", help="change a value of the run file")
+    parser.add_argument("--processes", type=int, metavar="N", help="processes of the run; default: its own, or 8")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
+    if str(options.checkpoint).endswith(_RUN_FILES):
+        return _run_info(options)
+    if options.changes or options.processes is not None:
+        raise LareError("key=value words and --processes are only for run files; name a .yaml file")
     info = checkpoint_info(Path(resolve_checkpoint(options.checkpoint)))
     print(json.dumps(info, indent=2) if options.json else _table(info))
+    return 0
+
+
+def _run_info(options: argparse.Namespace) -> int:
+    from lare.training.config import load_run_config
+    from lare.training.sizes import run_report
+
+    if options.processes is not None and options.processes < 1:
+        raise LareError(f"--processes is {options.processes}; give at least 1")
+    report = run_report(load_run_config(Path(options.checkpoint), options.changes), processes=options.processes)
+    print(json.dumps(report, indent=2) if options.json else run_table(report))
     return 0
 
 
@@ -122,3 +148,35 @@ def _table(info: Mapping[str, Any]) -> str:
     for section in ("text", "vision", "settings"):
         lines += ["", section, *(f"  {name:<24} {value}" for name, value in info[section].items())]
     return "\n".join(lines)
+
+
+def run_table(report: Mapping[str, Any]) -> str:
+    """What `lare.training.sizes.run_report` found, as text."""
+    lines = ["parameters", *(f"  {part:<24} {count:>15,}" for part, count in report["parameters"].items())]
+    for stage in report["stages"]:
+        row, memory = stage["row"], stage["memory"]
+        trained = ", ".join(f"{part} {count / 1e6:,.1f} M" for part, count in stage["trains"].items())
+        rows = f"{stage['micro_batch']} rows a pass on {report['processes']} processes"
+        lengths = f"{row['prompt']} prompt and {row['target']} target tokens (assumed)"
+        lines += [
+            "",
+            f"stage {stage['name']}: batch {stage['batch']}, {rows}",
+            f"  trains       {trained}",
+            f"  in all       {stage['trained']:,}",
+            f"  a row        {lengths}, {row['iterations']} latent iterations",
+            f"  memory       {_held(memory, 'weights', 'gradients', 'optimiser')}",
+            f"  (estimate)   {_held(memory, 'autocast', 'activations')}",
+            f"  in all       {_held(memory, 'total', 'sharded')}",
+            f"  TFLOPs       {_flops(stage['flops'])}",
+        ]
+    return "\n".join(lines)
+
+
+def _held(memory: Mapping[str, int], *names: str) -> str:
+    return ", ".join(f"{name} {memory[name] / 1e9:.1f} GB" for name in names)
+
+
+def _flops(flops: Mapping[str, Any]) -> str:
+    forward, backward = flops["forward"], flops["backward"]
+    parts = ", ".join(f"{name} {(forward[name] + backward[name]) / 1e12:,.1f}" for name in forward)
+    return f"{flops['total'] / 1e12:,.1f} an update ({parts})"
