@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from jinja2 import TemplateError
 from tqdm import tqdm
 
 from lare.data.pictures import Pictures
-from lare.data.sample import Problem, Sample
+from lare.data.sample import BadRow, Problem, Sample
 from lare.data.source import Report, Source
 from lare.errors import LareError
 from lare.model.processing_lare import IMAGE_PLACEHOLDER, IMAGE_TOKEN, SPECIAL_TOKENS
@@ -35,10 +36,6 @@ __all__ = ["Packed", "PackedRow", "pack"]
 
 PARTS = ("prompt", "rationale", "answer", "image", "where")
 _CHUNK = 512
-_REASONS = {
-    "no_image": "the sample has no image, and LaRe answers about exactly one",
-    "special_token": "the text holds one of LaRe's special tokens",
-}
 _VERSION = 1
 
 
@@ -137,6 +134,9 @@ def pack(
         (part / "report.json").write_text(json.dumps(summary | {"key": key}, indent=1), encoding="utf8")
         shutil.rmtree(folder, ignore_errors=True)
         part.rename(folder)
+    except LareError:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
     except OSError as error:
         shutil.rmtree(part, ignore_errors=True)
         raise LareError(f"{str(folder)!r} can't be written ({error}); free some space or change out") from None
@@ -151,10 +151,19 @@ def _open(folder: Path, images: Path, key: str) -> Packed:
 def _key(source: Source, processor: LareProcessor, limit: int | None, max_tokens: int | None) -> str:
     status = source.path.stat() if source.path.is_file() else None
     identity = [_VERSION, str(source.path.resolve()), source.format, str(source.images), limit, max_tokens]
+    identity += [source.on_bad, source.check_images]
     identity += [status.st_size, status.st_mtime_ns] if status else []
-    backend = getattr(processor.tokenizer, "backend_tokenizer", None)
-    identity += [backend.to_str() if backend is not None else "", processor.lm_grid, processor.chat_template]
+    identity += [_tokenizer(processor), processor.lm_grid, processor.chat_template]
     return hashlib.sha256(json.dumps(identity, default=str).encode()).hexdigest()[:16]
+
+
+def _tokenizer(processor: LareProcessor) -> Any:
+    """What decides a tokenizer's ids; the padding and truncation of its last call do not."""
+    tokenizer = processor.tokenizer
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    state: dict[str, Any] = json.loads(backend.to_str()) if backend is not None else tokenizer.get_vocab()
+    kept = {name: value for name, value in state.items() if name not in ("padding", "truncation")}
+    return [kept, tokenizer.bos_token, tokenizer.eos_token]
 
 
 def _longest(processor: LareProcessor) -> int:
@@ -173,15 +182,15 @@ def _write(source: Source, processor: LareProcessor, part: Path, limit: int | No
     ):
         samples = islice(source.samples(report, bar.update), limit)
         while chunk := list(islice(samples, _CHUNK)):
-            usable = []
+            usable, prompts = [], []
             for sample in chunk:
-                reason = _unusable(sample)
-                if reason:
-                    left[reason] += 1
-                    problems.append(Problem(sample.where, reason, _REASONS[reason]))
-                else:
+                try:
+                    prompts.append(_prompt(sample, processor))
                     usable.append(sample)
-            for sample, ids in zip(usable, _encode(usable, processor), strict=True):
+                except BadRow as bad:
+                    left[bad.kind] += 1
+                    problems.append(Problem(sample.where, bad.kind, str(bad)))
+            for sample, ids in zip(usable, _encode(usable, prompts, processor), strict=True):
                 total = sum(map(len, ids))
                 if total > longest:
                     left["too_long"] += 1
@@ -195,10 +204,10 @@ def _write(source: Source, processor: LareProcessor, part: Path, limit: int | No
     return {"samples": len(offsets), "rows": report.rows, "left_out": {k: n for k, n in left.items() if n}}
 
 
-def _unusable(sample: Sample) -> str:
-    """Why a sample can't be trained on; empty when it can."""
+def _check(sample: Sample) -> None:
+    """Refuse a sample that can't be trained on."""
     if sample.image is None:
-        return "no_image"
+        raise BadRow("no_image", "the sample has no image, and LaRe answers about exactly one")
     turns = [
         sample.question,
         sample.answer,
@@ -206,7 +215,8 @@ def _unusable(sample: Sample) -> str:
         sample.system,
         *(t for pair in sample.history for t in pair),
     ]
-    return "special_token" if any(token in turn for turn in turns for token in SPECIAL_TOKENS) else ""
+    if any(token in turn for turn in turns for token in SPECIAL_TOKENS):
+        raise BadRow("special_token", "the text holds one of LaRe's special tokens")
 
 
 def _append(tokens: Any, raw: Any, ids: Sequence[Sequence[int]], sample: Sample) -> list[tuple[int, int]]:
@@ -222,11 +232,12 @@ def _append(tokens: Any, raw: Any, ids: Sequence[Sequence[int]], sample: Sample)
     return spans
 
 
-def _encode(samples: Sequence[Sample], processor: LareProcessor) -> list[tuple[list[int], list[int], list[int]]]:
+def _encode(
+    samples: Sequence[Sample], prompts: Sequence[str], processor: LareProcessor
+) -> list[tuple[list[int], list[int], list[int]]]:
     """Ids of prompts, rationales and answers."""
     if not samples:
         return []
-    prompts = [_prompt(sample, processor) for sample in samples]
     bos = processor.tokenizer.bos_token
     opened = bool(bos) and prompts[0].startswith(bos)
     image = IMAGE_TOKEN * processor.lm_grid**2
@@ -243,11 +254,20 @@ def _ids(processor: LareProcessor, texts: list[str], special: bool = False) -> l
 
 
 def _prompt(sample: Sample, processor: LareProcessor) -> str:
-    """The conversation so far, the image first, ready for latents or for the answer."""
-    turns = [{"role": "system", "content": sample.system}] if sample.system else []
+    """The conversation so far, the image first, ready for latents or for the answer.
+
+    Raises:
+        BadRow: If the sample can't be trained on, or the chat template refuses it.
+    """
+    _check(sample)
+    system = sample.system.replace(IMAGE_PLACEHOLDER, "").strip()
+    turns = [{"role": "system", "content": system}] if system else []
     for question, answer in sample.history:
         turns += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
     turns.append({"role": "user", "content": sample.question})
     first = next(turn for turn in turns if turn["role"] == "user")
     first["content"] = f"{IMAGE_PLACEHOLDER}\n{first['content']}"
-    return str(processor.apply_chat_template(turns, add_generation_prompt=True))
+    try:
+        return str(processor.apply_chat_template(turns, add_generation_prompt=True))
+    except TemplateError as error:
+        raise BadRow("chat_template", f"the model's chat template refuses the conversation ({error})") from None

@@ -35,8 +35,13 @@ _STEP = "step-"
 
 def latest(stage: Path) -> Path | None:
     """The newest complete checkpoint of a stage's folder."""
-    found = sorted(path for path in stage.glob(f"{_STEP}*") if (path / "meta.json").is_file())
+    found = [path for path in _steps(stage) if (path / "meta.json").is_file()]
     return found[-1] if found else None
+
+
+def _steps(stage: Path) -> list[Path]:
+    """Published checkpoints, oldest first; not what a kill left under a temporary name."""
+    return sorted(path for path in stage.glob(f"{_STEP}*") if path.suffix != ".tmp")
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
@@ -87,9 +92,8 @@ def save_step(
         (folder / "state.json").unlink()
 
     path = _publish(stage, f"{_STEP}{step:08d}", write)
-    for old in sorted(stage.glob(f"{_STEP}*"))[:-keep]:
-        if old.suffix != ".tmp":
-            shutil.rmtree(old, ignore_errors=True)
+    for old in [*_steps(stage)[:-keep], *stage.glob(f"{_STEP}*.tmp")]:
+        shutil.rmtree(old, ignore_errors=True)
     return path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("changes", nargs="*", metavar="key=value", help="change a value, such as stages.2.samples=1e5")
     parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with the run in this folder")
     parser.add_argument("--dry-run", action="store_true", help="check the run file, print it whole, and end")
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     config = _config(options)
     if options.dry_run:
         print(yaml.safe_dump(config.to_dict(), sort_keys=False), end="")
@@ -55,18 +56,23 @@ def _config(options: argparse.Namespace) -> RunConfig:
     if options.resume is not None:
         if options.config is not None:
             raise LareError("--resume takes its settings from the run; leave the run file and key=value words out")
-        return load_run_config(options.resume / "run.yaml", [f"out={options.resume}"])
+        return load_run_config(options.resume / "run.yaml", [_out(options.resume)])
     if options.config is None:
         raise LareError("name a run file, such as lare/configs/embedded.yaml, or --resume RUN")
     return load_run_config(options.config, options.changes)
 
 
+def _out(folder: Path | str) -> str:
+    """``out=FOLDER``, quoted: a folder may be called 1 or ~."""
+    return f"out={json.dumps(str(folder), ensure_ascii=False)}"
+
+
 def _remember(config: RunConfig, first: bool) -> None:
-    """Keep the configuration in the run's folder; refuse a folder of another run."""
+    """Keep the configuration in the run's folder; refuse a folder in which another run has begun."""
     path = Path(config.out) / "run.yaml"
     text = yaml.safe_dump(config.to_dict(), sort_keys=False)
-    if path.is_file():
-        old = load_run_config(path, [f"out={config.out}"])
+    if path.is_file() and _begun(path.parent):
+        old = load_run_config(path, [_out(config.out)])
         if _identity(old) != _identity(config):
             raise LareError(
                 f"{config.out!r} holds a run with other settings; give another out, or --resume {config.out}"
@@ -80,6 +86,11 @@ def _remember(config: RunConfig, first: bool) -> None:
         temporary.replace(path)
     except OSError as error:
         raise LareError(f"{str(path)!r} can't be written ({error}); change out") from None
+
+
+def _begun(folder: Path) -> bool:
+    """Whether anything was made that depends on the settings; packed data know by themselves what they are of."""
+    return any(path.name not in ("run.yaml", "run.tmp", "data") for path in folder.iterdir())
 
 
 def _identity(config: RunConfig) -> dict[str, object]:

@@ -37,6 +37,8 @@ STAGE_NAMES = ("I", "II", "III", "IV")
 PARTS = ("projector", "refocus_projector", "extractor", "language_model", "alignment", "unet")
 """What can be trained; the vision encoder and the image tokenizer never are."""
 WINDOWS = ("saliency", "random", "full")
+_OF_LATENTS = ("extractor", "refocus_projector", "alignment", "unet")
+"""Parts that only batches with latents train; stage II has no others."""
 T = TypeVar("T")
 
 
@@ -191,8 +193,8 @@ class DataConfig:
     images: str | None = None
     limit: int | None = None
     on_bad: str = "skip"
-    families: Mapping[str, float] = field(default_factory=dict)
-    styles: Mapping[str, float] = field(default_factory=dict)
+    families: Mapping[str, float] = field(default_factory=dict, hash=False)
+    styles: Mapping[str, float] = field(default_factory=dict, hash=False)
     per_image: int = 16
 
     def __post_init__(self) -> None:
@@ -204,9 +206,25 @@ class DataConfig:
         _require(
             world or not (self.families or self.styles), "families and styles are only for the data format 'world'"
         )
+        if self.families or self.styles:
+            self._check_world()
         _require(self.on_bad in ("skip", "refuse"), f"data on_bad is {self.on_bad!r}; give skip or refuse")
         _require(self.limit is None or self.limit >= 1, f"data limit is {self.limit}; give at least 1, or leave it out")
         _require(self.per_image >= 1, f"data per_image is {self.per_image}; give at least 1")
+
+    def _check_world(self) -> None:
+        from lare.world.items import STYLES
+        from lare.world.questions import FAMILIES, TRAINING_FAMILIES
+
+        known = {"families": [*FAMILIES, *TRAINING_FAMILIES], "styles": list(STYLES)}
+        for name, names in known.items():
+            weights: Mapping[str, float] = getattr(self, name)
+            unknown = [one for one in weights if one not in names]
+            _require(not unknown, f"data {name}: {', '.join(unknown)} is unknown; choose from {', '.join(names)}")
+            _require(
+                all(weight >= 0 for weight in weights.values()) and (not weights or sum(weights.values()) > 0),
+                f"data {name}: the weights are {dict(weights)}; give numbers of 0 or more, one above 0",
+            )
 
 
 @dataclass(frozen=True)
@@ -286,10 +304,24 @@ class StageConfig:
         )
         unknown = [part for part in self.train if part not in PARTS]
         _require(not unknown, f"{label}: unknown parts to train {unknown}; choose from {', '.join(PARTS)}")
+        self._check_latents(label)
         wrong = [name for name in self.losses if name not in ("alignment", "image", "text")]
         _require(not wrong, f"{label}: unknown losses {wrong}; choose from alignment, image, text")
         _require(
             all(weight >= 0 for weight in self.losses.values()), f"{label}: a loss weight is negative; give 0 or more"
+        )
+
+    def _check_latents(self, label: str) -> None:
+        """Every batch must reach something that trains."""
+        parts = self.train or (_OF_LATENTS if self.stage == "II" else ())
+        if not parts or not set(parts) <= set(_OF_LATENTS):
+            return
+        plain = self.stage == "I" or self.iterations == 0
+        _require(not plain, f"{label} makes no latents, and {', '.join(parts)} train on nothing else; change train")
+        _require(
+            not (self.text_share or self.direct_share),
+            f"{label}: text_share and direct_share make batches without latents, on which {', '.join(parts)} can't "
+            "train; leave them 0, or name more parts under train",
         )
 
     def _semantic_losses(self) -> list[str]:
@@ -346,20 +378,35 @@ class RunConfig:
         order = [STAGE_NAMES.index(stage.stage) for stage in self.stages]
         _require(order == sorted(order), "the stages are not in the order I, II, III, IV; sort them")
         _require(self.precision in ("fp32", "bf16"), f"precision is {self.precision!r}; give fp32 or bf16")
-        for name, least in (("processes", 1), ("workers", 0), ("save_every", 1), ("keep", 1), ("log_every", 1)):
+        for name, least in _LEAST:
             _require(getattr(self, name) >= least, f"{name} is {getattr(self, name)}; give at least {least}")
         _require(
-            self.image.tokenizer != "embedded" or all(d.format == "world" for s in self.stages for d in s.data),
+            self.image.tokenizer != "embedded"
+            or not any(self.weights(stage)["image"] for stage in self.stages)
+            or all(d.format == "world" for s in self.stages for d in s.data),
             "image.tokenizer embedded knows only the embedded world; name an AutoencoderKL or set losses.image=0",
         )
         for stage in self.stages:
             share, left = divmod(stage.batch, self.processes)
             _require(
-                left == 0, f"stage {stage.name}: batch {stage.batch} does not divide over {self.processes} processes"
+                left == 0,
+                f"stage {stage.name}: batch {stage.batch} does not divide over {self.processes} processes; change one",
             )
             _require(
                 stage.micro_batch is None or share % stage.micro_batch == 0,
-                f"stage {stage.name}: micro_batch {stage.micro_batch} does not divide a process's share {share}",
+                f"stage {stage.name}: micro_batch {stage.micro_batch} does not divide a process's share {share}; "
+                "give a divisor",
+            )
+            world = [data for data in stage.data if data.format == "world"]
+            _require(
+                not world or len(stage.data) == 1,
+                f"stage {stage.name} mixes the world with other sources; give them stages of their own",
+            )
+            rows = stage.micro_batch or share
+            _require(
+                not world or rows % world[0].per_image == 0,
+                f"stage {stage.name}: {rows} rows a forward pass hold no whole images of per_image "
+                f"{world[0].per_image if world else 0} questions; change batch, micro_batch or per_image",
             )
 
     def weights(self, stage: StageConfig) -> dict[str, float]:
@@ -390,10 +437,10 @@ def load_run_config(path: Path, changes: Sequence[str] = ()) -> RunConfig:
         LareError: If the file can't be read, a key is unknown, or a value is impossible.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = _plain(yaml.safe_load(path.read_text(encoding="utf-8")))  # a copy for each use of a YAML alias
     except OSError as error:
         raise LareError(f"the run file {str(path)!r} can't be read ({error.strerror}); check the path") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise LareError(f"{str(path)!r} is no YAML ({' '.join(str(error).split())[:160]}); mend the file") from None
     if not isinstance(content, dict):
         raise LareError(f"{str(path)!r} holds no keys and values; see the files in lare/configs")
@@ -409,12 +456,14 @@ def _apply(content: Any, change: str) -> None:
         raise LareError(f"{change!r} is no key=value; write for example seed=1")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         raise LareError(f"the value of {change!r} is no YAML; put it in quotes") from None
     *path, last = key.split(".")
     here = content
     for step in path:
-        here = here.setdefault(step, {}) if isinstance(here, dict) else _item(here, step, key)
+        if isinstance(here, dict) and here.get(step) is None:
+            here[step] = {}
+        here = here[step] if isinstance(here, dict) else _item(here, step, key)
     if isinstance(here, dict):
         here[last] = value
     else:
@@ -423,7 +472,7 @@ def _apply(content: Any, change: str) -> None:
 
 
 def _item(here: Any, step: str, key: str) -> Any:
-    if not isinstance(here, list) or not step.isdigit() or int(step) >= len(here):
+    if not isinstance(here, list) or not step.isdecimal() or int(step) >= len(here):
         raise LareError(f"{key!r} leads nowhere: there is no {step!r}; check the number or the name")
     return here[int(step)]
 
@@ -439,7 +488,7 @@ def run_config_from(content: Mapping[str, Any]) -> RunConfig:
 
 def _build(kind: type[T], content: Any, where: str) -> T:
     if not isinstance(content, Mapping):
-        raise LareError(f"{where or 'the run'} is {content!r}; give keys and values")
+        raise LareError(f"{where.rstrip('.') or 'the run'} is {content!r}; give keys and values")
     hints = typing.get_type_hints(kind)
     known = {one.name: one for one in dataclasses.fields(kind)}  # type: ignore[arg-type]
     unknown = [str(key) for key in content if key not in known]
@@ -474,9 +523,9 @@ def _value(hint: Any, value: Any, where: str) -> Any:
 
 
 def _scalar(hint: type, value: Any, where: str) -> Any:
-    if hint is float and isinstance(value, str):  # YAML 1.1 takes 1e-4 for a word
+    if hint in (int, float) and isinstance(value, str):  # YAML 1.1 takes 1e-4 for a word
         with contextlib.suppress(ValueError):
-            return float(value)
+            value = float(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint is int and isinstance(value, float) and value.is_integer():
@@ -486,4 +535,13 @@ def _scalar(hint: type, value: Any, where: str) -> Any:
     return value
 
 
+_LEAST = (
+    ("seed", 0),
+    ("processes", 1),
+    ("workers", 0),
+    ("save_every", 1),
+    ("keep", 1),
+    ("log_every", 1),
+    ("validate_every", 0),
+)
 _NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}

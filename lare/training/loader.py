@@ -223,7 +223,7 @@ class PackedBatches(StageBatches):
             mask,
             pictures,
             torch.tensor([crc32((row.rationale if len(row.rationale) else row.answer).tobytes()) for row, _ in rows]),
-            torch.tensor([crc32(_name(row.image)) for row, _ in rows]),
+            torch.tensor([_image_group(row, pack) for row, pack in rows]),
             start,
             [row.where for row, _ in rows],
         )
@@ -234,8 +234,11 @@ class PackedBatches(StageBatches):
         return pack.rows([number - int(self.starts[which])])[0], pack
 
 
-def _name(image: str | bytes) -> bytes:
-    return image.encode() if isinstance(image, str) else image
+def _image_group(row: PackedRow, pack: Packed) -> int:
+    """Equal for equal images; two sources may give different images one name."""
+    if isinstance(row.image, bytes):
+        return crc32(row.image)
+    return crc32(row.image.encode(), crc32(str(pack.images.resolve()).encode(errors="surrogateescape")))
 
 
 def _picture(row: PackedRow, pack: Packed) -> Any:
@@ -252,17 +255,22 @@ def _uint8(pixels: Tensor, processor: Any) -> Tensor:
     return ((pixels * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
 
 
-class _Steps(Dataset[list[MicroBatch]]):
+class _Steps(Dataset[list[MicroBatch] | LareError]):
+    """Updates by number; hands an error over as a value, since a worker would raise it with its traceback inside."""
+
     def __init__(self, batches: StageBatches, first: int, last: int) -> None:
         self.batches, self.first, self.last = batches, first, last
 
     def __len__(self) -> int:
         return self.last - self.first
 
-    def __getitem__(self, index: int) -> list[MicroBatch]:
+    def __getitem__(self, index: int) -> list[MicroBatch] | LareError:
         if index >= len(self):
             raise IndexError(index)
-        return self.batches.micro_batches(self.first + index)
+        try:
+            return self.batches.micro_batches(self.first + index)
+        except LareError as error:
+            return LareError(str(error))
 
 
 def batch_loader(batches: StageBatches, first: int, last: int, workers: int) -> Iterator[list[MicroBatch]]:
@@ -270,4 +278,7 @@ def batch_loader(batches: StageBatches, first: int, last: int, workers: int) -> 
     loader = DataLoader(
         _Steps(batches, first, last), batch_size=None, shuffle=False, num_workers=workers, generator=torch.Generator()
     )
-    return iter(loader)
+    for made in loader:
+        if isinstance(made, LareError):
+            raise made
+        yield made

@@ -45,7 +45,7 @@ class RunLog:
         except OSError as error:
             raise LareError(f"{str(folder)!r} can't be made ({error}); change out") from None
         if config.tensorboard:
-            self._board = _tensorboard(Path(config.out) / "tensorboard" / name)
+            self._board = _tensorboard(Path(config.out) / "tensorboard" / name, first)
         if config.wandb is not None:
             self._wandb = _wandb(config, name)
 
@@ -79,21 +79,22 @@ def _trim(path: Path, last: int) -> None:
             row = json.loads(line)
         except ValueError:
             continue
-        if row["step"] <= last:
+        if isinstance(row, dict) and row.get("step", last + 1) <= last:
             kept.append(line + "\n")
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(kept), encoding="utf8")
     temporary.replace(path)
 
 
-def _tensorboard(folder: Path) -> Any:
+def _tensorboard(folder: Path, last: int) -> Any:
+    """A writer; TensorBoard hides what an earlier, killed run wrote behind an update."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise LareError(
             "tensorboard=true needs the package tensorboard; install lare[train] or give tensorboard=false"
         ) from None
-    return SummaryWriter(str(folder))
+    return SummaryWriter(str(folder), purge_step=last + 1)
 
 
 def _wandb(config: RunConfig, name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from lare.errors import LareError
 from lare.model.vision_conv import LareVisionModel
 from lare.training.batch import MicroBatch
 from lare.training.config import DataConfig, StageConfig
@@ -35,27 +37,40 @@ def cache_world_features(encoder: LareVisionModel, path: Path, split: str, scene
     """Encode scenes 0..n-1 of a split once; (n, g*g, d_vis) float16 in a memory-mapped file.
 
     A finished file of the right shape is used as it is; an unfinished one is made anew.
+
+    Raises:
+        LareError: If the disk is full.
     """
     shape = (scenes, encoder.config.grid**2, encoder.config.hidden_size)
     if path.is_file():
         found: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
         if found.shape == shape:
             return found
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".part.npy")
-    out = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=shape)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:  # not through a memory map, which a full disk would end with SIGBUS
+            header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float16)), "fortran_order": False}
+            np.lib.format.write_array_header_1_0(file, header | {"shape": shape})
+            for features in _encoded(encoder, split, scenes):
+                file.write(features.tobytes())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise LareError(f"{str(path)!r} can't be written ({error}); free some space or change out") from None
+    made: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    return made
+
+
+def _encoded(encoder: LareVisionModel, split: str, scenes: int) -> Iterator[np.ndarray]:
+    """(up to 64, g*g, d_vis) float16 features, scene by scene."""
     encoder.train(False)
     variants = 0 if split == "validation" else VARIANTS
     for start in tqdm(range(0, scenes, 64), desc=f"features {split}", mininterval=5):
         images = np.stack([render(sample_scene(split, i), variants) for i in range(start, min(scenes, start + 64))])
         with torch.no_grad():
             features = encoder(pixels(torch.from_numpy(images))).last_hidden_state
-        out[start : start + len(images)] = features.numpy().astype(np.float16)
-    out.flush()
-    del out
-    temporary.replace(path)
-    made: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    return made
+        yield features.numpy().astype(np.float16)
 
 
 class WorldBatches(StageBatches):
@@ -144,7 +159,7 @@ class WorldBatches(StageBatches):
             rationale,
             mask,
             self._pictures(scenes) if with_pictures else None,
-            torch.tensor([crc32(one.encode()) for one in rationales]),
+            torch.tensor([crc32((r or item.final).encode()) for r, item in zip(rationales, items, strict=True)]),
             torch.tensor(scenes).repeat_interleave(self.data.per_image),
             start,
             [f"{self.world_split} scene {scene}" for scene in scenes for _ in range(self.data.per_image)],

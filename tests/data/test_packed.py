@@ -1,0 +1,351 @@
+"""Packed data say what the files said, leave out what can't be trained on, and are never half there."""
+
+from __future__ import annotations
+
+import functools
+import json
+import multiprocessing
+import os
+import re
+import resource
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import lare
+from lare.data import Source
+from lare.data.packed import Packed, pack
+from lare.errors import LareError
+from lare.model import LareProcessor
+from lare.model.processing_lare import IMAGE_TOKEN, LATENT_START
+from tests.data.test_source import BAD_ROWS, png, row, turns
+
+
+@functools.cache
+def shipped() -> LareProcessor:
+    """The embedded checkpoint's; read only."""
+    processor: LareProcessor = LareProcessor.from_pretrained(lare.default_checkpoint())
+    return processor
+
+
+@pytest.fixture
+def processor() -> LareProcessor:
+    return shipped()
+
+
+def write(folder: Path, rows: list[Any], name: str = "data.json") -> Path:
+    path = folder / name
+    path.write_text(json.dumps(rows))
+    return path
+
+
+def packed(folder: Path, rows: list[Any], kind: str = "llava", **options: Any) -> Packed:
+    return pack(Source(write(folder, rows), kind), shipped(), folder / "run" / "pack", **options)
+
+
+def report(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "run" / "pack" / "report.json").read_text())
+    return found
+
+
+def problems(folder: Path) -> list[tuple[str, str]]:
+    lines = (folder / "run" / "pack" / "problems.jsonl").read_text().splitlines()
+    return [(one["where"], one["kind"]) for one in map(json.loads, lines)]
+
+
+def said(processor: LareProcessor, ids: Any) -> str:
+    return str(processor.tokenizer.decode(np.asarray(ids).tolist()))
+
+
+IMAGES = IMAGE_TOKEN * 16
+
+
+def test_a_llava_row_comes_back(tmp_path, processor):
+    assert processor.lm_grid == 4
+    (found,) = packed(tmp_path, [row("x", conversation=turns("<image>\nWhat is it?", "A cat."))]).rows([0])
+    assert said(processor, found.prompt) == f"<|begin|><|user|>{IMAGES}\nWhat is it?<|assistant|>"
+    assert len(found.rationale) == 0
+    assert said(processor, found.answer) == "A cat.<|end|>"
+    assert found.image == "a.png" and found.where == "data.json:1"
+    assert (found.prompt == processor.image_token_id).sum() == processor.lm_grid**2
+
+
+def test_a_prompt_is_the_one_that_is_asked_later(tmp_path, processor):
+    (found,) = packed(tmp_path, [row("x", conversation=turns("What is it?\n<image>", "A cat."))]).rows([0])
+    served = processor(images=[np.zeros((128, 128, 3), np.uint8)], text=processor.build_prompts(["What is it?"]))
+    assert [*found.prompt.tolist(), processor.latent_start_id] == served["input_ids"][0].tolist()
+
+
+def test_turns_have_the_image_first_the_system_prompt_and_their_history(tmp_path, processor):
+    conversation = [
+        {"from": "system", "value": "Look at <image> well."},
+        *turns("What is it?\n<image>", "A cat.", "Its colour?", "Red."),
+    ]
+    data = packed(tmp_path, [row("x", conversation=conversation)])
+    first, second = data.rows([0, 1])
+    start = f"<|begin|><|user|>Look at  well.<|user|>{IMAGES}\nWhat is it?<|assistant|>"
+    assert said(processor, first.prompt) == start
+    assert said(processor, second.prompt) == f"{start}A cat.<|end|><|user|>Its colour?<|assistant|>"
+    assert [said(processor, one.answer) for one in (first, second)] == ["A cat.<|end|>", "Red.<|end|>"]
+    assert data.lengths.tolist() == [len(one.prompt) + len(one.answer) for one in (first, second)]
+
+
+def test_a_vision_r1_row_comes_back_in_three_parts(tmp_path, processor):
+    reply = "<think>It is at a1.\nSo it is red.</think><answer>Red</answer>"
+    data = packed(tmp_path, [row("x", conversation=turns("<image>Its colour?", reply))], "vision_r1")
+    (found,) = data.rows([0])
+    assert said(processor, found.prompt) == f"<|begin|><|user|>{IMAGES}\nIts colour?<|assistant|>"
+    assert said(processor, found.rationale) == "It is at a1.\nSo it is red."
+    assert said(processor, found.answer) == "\nAnswer: Red<|end|>"
+    assert data.lengths.tolist() == [len(found.prompt) + len(found.rationale) + len(found.answer)]
+
+
+def test_any_text_comes_back_at_any_place(tmp_path, processor):
+    """Rows of all lengths and alphabets, read alone and in any order."""
+    texts = ["a", "Ünïcode 漢字 🙂", "tabs\tand\n\nlines", "x " * 90, "<think>", "</s>", "{{ braces }}"]
+    rows = [row(str(i), f"{i}.png", turns(f"<image>\n{t}?", t + "!")) for i, t in enumerate(texts * 80)]  # two chunks
+    data = packed(tmp_path, rows)
+    assert len(data) == len(rows) == 560
+    for number in (559, 0, 3, 511, 512, 200):
+        (found,) = data.rows([number])
+        text = texts[number % len(texts)]
+        assert said(processor, found.answer) == text.strip() + "!<|end|>" or said(processor, found.answer) == (
+            text + "!<|end|>"
+        )
+        assert f"\n{text}?<|assistant|>" in said(processor, found.prompt)
+        assert (found.image, found.where) == (f"{number}.png", f"data.json:{number + 1}")
+    both = data.rows([3, 0])
+    assert [one.where for one in both] == ["data.json:4", "data.json:1"]
+
+
+def test_what_cannot_be_trained_on_is_left_out_counted_and_listed(tmp_path, processor):
+    long = "cat " * 60
+    rows = [
+        row("a"),
+        row("b", None, turns("Hello", "Hi")),
+        row("c", conversation=turns(f"<image>\nWhat {LATENT_START}?", "A cat.")),
+        row("d", conversation=turns("<image>\nWhat?", f"A {IMAGE_TOKEN}.")),
+        row("e", conversation=[{"from": "system", "value": "<|latent_end|>"}, *turns("<image>\nQ?", "A")]),
+        row("f", conversation=turns("<image>\nWhat?", "A", "And?", long)),
+        row("g", conversation=turns("<image>\nWhat?", "")),
+        "no row",
+        row("h"),
+    ]
+    data = packed(tmp_path, rows, max_tokens=60)
+    assert [one.where for one in data.rows(range(len(data)))] == ["data.json:1", "data.json:6", "data.json:9"]
+    left = {"no_image": 1, "special_token": 3, "too_long": 1, "empty_answer": 1, "not_object": 1}
+    assert report(tmp_path)["left_out"] == left
+    assert report(tmp_path)["samples"] == 3 and report(tmp_path)["rows"] == 9
+    expected = {
+        ("data.json:2", "no_image"), ("data.json:3", "special_token"), ("data.json:4", "special_token"),
+        ("data.json:5", "special_token"), ("data.json:6", "too_long"), ("data.json:7", "empty_answer"),
+        ("data.json:8", "not_object"),
+    }  # fmt: skip
+    assert set(problems(tmp_path)) == expected and len(problems(tmp_path)) == 7
+    assert data.lengths.max() <= 60
+
+
+def test_the_tokenizers_limit_is_the_longest(tmp_path, processor):
+    limit = processor.tokenizer.model_max_length
+    data = packed(tmp_path, [row("a"), row("b", conversation=turns("<image>\nQ?", "cat " * limit))])
+    assert len(data) == 1 and report(tmp_path)["left_out"] == {"too_long": 1}
+
+
+def test_a_template_may_refuse_a_conversation(tmp_path):
+    own = LareProcessor.from_pretrained(lare.default_checkpoint())
+    refuse = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    own.chat_template = refuse + own.chat_template
+    rows = [row("a"), row("b", conversation=[{"from": "system", "value": "Be brief."}, *turns("<image>Q", "A")])]
+    data = pack(Source(write(tmp_path, rows), "llava"), own, tmp_path / "run" / "pack")
+    assert len(data) == 1 and problems(tmp_path) == [("data.json:2", "chat_template")]
+
+
+def test_two_hundred_bad_rows_of_many_kinds(tmp_path):
+    """In one file, with rows that are no JSON: a listed count, no crash, and the good rows are there."""
+    seen_by_images_alone = {"image_missing", "image_empty", "image_damaged", "image_outside"}
+    kinds = {kind: rows for kind, rows in BAD_ROWS.items() if kind not in seen_by_images_alone}
+    kinds |= {
+        "no_image": [row("w", None, turns("Hello", "Hi"))],
+        "special_token": [row("x", conversation=turns("<image>\nQ", IMAGE_TOKEN))],
+        "too_long": [row("y", conversation=turns("<image>\nQ", "cat " * 200))],
+        "double_id": [row("good")],
+    }
+    repeats = 10
+    text = [json.dumps(row("good"))]
+    for i in range(repeats):
+        for rows in kinds.values():
+            text += [json.dumps(_renamed(bad, i)) for bad in rows]
+        text += ['{"id": "broken", "image": oops}', json.dumps(row(f"fine{i}"))]
+    path = tmp_path / "data.json"
+    path.write_text("[" + ",\n".join(text) + "]")
+    data = pack(Source(path, "llava"), shipped(), tmp_path / "run" / "pack", max_tokens=100)
+    expected = {kind: repeats * len(rows) for kind, rows in kinds.items()} | {"not_json": repeats}
+    assert report(tmp_path)["left_out"] == expected
+    assert len(expected) >= 20 and sum(expected.values()) >= 200
+    assert len(problems(tmp_path)) == sum(expected.values())
+    assert len(data) == repeats + 1
+    wheres = [one.where for one in data.rows(range(len(data)))]
+    assert wheres[0] == "data.json:1" and not {where for where, _ in problems(tmp_path)} & set(wheres)
+
+
+def _renamed(bad: Any, number: int) -> Any:
+    """With an id of its own, where the id is not what is wrong."""
+    named = isinstance(bad, dict) and isinstance(bad.get("id"), str) and bad["id"] != "good"
+    return bad | {"id": f"{bad['id']}-{number}"} if named else bad
+
+
+def test_refusing_bad_rows(tmp_path):
+    path = write(tmp_path, [row("a"), row("b", conversation=turns("<image>\nWhat?", ""))])
+    folder = tmp_path / "run" / "pack"
+    assert len(pack(Source(path, "llava"), shipped(), folder)) == 1
+    with pytest.raises(LareError, match=r"data\.json:2: a reply is empty; mend the row"):
+        pack(Source(path, "llava", on_bad="refuse"), shipped(), folder)
+    assert folder.is_dir() and not folder.with_name("pack.part").exists()
+
+
+def test_nothing_usable(tmp_path):
+    with pytest.raises(LareError, match=r"data\.json' holds no usable sample \({'no_image': 2}\); see lare data check"):
+        packed(tmp_path, [row(name, None, turns("Hello", "Hi")) for name in "ab"])
+    with pytest.raises(LareError, match="holds no usable sample"):
+        packed(tmp_path, [])
+    assert not list((tmp_path / "run").iterdir())
+    with pytest.raises(LareError, match=r"no file '.*none\.json'"):
+        pack(Source(tmp_path / "none.json", "llava"), shipped(), tmp_path / "run" / "pack")
+
+
+def test_a_limit(tmp_path):
+    data = packed(tmp_path, [row(str(i)) for i in range(9)], limit=4)
+    assert [one.where for one in data.rows(range(len(data)))] == [f"data.json:{i}" for i in (1, 2, 3, 4)]
+
+
+# Reuse -------------------------------------------------------------------------------------------------------------
+
+
+def stamp(folder: Path) -> int:
+    return (folder / "run" / "pack" / "report.json").stat().st_ino
+
+
+def test_a_pack_is_used_again_while_nothing_changes(tmp_path, processor):
+    rows = [row("a"), row("b")]
+    source, folder = Source(write(tmp_path, rows), "llava"), tmp_path / "run" / "pack"
+    first = pack(source, processor, folder)
+    marker = folder / "marker"
+    marker.touch()
+    processor.tokenizer(["a", "b c"], padding=True, truncation=True, max_length=3)  # leaves its mark on a tokenizer
+    again = pack(source, processor, folder)
+    assert marker.exists() and again.fingerprint == first.fingerprint
+    assert again.offsets.tolist() == first.offsets.tolist()
+    other = LareProcessor.from_pretrained(lare.default_checkpoint())
+    assert pack(source, other, folder).fingerprint == first.fingerprint and marker.exists()
+
+
+def test_a_pack_is_remade_when_the_file_changes(tmp_path, processor):
+    first = packed(tmp_path, [row("a"), row("b")])
+    (tmp_path / "run" / "pack" / "marker").touch()
+    second = packed(tmp_path, [row("a"), row("b"), row("c")])
+    assert (len(first), len(second)) == (2, 3) and first.fingerprint != second.fingerprint
+    assert not (tmp_path / "run" / "pack" / "marker").exists()
+    same_size = write(tmp_path, [row("a"), row("b"), row("d")])
+    os.utime(same_size, ns=(0, 1))
+    assert pack(Source(same_size, "llava"), processor, tmp_path / "run" / "pack").fingerprint != second.fingerprint
+
+
+@pytest.mark.parametrize("change", ["tokens", "template", "grid", "end", "limit", "max_tokens", "on_bad"])
+def test_a_pack_is_remade_when_the_settings_change(tmp_path, processor, change):
+    path, folder = write(tmp_path, [row("a"), row("b")]), tmp_path / "run" / "pack"
+    first = pack(Source(path, "llava"), processor, folder)
+    (folder / "marker").touch()
+    own = LareProcessor.from_pretrained(lare.default_checkpoint())
+    options: dict[str, Any] = {}
+    on_bad = "skip"
+    if change == "tokens":
+        own.tokenizer.add_tokens(["What?"])
+    elif change == "template":
+        own.chat_template = own.chat_template.replace("<|begin|>", "")
+    elif change == "grid":
+        own.lm_grid = 3
+    elif change == "end":
+        own.tokenizer.eos_token = "<|pad|>"
+    elif change == "on_bad":
+        on_bad = "refuse"
+    else:
+        options[change] = 1 if change == "limit" else 100
+    second = pack(Source(path, "llava", on_bad=on_bad), own, folder, **options)
+    assert second.fingerprint != first.fingerprint and not (folder / "marker").exists()
+    if change == "tokens":
+        new = own.tokenizer.convert_tokens_to_ids("What?")
+        assert new in second.rows([0])[0].prompt
+    if change == "grid":
+        assert (second.rows([0])[0].prompt == own.image_token_id).sum() == 9
+    if change == "end":
+        assert said(own, second.rows([0])[0].answer).endswith("<|pad|>")
+
+
+def test_what_a_kill_left_is_made_anew(tmp_path):
+    part = tmp_path / "run" / "pack.part"
+    part.mkdir(parents=True)
+    (part / "tokens.bin").write_bytes(b"half")
+    (part / "report.json").write_text("{")
+    data = packed(tmp_path, [row("a")])
+    assert len(data) == 1 and data.rows([0])[0].image == "a.png" and not part.exists()
+
+
+def fill_the_disk(path: Path, folder: Path, answer: Any) -> None:
+    """In a process of its own: no file may grow over 2,000 bytes."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # a test run may keep what is printed in a file
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, 2_000))
+    try:
+        pack(Source(path, "llava"), shipped(), folder)
+        answer.send("packed")
+    except LareError as error:
+        answer.send(f"refused: {error}")
+
+
+def test_a_full_disk_leaves_the_earlier_pack(tmp_path):
+    first = packed(tmp_path, [row("a"), row("b")])
+    before = {path.name: path.read_bytes() for path in first.folder.iterdir()}
+    path = write(tmp_path, [row(str(i)) for i in range(200)], "more.json")
+    here, there = multiprocessing.Pipe()
+    process = multiprocessing.get_context("fork").Process(target=fill_the_disk, args=(path, first.folder, there))
+    process.start()
+    assert here.poll(60)
+    assert re.fullmatch(rf"refused: '{first.folder}' can't be written \(.+\); free some space or .*", here.recv())
+    process.join()
+    assert {path.name: path.read_bytes() for path in first.folder.iterdir()} == before
+    assert not (tmp_path / "run" / "pack.part").exists()
+
+
+# Images ------------------------------------------------------------------------------------------------------------
+
+
+def test_images_inside_parquet_files(tmp_path, processor):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow
+
+    messages = [{"role": "user", "content": "<image>Q"}, {"role": "assistant", "content": "<think>R</think>A"}]
+    rows = [{"images": [{"bytes": png(i), "path": "x.png"}], "messages": messages} for i in range(3)]
+    rows.append({"images": [{"bytes": None, "path": "named.png"}], "messages": messages})
+    path = tmp_path / "data.parquet"
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    data = pack(Source(path), processor, tmp_path / "pack")
+    found = data.rows([2, 0, 3])
+    assert [one.image for one in found] == [png(2), png(0), "named.png"]
+    assert [said(processor, found[0].rationale), said(processor, found[0].answer)] == ["R", "\nAnswer: A<|end|>"]
+    assert data.pictures.read(found[0].image) == png(2)
+
+
+def test_pictures_are_found_beside_the_file_or_where_they_are_said_to_be(tmp_path, processor):
+    (tmp_path / "a.png").write_bytes(png(1))
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "a.png").write_bytes(png(2))
+    path = write(tmp_path, [row("a")])
+    beside = pack(Source(path, "llava"), processor, tmp_path / "p1")
+    named = pack(Source(path, "llava", images=other), processor, tmp_path / "p2")
+    assert beside.pictures.read("a.png") == png(1) and named.pictures.read("a.png") == png(2)
+    again = pack(Source(path, "llava", images=other), processor, tmp_path / "p1")  # the same file, other images
+    assert again.pictures.read("a.png") == png(2)
