@@ -17,6 +17,7 @@ NAMES = (
     "batch_throughput",
     "against_llava",
     "training_step",
+    "flop_rate",
     "trace_cost",
     "world_speed",
 )

@@ -11,7 +11,18 @@ from transformers import CLIPVisionConfig, LlamaConfig
 
 from lare.model import LareConfig, LareForConditionalGeneration
 
-__all__ = ["BASE", "SMALL", "Batch", "Size", "lare_config", "lare_model", "make_batch", "text_config", "vision_config"]
+__all__ = [
+    "BASE",
+    "EMBEDDED",
+    "SMALL",
+    "Batch",
+    "Size",
+    "lare_config",
+    "lare_model",
+    "make_batch",
+    "text_config",
+    "vision_config",
+]
 
 GRID = 16  # visual tokens a side: 256, as CLIP-ViT-L/14 has at 224 pixels
 
@@ -40,6 +51,9 @@ BASE = Size(hidden=512, layers=8, heads=8, inner=1536, vocabulary=8192)
 
 SMALL = Size(hidden=256, layers=6, heads=4, inner=704, vocabulary=4096)
 """A decoder of 7 million parameters."""
+
+EMBEDDED = Size(hidden=128, layers=4, heads=4, inner=384, vocabulary=1024)
+"""The embedded model's decoder, of 1 million parameters."""
 
 
 def text_config(size: Size) -> LlamaConfig:

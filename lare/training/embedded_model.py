@@ -26,7 +26,7 @@ class Sizes:
 
     scenes: int = 24_000
     encoder_images: int = 96_000
-    tokenizer_images: int = 48_000
+    tokenizer_images: int = 20_000
     hidden: int = 128
     layers: int = 4
     heads: int = 4

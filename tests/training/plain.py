@@ -19,7 +19,6 @@ from lare.training.embedded_model import Sizes, build_model
 from lare.training.loader import Split
 from lare.training.model import TrainingModel
 from lare.training.ship import build_processor
-from lare.training.tokenizer import build_tokenizer
 from lare.training.trainer import Plan
 from lare.training.world_batches import WorldBatches
 
@@ -27,7 +26,6 @@ DATA = DataConfig(format="world", per_image=4)
 WEIGHTS = {"alignment": 0.3, "image": 0.4, "text": 0.5}
 ROWS = 32
 WHOLE = Split()
-tokenizer = lru_cache(build_tokenizer)
 
 
 def tiny_model(seed: int = 0, **overrides: Any) -> TrainingModel:
@@ -38,7 +36,7 @@ def tiny_model(seed: int = 0, **overrides: Any) -> TrainingModel:
     torch.manual_seed(7)
     encoder = LareVisionModel(LareVisionConfig(widths=(4, 4, 8, 8)))
     sizes = Sizes(hidden=32, layers=2, heads=2, ffn=48, projector=24, prefix=4, overrides={"iterations": 2} | overrides)
-    lare = build_model(sizes, encoder, tokenizer().get_vocab(), seed)
+    lare = build_model(sizes, encoder, processor().tokenizer.get_vocab(), seed)
     tiny = small_tokenizer()
     config = ImageConfig(unet="small", size=16, share=0.5)
     image = ImageReconstruction(32, config, tiny, build_unet("small", int(tiny.config.latent_channels), 2))
@@ -51,6 +49,7 @@ def tiny_model(seed: int = 0, **overrides: Any) -> TrainingModel:
     return model.double()
 
 
+@lru_cache
 def processor() -> Any:
     return build_processor(128, 4)
 

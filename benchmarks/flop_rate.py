@@ -1,0 +1,133 @@
+"""How much of the machine's matrix-multiplication speed a training step reaches.
+
+Left: operations of the step's matrix products (forward and backward, as torch counts them) per second of the whole
+step. Right: those of one large matrix product, measured in the same rounds. A stage-III step: K = 4, text-prefix
+reconstruction and alignment, a prompt of
+256 + 64, targets of 64 tokens; fp32 and bf16 (autocast). Beside it transformers' plain LLaVA step with the same
+decoder, and the embedded model's sizes. Targets: at least 0.60 in fp32 and 0.42 in bf16 at 36 M parameters.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.against_llava import llava_twin
+from benchmarks.common import Options, Result, Side, compare, main
+from benchmarks.models import BASE, EMBEDDED, Size, lare_model, make_batch
+from lare.training.batch import Draws, MicroBatch
+from lare.training.model import TrainingModel
+from lare.training.step import run_step
+
+TARGET_TOKENS, PREFIX_TOKENS = 64, 32
+WEIGHTS = {"alignment": 0.1, "image": 0.0, "text": 0.5}
+TARGETS = {"fp32": 0.60, "bf16": 0.42}
+SIDE = 2048
+"""Side of the matrix product that stands for the machine's speed."""
+
+Step = Callable[[], object]
+
+
+def _flops(step: Step) -> float:
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return float(counter.get_total_flops())
+
+
+def _optimiser(model: torch.nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6, fused=True)
+
+
+def lare_step(size: Size, batch: int, precision: str, **changes: Any) -> Step:
+    """A whole stage-III update of a model of this size."""
+    lare = lare_model(size, **changes)
+    model = TrainingModel(lare, 256, None, precision).train()
+    config = lare.config
+    prompts = make_batch(config, batch).ending_in(config.latent_start_id)
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(8, size.vocabulary - 8, (batch, TARGET_TOKENS), generator=generator)
+    ones = torch.ones_like(ids)
+    with torch.no_grad():
+        features = lare.vision_tower(prompts.pixel_values)
+    inputs: dict[str, Any] = {
+        "input_ids": prompts.input_ids,
+        "attention_mask": prompts.attention_mask,
+        "visual_features": features,
+        "target_ids": ids,
+        "target_mask": ones,
+        "prefix_ids": ids[:, :PREFIX_TOKENS],
+        "prefix_mask": ones[:, :PREFIX_TOKENS],
+        "iterations": 4,
+        "delimiters": True,
+    }
+    micro = MicroBatch(inputs, ids, ones)
+    draws = Draws(torch.zeros(batch, dtype=torch.bool), torch.zeros(batch))
+    optimiser = _optimiser(model)
+
+    def step() -> None:
+        run_step(model, [micro], WEIGHTS, [draws], 0.07)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+
+    return step
+
+
+def llava_step(size: Size, batch: int, precision: str) -> Step:
+    """A plain update of transformers' LLaVA with the same decoder, the LM head at all text positions."""
+    lare = lare_model(size)
+    twin = llava_twin(lare).train()
+    twin.model.vision_tower.requires_grad_(False)
+    prompts = make_batch(lare.config, batch)
+    ids = torch.randint(8, size.vocabulary - 8, (batch, TARGET_TOKENS), generator=torch.Generator().manual_seed(1))
+    whole = torch.cat((prompts.input_ids, ids), 1)
+    labels = whole.clone()
+    labels[:, : prompts.input_ids.shape[1]] = -100
+    optimiser = _optimiser(twin)
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            loss: Tensor = twin(
+                input_ids=whole,
+                attention_mask=torch.ones_like(whole),
+                pixel_values=prompts.pixel_values,
+                labels=labels,
+            ).loss
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+
+    return step
+
+
+def _product(precision: str) -> Side:
+    kind = torch.bfloat16 if precision == "bf16" else torch.float32
+    left, right = torch.randn(SIDE, SIDE).to(kind), torch.randn(SIDE, SIDE).to(kind)
+    return Side(f"matrix product {precision}", lambda: left @ right, 2.0 * SIDE**3)
+
+
+def measure(options: Options) -> list[Result]:
+    """Compare every step with the machine's speed."""
+    results = []
+    for precision, target in TARGETS.items():
+        product = _product(precision)
+        cases = {
+            "LaRe 36M b4": (lare_step(BASE, 4, precision), target),
+            "LLaVA 36M b4": (llava_step(BASE, 4, precision), 0.0),
+            "LaRe embedded size b64": (
+                lare_step(EMBEDDED, 64, precision, refocus_source="fine", lm_grid=4, window=8),
+                0.0,
+            ),
+        }
+        for name, (step, least) in cases.items():
+            side = Side(f"{name} {precision}", step, _flops(step))
+            results.append(compare(f"flop_rate {name} {precision}", side, product, options, at_least=least, speed=True))
+    return results
+
+
+if __name__ == "__main__":
+    sys.exit(main("flop_rate", __doc__ or "", measure))

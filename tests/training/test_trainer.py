@@ -1,0 +1,190 @@
+"""Runs: killed at any moment they end as if they had not been; stages hand on weights; disks fill; frozen stays so."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lare.errors import LareError
+from lare.training.config import RunConfig
+from lare.training.loader import Split
+from lare.training.trainer import STOPPED, Plan, Trainer
+from tests.processes import run_processes
+from tests.training.plain import batches, processor, run_config, tiny_model, tiny_plan
+
+KILLS = 20
+
+
+def make_trainer(out: Path | str, **changes: Any) -> Trainer:
+    model = tiny_model().float()
+    return Trainer(run_config(out, **changes), model, processor(), tiny_plan(model))
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    folders = sorted(path for path in out.glob("*/final"))
+    assert len(folders) == 4
+    files = ("model.safetensors", "heads.safetensors")
+    return {f"{f.parent.name}/{k}": v for f in folders for name in files for k, v in load_file(f / name).items()}
+
+
+def rows(out: Path) -> list[dict[str, Any]]:
+    found = []
+    for path in sorted(out.glob("*/log.jsonl")):
+        for line in path.read_text().splitlines():
+            row = json.loads(line)
+            found.append({k: row[k] for k in ("step", "losses", "counts", "gradient_norm", "rate")})
+    return found
+
+
+def same(left: Path, right: Path) -> None:
+    """Bit by bit."""
+    ours, theirs = weights(left), weights(right)
+    assert ours.keys() == theirs.keys()
+    assert not [name for name in ours if not torch.equal(ours[name], theirs[name])]
+    assert rows(left) == rows(right)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """A run that nothing interrupted."""
+    out = tmp_path_factory.mktemp("whole")
+    assert make_trainer(out).run() == 0
+    return out
+
+
+def _seconds(out: Path) -> float:
+    """How long a run takes here and now."""
+    began = time.monotonic()
+    child = os.fork()
+    if child == 0:
+        os._exit(make_trainer(out).run())
+    os.waitpid(child, 0)
+    return time.monotonic() - began
+
+
+def _killed(rank: int, port: int, folder: str) -> None:
+    """Fork, train, kill: until 20 processes have died on the way and a run has come to its end."""
+    torch.set_num_threads(1)
+    processor()  # made once, before the forks
+    rng, kills, runs = random.Random(5), 0, 0
+    places = []
+    pause = _seconds(Path(folder) / "clock")
+    while kills < KILLS or runs == 0:
+        out = Path(folder) / f"run{runs}"
+        child = os.fork()
+        if child == 0:
+            os._exit(make_trainer(out).run())
+        time.sleep(rng.uniform(0.05, 0.5) * pause)
+        if kills < KILLS:
+            os.kill(child, signal.SIGKILL)
+        status = os.waitpid(child, 0)[1]
+        if os.WIFSIGNALED(status):
+            kills += 1
+            places.append(sorted(str(p.relative_to(out)) for p in out.glob("*/*") if p.is_dir())[-1:])
+        else:
+            assert status == 0
+            runs += 1
+    (Path(folder) / "places.json").write_text(json.dumps(places))
+
+
+def test_killed_at_twenty_moments_it_ends_as_if_it_had_not_been(whole: Path, tmp_path: Path) -> None:
+    run_processes(__file__, "_killed", 1, str(tmp_path), timeout=900)
+    done = [path for path in tmp_path.glob("run*") if (path / "IV" / "final").is_dir()]
+    assert done
+    for out in done:
+        same(out, whole)
+    places = json.loads((tmp_path / "places.json").read_text())
+    assert len(places) == KILLS and len({str(place) for place in places}) > 3
+
+
+def test_frozen_parts_stay_bit_for_bit(whole: Path) -> None:
+    found = weights(whole)
+    start = tiny_model().float().state_dict()
+    names = [name for name in start if name.startswith("lare.vision_tower")]
+    assert names
+    for stage in ("I", "II", "III", "IV"):
+        for name in names:
+            assert torch.equal(found[f"{stage}/{name.removeprefix('lare.')}"], start[name]), (stage, name)
+    # Stage II leaves the decoder alone; III does not.
+    decoder = [n for n in found if n.startswith("I/language_model")]
+    assert all(torch.equal(found[n], found[n.replace("I/", "II/", 1)]) for n in decoder)
+    assert any(not torch.equal(found[n], found[n.replace("I/", "III/", 1)]) for n in decoder)
+
+
+def test_checkpoints_tell_where_they_come_from(whole: Path) -> None:
+    metas = [json.loads((whole / stage / "final" / "meta.json").read_text()) for stage in ("I", "II", "III", "IV")]
+    assert [meta["stage"] for meta in metas] == ["I", "II", "III", "IV"]
+    assert metas[0]["parent"] is None and len({meta["parent"] for meta in metas}) == 4
+    assert all(meta["done"] and meta["step"] == meta["steps"] == 4 for meta in metas)
+    assert {"data", "config", "commit", "torch", "random", "seconds"} <= metas[0].keys()
+    steps = sorted(path.name for path in (whole / "III").glob("step-*"))
+    assert steps == ["step-00000002", "step-00000003"]  # the last two; the end is in final
+
+
+def test_sigterm_saves_and_ends(whole: Path, tmp_path: Path) -> None:
+    model = tiny_model().float()
+
+    class Interrupted(type(batches(run_config(tmp_path).stages[0], model))):  # type: ignore[misc]
+        def micro_batches(self, step: int) -> Any:
+            if step == 1 and self.stage.name == "II":
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().micro_batches(step)
+
+    def make(stage: Any, number: int, split: Split) -> Any:
+        made = batches(stage, model, split, number)
+        made.__class__ = Interrupted
+        return made
+
+    before = signal.getsignal(signal.SIGTERM)
+    config = run_config(tmp_path, save_every=100)
+    assert Trainer(config, model, processor(), Plan(make)).run() == STOPPED
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert [p.name for p in (tmp_path / "II").glob("step-*")] == ["step-00000002"]
+    assert make_trainer(tmp_path, save_every=100).run() == 0
+    same(tmp_path, whole)
+
+
+def test_other_settings_are_not_resumed(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path)
+    trainer.stop = True
+    assert trainer.run() == STOPPED
+    other = run_config(tmp_path)
+    changed = RunConfig(**{**vars(other), "stages": (_longer(other.stages[0]), *other.stages[1:])})
+    model = tiny_model().float()
+    with pytest.raises(LareError, match="number of updates"):
+        Trainer(changed, model, processor(), tiny_plan(model)).run()
+
+
+def _longer(stage: Any) -> Any:
+    return type(stage)(**{**vars(stage), "samples": 10 * 16})
+
+
+def _full_disk(rank: int, port: int, folder: str) -> None:
+    trainer = make_trainer(folder)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    with pytest.raises(LareError, match=r"can't be written|cannot write"):
+        trainer.run()
+
+
+def test_a_full_disk_loses_no_checkpoint(whole: Path, tmp_path: Path) -> None:
+    first = make_trainer(tmp_path)
+    first.stop = True
+    assert first.run() == STOPPED
+    kept = load_file(tmp_path / "I" / "step-00000001" / "state.safetensors")
+    run_processes(__file__, "_full_disk", 1, str(tmp_path))
+    again = load_file(tmp_path / "I" / "step-00000001" / "state.safetensors")
+    assert all(torch.equal(kept[name], again[name]) for name in kept)
+    assert not list(tmp_path.glob("*/*.tmp"))
+    assert make_trainer(tmp_path).run() == 0
+    same(tmp_path, whole)
