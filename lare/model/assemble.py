@@ -14,25 +14,17 @@ copy of it would be as likely as the token itself.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, TypeVar, cast
+from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from lare.errors import LareError
-from lare.model.attention import ATTENTION_NAME, layer_output_hook
+from lare.model.attention import layer_output_hook
 from lare.model.configuration_lare import LareConfig
+from lare.model.decoders import load_decoder, load_text_config
 from lare.model.encoders import load_encoder
 from lare.model.loading import _quiet
 from lare.model.modeling_lare import LareForConditionalGeneration
@@ -42,7 +34,6 @@ from lare.model.vision import Projector, VisionTower
 
 __all__ = ["FULL_SIZE", "assemble", "check_settings", "load_text_config", "meta_model", "with_defaults"]
 
-T = TypeVar("T")
 _OWN = ("self", "kwargs", "text_config", "vision_config", "image_token_id", "latent_start_id", "latent_end_id")
 _SETTINGS = frozenset(inspect.signature(LareConfig.__init__).parameters) - set(_OWN)
 
@@ -76,7 +67,7 @@ def _assemble(
     text: str, vision: str, settings: Mapping[str, Any], trust_remote_code: bool
 ) -> tuple[LareForConditionalGeneration, LareProcessor]:
     """`assemble` with torch's global random state."""
-    decoder, tokenizer = _load_decoder(text, trust_remote_code)
+    decoder, tokenizer = load_decoder(text, trust_remote_code)
     encoder = load_encoder(vision, settings)
     values = with_defaults(settings, encoder.image_size, encoder.grid)
     used = len(tokenizer)  # before the special tokens come in
@@ -135,75 +126,6 @@ def with_defaults(settings: Mapping[str, Any], image_size: int, grid: int) -> di
     if isinstance(values["grid"], int):
         values.setdefault("window", (values["grid"] + 1) // 2)
     return values
-
-
-# The decoder --------------------------------------------------------------------------------------------------------
-
-
-def load_text_config(text: str, trust_remote_code: bool = False) -> PreTrainedConfig:
-    """The configuration of a decoder, without its weights.
-
-    Raises:
-        LareError: If it can't be read.
-    """
-    place, options = _source(text, trust_remote_code)
-    config: PreTrainedConfig = _loaded(
-        "a decoder's configuration", text, lambda: AutoConfig.from_pretrained(place, **options)
-    )
-    return config
-
-
-def _source(text: str, trust_remote_code: bool) -> tuple[str, dict[str, Any]]:
-    """What transformers' `from_pretrained` takes: a place and options."""
-    place, separator, file = text.partition("::")
-    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    if separator:
-        if not (Path(place) / file).is_file():
-            raise LareError(f"there is no GGUF file {file!r} in {place!r}; give FOLDER::FILE.gguf")
-        options["gguf_file"] = file
-    return place, options
-
-
-def _load_decoder(text: str, trust_remote_code: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    place, options = _source(text, trust_remote_code)
-    config = load_text_config(text, trust_remote_code)
-    if getattr(config, "quantization_config", None) is not None:
-        raise LareError(f"the decoder {text!r} is quantised and can't be trained; give its unquantised checkpoint")
-    tokenizer = _loaded("a tokenizer", text, lambda: AutoTokenizer.from_pretrained(place, **options))
-    options |= dict(dtype=torch.float32, attn_implementation=ATTENTION_NAME, output_loading_info=True)
-    pair: Any = _loaded("a causal language model", text, lambda: AutoModelForCausalLM.from_pretrained(place, **options))
-    decoder, info = cast(tuple[PreTrainedModel, dict[str, Any]], pair)
-    missing = sorted([*info.get("missing_keys", ()), *(str(key) for key in info.get("mismatched_keys", ()))])
-    if missing:
-        raise LareError(f"the decoder {text!r} lacks {len(missing)} weights, such as {missing[0]}; give a complete one")
-    _set_ends(decoder, tokenizer)
-    return decoder, tokenizer
-
-
-def _set_ends(decoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Let every token that ends an answer stand in the configuration, and too long prompts be refused."""
-    found: list[int] = []
-    for source in (decoder.config, decoder.generation_config, tokenizer):
-        ids = getattr(source, "eos_token_id", None)
-        found += [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
-    ends = list(dict.fromkeys(found))
-    if ends:
-        decoder.config.eos_token_id = ends[0] if len(ends) == 1 else ends
-    limit = getattr(decoder.config, "max_position_embeddings", None)
-    if limit is not None:
-        tokenizer.model_max_length = min(tokenizer.model_max_length, int(limit))
-
-
-def _loaded(what: str, name: str, load: Callable[[], T]) -> T:
-    """Call a loader; whatever goes wrong becomes one sentence."""
-    try:
-        with _quiet():
-            return load()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, SafetensorError) as e:
-        raise LareError(
-            f"{what} can't be loaded from {name!r} ({' '.join(str(e).split())[:200]}); "
-            "give a complete folder, or a hub id that can be reached"
-        ) from e
 
 
 # Special tokens -----------------------------------------------------------------------------------------------------

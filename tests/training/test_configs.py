@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 from accelerate.utils import DistributedType
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer
-from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from lare.model.assemble import check_settings
 from lare.model.published import published
 from lare.training.config import load_run_config
+from lare.training.model import TrainingModel
+from lare.training.stages import STAGES, freeze_all_but
+
+from .test_sizes import WEIGHTS, batch_of, loss_of, row_of, tiny
 
 CONFIGS = Path(__file__).parents[2] / "lare" / "configs"
 FULL = ("qwen2_5_0_5b", "qwen2_5_1_5b", "qwen2_5_7b", "vicuna_7b", "llama3_2_1b")
@@ -99,14 +105,41 @@ def test_accelerate_takes_its_files(name: str) -> None:
     assert run.stem in FULL and path.name == Path(command_of(path)[3]).name
 
 
-def test_layers_that_fsdp_wraps_exist() -> None:
+def test_fsdp_takes_the_model_as_one_group() -> None:
     values = yaml.safe_load((CONFIGS / "accelerate" / "fsdp.yaml").read_text(encoding="utf8"))["fsdp_config"]
-    assert values["fsdp_version"] == 2
-    assert values["fsdp_transformer_layer_cls_to_wrap"] == Qwen2DecoderLayer.__name__
-    for name in FULL:
-        words = command_of(CONFIGS / f"{name}.yaml")
-        if "lare/configs/accelerate/fsdp.yaml" in words and not name.startswith("qwen"):
-            assert LlamaDecoderLayer.__name__ in words
+    assert values["fsdp_version"] == 2 and values["fsdp_auto_wrap_policy"] == "NO_WRAP"
+    assert not values["fsdp_reshard_after_forward"] and not values["fsdp_activation_checkpointing"]
+
+
+@pytest.fixture
+def alone() -> Iterator[None]:
+    """A process group of one."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_gradients_under_fsdp(stage: str, alone: None) -> None:
+    """One group gathers and scatters through passes without gradient, without synchronisation, and with it."""
+    plain, split = (TrainingModel(tiny(layers=2), 16) for _ in range(2))
+    split.load_state_dict(plain.state_dict())
+    for model in (plain, split):
+        freeze_all_but(model, STAGES[stage].parts)
+    batch = batch_of(plain.lare, row_of(stage))
+    fully_shard(split, mesh=init_device_mesh("cpu", (1,)))
+    with torch.no_grad():
+        split(batch, WEIGHTS, vectors_only=True)
+    for last in (False, True):
+        split.set_requires_gradient_sync(last)
+        loss_of(plain, batch).backward()
+        loss_of(split, batch).backward()
+    compared = 0
+    for (name, ours), theirs in zip(split.named_parameters(), plain.parameters(), strict=True):
+        if theirs.grad is not None:
+            torch.testing.assert_close(ours.grad.full_tensor(), theirs.grad, msg=name)
+            compared += 1
+    assert compared
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)

@@ -22,7 +22,8 @@ from lare.training.config import run_config_from
 from lare.training.flops import Row, Work, decoder_calls, gradients, measured, row_work
 from lare.training.memory import memory_of
 from lare.training.model import TrainingModel
-from lare.training.sizes import LENGTHS, Lengths, markdown, run_report, skeleton, stage_row
+from lare.training.sizes import LENGTHS, Lengths, markdown, run_report, stage_row
+from lare.training.skeleton import skeleton
 from lare.training.stages import STAGES, freeze_all_but
 
 VOCABULARY, ROWS = 64, 2
@@ -163,7 +164,7 @@ def test_memory_is_near_what_autograd_keeps(stage: str, precision: str) -> None:
     grad = gradients(model, STAGES[stage].parts, row.iterations)
     modules = {"language_model": model.language_model, "extractor": model.extractor, "projector": model.projector}
     memory = memory_of(modules, model, row, grad, rows, precision == "bf16")
-    assert 0.6 < (memory["autocast"] + memory["activations"]) / measured_bytes < 1.5
+    assert 0.8 < (memory["autocast"] + memory["activations"]) / measured_bytes < 1.1
 
 
 def test_a_frozen_decoder_is_copied_at_every_call_under_autocast() -> None:
@@ -223,7 +224,8 @@ def test_sharding_and_passes(report: dict[str, Any]) -> None:
     one = report["stages"][2]
     assert report["processes"] == 8 and one["micro_batch"] == 128 // 8
     states = sum(one["memory"][name] for name in ("weights", "gradients", "optimiser"))
-    assert one["memory"]["sharded"] == states // 8 + one["memory"]["activations"]
+    gathered = 2 * (report["parameters"]["total"] + one["trained"])
+    assert one["memory"]["sharded"] == states // 8 + gathered + one["memory"]["activations"]
     stages = [{"stage": "III", "data": [{"path": "a.json"}], "micro_batch": 4}]
     again = run_report(run(stages=stages), processes=16)["stages"][0]
     assert (again["micro_batch"], again["memory"]["activations"]) == (4, one["memory"]["activations"] // 4)
