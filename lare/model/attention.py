@@ -27,12 +27,16 @@ _KEYWORD = "lare_capture"
 class LastQueryCapture:
     """Collects, layer by layer, what the last position of one decoder call did.
 
+    Args:
+        gradient: Keep the rows' gradient, for a loss on them.
+
     Attributes:
-        rows: One (B, H, S) softmax row per layer, detached.
+        rows: One (B, H, S) softmax row per layer.
         hidden: One (B, d) output of the last position per decoder layer, with its gradient.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, gradient: bool = False) -> None:
+        self.gradient = gradient
         self.rows: list[Tensor] = []
         self.hidden: list[Tensor] = []
 
@@ -100,10 +104,10 @@ def lare_sdpa(
         return out
     if query.shape[2] == 1:
         probs_BNGS = _last_row(query, key, attention_mask, scaling)
-        capture.rows.append(probs_BNGS.detach().flatten(1, 2))
+        capture.rows.append((probs_BNGS if capture.gradient else probs_BNGS.detach()).flatten(1, 2))
         weights = nn.functional.dropout(probs_BNGS.to(value.dtype), dropout) if dropout else probs_BNGS.to(value.dtype)
         return torch.matmul(weights, value).flatten(1, 2).unsqueeze(1), None
-    with torch.no_grad():
+    with torch.set_grad_enabled(capture.gradient and torch.is_grad_enabled()):
         capture.rows.append(_last_row(query[:, :, -1:], key, attention_mask, scaling).flatten(1, 2))
     out = ALL_ATTENTION_FUNCTIONS["sdpa"](
         module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs

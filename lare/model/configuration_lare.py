@@ -31,6 +31,8 @@ class LareConfig(PreTrainedConfig):
         lm_grid: Side of the grid of visual tokens that the decoder reads; None means `grid`.
         refocus_source: "lm": the Extractor attends to the decoder's visual tokens (the paper). "fine": the decoder
             reads mean-pooled tokens, the Extractor attends to the window's tokens at full resolution.
+        shared_projector: With "fine", one projector for both: the decoder's tokens are averages of the Extractor's.
+        lm_token_scale: Factor of those averages; an average of many tokens is short.
         iterations: K, latent iterations of the fixed schedule.
         latents_per_iteration: m, latent tokens per iteration.
         window: Side w of the sliding window in cells of the fine grid.
@@ -68,6 +70,8 @@ class LareConfig(PreTrainedConfig):
         grid: int = 16,
         lm_grid: int | None = None,
         refocus_source: str = "lm",
+        shared_projector: bool = False,
+        lm_token_scale: float = 1.0,
         iterations: int = 4,
         latents_per_iteration: int = 1,
         window: int = 8,
@@ -96,6 +100,8 @@ class LareConfig(PreTrainedConfig):
         self.grid = grid
         self.lm_grid = grid if lm_grid is None else lm_grid
         self.refocus_source = refocus_source
+        self.shared_projector = shared_projector
+        self.lm_token_scale = lm_token_scale
         self.iterations = iterations
         self.latents_per_iteration = latents_per_iteration
         self.window = window
@@ -176,6 +182,11 @@ def _check_grids(config: LareConfig) -> None:
             f'lm_grid {lm_grid} differs from grid {grid} while refocus_source is "lm"; '
             f'set lm_grid={grid} or refocus_source="fine".',
         )
+    _require(
+        not config.shared_projector or config.refocus_source == "fine",
+        'shared_projector is for refocus_source="fine" (with "lm" there is one projector anyway); leave it out.',
+    )
+    _require(config.lm_token_scale > 0, f"lm_token_scale is {config.lm_token_scale}; give a number above 0.")
     _require(
         lm_grid <= grid and grid % lm_grid == 0,
         f"lm_grid {lm_grid} does not divide grid {grid}; give a divisor of grid.",

@@ -51,6 +51,7 @@ class LoopState:
         questions_per_image: Q.
         padded: Whether any column is masked.
         rows: (B, L, H, S) attention rows of the last captured position, if they were asked for.
+        saliency_gradient: Whether the saliency keeps its gradient.
     """
 
     cache: DynamicCache
@@ -64,6 +65,7 @@ class LoopState:
     questions_per_image: int = 1
     padded: bool = False
     rows: Tensor | None = None
+    saliency_gradient: bool = False
 
 
 def decoder_mask(past: Tensor, new: Tensor, padded: bool, dtype: torch.dtype) -> Tensor | None:
@@ -144,7 +146,7 @@ def extend(
     new = torch.ones(batch, size, dtype=torch.bool, device=embeds.device) if mask is None else mask.bool()
     padded = state.padded or (mask is not None and not bool(new.all()))
     positions = (state.next_position[:, None] + new.long().cumsum(1) - 1).clamp_min(0)
-    watcher = LastQueryCapture() if capture else None
+    watcher = LastQueryCapture(state.saliency_gradient) if capture else None
     hidden = run_decoder(
         model,
         embeds,
@@ -224,6 +226,7 @@ def prefill(
     questions_per_image: int = 1,
     room: int = 64,
     keep_rows: bool = False,
+    saliency_gradient: bool = False,
 ) -> LoopState:
     """Read the prompts.
 
@@ -236,6 +239,7 @@ def prefill(
         questions_per_image: Q; rows b * Q .. b * Q + Q - 1 belong to image b.
         room: Spare cache positions for decoding (ignored when gradients are on).
         keep_rows: Keep all attention rows of the last position.
+        saliency_gradient: Keep the saliency's gradient, here and in what follows.
 
     Returns:
         The state after the prompt's last position.
@@ -260,6 +264,7 @@ def prefill(
         _, state = extend(model, _start(model, visual, slots, room_needed, 1), shared)
         state = _repeat_rows(state, questions_per_image)
         embeds = model.embed(input_ids)
+    state.saliency_gradient = saliency_gradient
     return extend(model, state, embeds, mask, capture=True, keep_rows=keep_rows)[1]
 
 

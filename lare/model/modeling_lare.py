@@ -60,7 +60,9 @@ class LareForConditionalGeneration(StrictLoading):
         visual = VisionTower.width(config.vision_config)
         self.projector = Projector(visual, hidden, config.projector_dim)
         self.refocus_projector = (
-            Projector(visual, hidden, config.projector_dim) if config.refocus_source == "fine" else None
+            Projector(visual, hidden, config.projector_dim)
+            if config.refocus_source == "fine" and not config.shared_projector
+            else None
         )
         self.language_model = AutoModelForCausalLM.from_config(text, attn_implementation=ATTENTION_NAME)
         self.extractor = self._make_extractor(config, hidden, layers) if config.use_extractor else None
@@ -145,12 +147,16 @@ class LareForConditionalGeneration(StrictLoading):
 
     # Vision ----------------------------------------------------------------------------------------------------
 
-    def encode_images(self, pixel_values: Tensor) -> VisualTokens:
+    def encode_images(self, pixel_values: Tensor, lm_grid: int | None = None) -> VisualTokens:
         """Pixels (B, 3, H, W) -> visual tokens."""
-        return self.encode_features(self.vision_tower(pixel_values))
+        return self.encode_features(self.vision_tower(pixel_values), lm_grid)
 
-    def encode_features(self, features: Tensor) -> VisualTokens:
+    def encode_features(self, features: Tensor, lm_grid: int | None = None) -> VisualTokens:
         """Cached encoder features (B, N_f, d_vis) -> visual tokens.
+
+        Args:
+            features: On the fine grid.
+            lm_grid: Side of the decoder's grid instead of the configured one (training on several resolutions).
 
         Raises:
             LareError: If the features are not on the configured grid.
@@ -162,11 +168,18 @@ class LareForConditionalGeneration(StrictLoading):
                 f"the {config.grid} x {config.grid} grid of the encoder."
             )
         features = features.to(self.projector.linear_1.weight.dtype)
-        lm = self.projector(pool_grid(features, config.grid, config.lm_grid))
+        side = config.lm_grid if lm_grid is None else lm_grid
+        if config.shared_projector:
+            refocus = self.projector(features)
+            scale = config.lm_token_scale if side == config.lm_grid < config.grid else 1.0
+            return VisualTokens(pool_grid(refocus, config.grid, side) * scale, refocus, side, config.grid)
+        lm = self.projector(pool_grid(features, config.grid, side))
         refocus = lm if self.refocus_projector is None else self.refocus_projector(features)
-        return VisualTokens(lm, refocus, config.lm_grid, config.grid)
+        return VisualTokens(lm, refocus, side, config.grid)
 
-    def visual_tokens(self, pixel_values: Tensor | None, visual_features: Tensor | None) -> VisualTokens:
+    def visual_tokens(
+        self, pixel_values: Tensor | None, visual_features: Tensor | None, lm_grid: int | None = None
+    ) -> VisualTokens:
         """Visual tokens from whichever of the two is given.
 
         Raises:
@@ -175,8 +188,8 @@ class LareForConditionalGeneration(StrictLoading):
         if (pixel_values is None) == (visual_features is None):
             raise LareError("Give exactly one of pixel_values and visual_features.")
         if pixel_values is not None:
-            return self.encode_images(pixel_values)
-        return self.encode_features(cast(Tensor, visual_features))
+            return self.encode_images(pixel_values, lm_grid)
+        return self.encode_features(cast(Tensor, visual_features), lm_grid)
 
     def remember(self, visual: VisualTokens) -> VisualMemory | None:
         """Keys and values of the refocus tokens for the Extractor, computed once for all iterations."""
@@ -200,6 +213,9 @@ class LareForConditionalGeneration(StrictLoading):
         delimiters: bool = True,
         window_mode: str = "saliency",
         generator: torch.Generator | None = None,
+        fetch: Tensor | None = None,
+        lm_grid: int | None = None,
+        saliency_gradient: bool = False,
         **kwargs: Any,
     ) -> LareOutput:
         """One training step's losses.
@@ -220,6 +236,10 @@ class LareForConditionalGeneration(StrictLoading):
             delimiters: Feed <|latent_end|> before the target. False with iterations=0 is plain LLaVA.
             window_mode: "saliency", "random" or "full".
             generator: Source of random windows.
+            fetch: (B, K) numbers of fine tokens that stand in place of the latents, so that the decoder learns to read
+                them before the Extractor can make any.
+            lm_grid: Side of the decoder's visual grid instead of the configured one; the prompt must fit.
+            saliency_gradient: Keep the gradient of the saliency, for a loss on where the model looks.
             **kwargs: Nothing else is accepted.
 
         Returns:
@@ -231,12 +251,20 @@ class LareForConditionalGeneration(StrictLoading):
         iterations = self.config.iterations if iterations is None else iterations
         _check_forward(kwargs, iterations, delimiters, prefix_ids)
         self._refuse_checkpointing()
-        visual = self.visual_tokens(pixel_values, visual_features)
-        state = prefill(self, input_ids, attention_mask, visual, shared_ids, questions_per_image)
+        visual = self.visual_tokens(pixel_values, visual_features, lm_grid)
+        state = prefill(
+            self,
+            input_ids,
+            attention_mask,
+            visual,
+            shared_ids,
+            questions_per_image,
+            saliency_gradient=saliency_gradient,
+        )
         output = LareOutput(visual=visual)
         if delimiters:
             # Training always takes K iterations; adaptive stopping is a matter of inference.
-            thoughts = think(self, state, iterations, "fixed", window_mode, generator=generator)
+            thoughts = think(self, state, iterations, "fixed", window_mode, generator=generator, fetch=fetch)
             state, output.thoughts = thoughts.state, thoughts
         if target_ids is not None:
             mask = torch.ones_like(target_ids, dtype=torch.bool) if target_mask is None else target_mask.bool()

@@ -76,6 +76,7 @@ def think(
     window_mode: str = "saliency",
     latent_override: LatentOverride = None,
     generator: torch.Generator | None = None,
+    fetch: Tensor | None = None,
 ) -> Thoughts:
     """Run the latent loop from a prefilled state whose last position is <|latent_start|>.
 
@@ -88,6 +89,7 @@ def think(
         latent_override: Feed something else: "zeros", "noise" (of each latent's norm), or a tensor that broadcasts to
             (B, K, m, d).
         generator: Source of random windows and noise.
+        fetch: (B, K) fine tokens to feed, scaled as latents are, instead of making any (m = 1).
 
     Returns:
         The thoughts; gradients are kept when they are enabled.
@@ -98,15 +100,18 @@ def think(
     rule = parse_stop(model.config.stop if stop is None else stop)
     limit = _limit(model, rule, iterations)
     _check_options(model, state, limit, window_mode, latent_override)
-    memory = model.remember(state.visual) if limit else None
+    memory = model.remember(state.visual) if limit and fetch is None else None
     scale = model.embedding_rms() if limit and model.config.rms_scale else None
     batch, device = state.attention_mask.shape[0], state.attention_mask.device
     active = torch.ones(batch, dtype=torch.bool, device=device)
     record = _Record(model, state)
     for step in range(limit):
         look = choose_look(model, state, window_mode, generator)
-        latents = make_latents(model, state, look, memory, scale)
-        latents = override_latents(latents, latent_override, step, generator)
+        if fetch is None:
+            latents = make_latents(model, state, look, memory, scale)
+            latents = override_latents(latents, latent_override, step, generator)
+        else:
+            latents = _fetched(state, fetch[:, step], scale)
         state = _feed(model, state, latents, active if rule.adaptive and step else None)
         record.add(state_saliency=record.saliency, look=look, latents=latents, active=active)
         record.saliency = state.saliency
@@ -152,7 +157,7 @@ def choose_look(
         corner = torch.zeros(batch, 2, dtype=torch.long, device=device)
         tokens = visual.refocus.shape[1]
         return _Look(corner, torch.ones(batch, device=device), None, None, torch.zeros(batch, tokens, device=device))
-    fine = saliency_grid(state.saliency, visual.lm_grid, visual.grid)
+    fine = saliency_grid(state.saliency.detach(), visual.lm_grid, visual.grid)
     corner, mass = select_window(fine, config.window, mode, generator)
     cells = window_cells(corner, config.window, visual.grid)
     mask = window_mask(corner, config.window, visual.grid)
@@ -187,6 +192,13 @@ def make_latents(
     else:
         latents = feedback.expand(-1, config.latents_per_iteration, -1)
     return latents if scale is None else rms_normalise(latents) * scale
+
+
+def _fetched(state: LoopState, tokens: Tensor, scale: Tensor | None) -> Tensor:
+    """Fine tokens (B,) of each row's image as latents (B, 1, d)."""
+    images = torch.arange(len(tokens), device=tokens.device) // state.questions_per_image
+    chosen = state.visual.refocus[images, tokens].unsqueeze(1)
+    return chosen if scale is None else rms_normalise(chosen) * scale
 
 
 def window_mean(state: LoopState, look: _Look) -> Tensor:

@@ -44,6 +44,13 @@ def cell_targets(table: Tensor, ids: list[Tensor], label_B5N: Tensor, place_Nd: 
     return target
 
 
+def _spread(target_BCd: Tensor, grid: int) -> Tensor:
+    """Give every fine token its cell's target: (B, 16, d) -> (B, g * g, d)."""
+    times = grid // SIDE
+    cells = target_BCd.reshape(len(target_BCd), SIDE, SIDE, -1)
+    return cells.repeat_interleave(times, 1).repeat_interleave(times, 2).flatten(1, 2)
+
+
 def align_projector(
     model: LareForConditionalGeneration,
     features: np.ndarray,
@@ -78,8 +85,11 @@ def align_projector(
         chosen = rng.integers(len(features), size=batch_size)
         label = torch.from_numpy(np.stack([labels(sample_scene(split, int(i))) for i in chosen]))
         target = cell_targets(table, ids, label, place_Nd)
-        pooled = pool_grid(torch.from_numpy(features[chosen].astype(np.float32)), model.config.grid, SIDE)
-        loss = F.mse_loss(model.projector(pooled), target)
+        fine = torch.from_numpy(features[chosen].astype(np.float32))
+        if model.config.shared_projector:
+            loss = F.mse_loss(model.projector(fine), _spread(target, model.config.grid))
+        else:
+            loss = F.mse_loss(model.projector(pool_grid(fine, model.config.grid, SIDE)), target)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

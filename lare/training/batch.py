@@ -37,6 +37,9 @@ class MicroBatch:
         rationale_ids: (B, R) right-padded rationale, or the answer where a sample has none; None without latents.
         rationale_mask: (B, R), 0 at padding.
         pictures: (I, 3, H, W) uint8 images for reconstruction; None when that loss is off.
+        boxes: (B, K, 4) top, left, bottom, right of what each reasoning step needs, as shares of the image; -1 where a
+            step has none. None where the data tell nothing.
+        fetch: Whether the tokens of these boxes stand in place of the latents.
         text_groups: (B,) rows with equal numbers have equal rationales, and are no negatives of one another.
         image_groups: (B,) the same for images.
         start: Where its rows begin in the global batch.
@@ -47,6 +50,8 @@ class MicroBatch:
     rationale_ids: Tensor | None = None
     rationale_mask: Tensor | None = None
     pictures: Tensor | None = None
+    boxes: Tensor | None = None
+    fetch: bool = False
     text_groups: Tensor | None = None
     image_groups: Tensor | None = None
     start: int = 0
@@ -76,6 +81,7 @@ class Draws:
         pick: (G,) uniform in [0, 1): which iteration's window is reconstructed.
         noise: (G, C, h, w) noise in the image tokenizer's space; None without image reconstruction.
         timesteps: (G,) noise levels; None without.
+        token: (G, 8) uniform in [0, 1): which of a box's tokens is fetched at each step.
         seed: Base of the seeds of random windows.
     """
 
@@ -83,6 +89,7 @@ class Draws:
     pick: Tensor
     noise: Tensor | None = None
     timesteps: Tensor | None = None
+    token: Tensor | None = None
     seed: int = 0
 
     def slice(self, start: int, rows: int) -> Draws:
@@ -90,4 +97,9 @@ class Draws:
         part = slice(start, start + rows)
         noise = None if self.noise is None else self.noise[part]
         timesteps = None if self.timesteps is None else self.timesteps[part]
-        return Draws(self.carried[part], self.pick[part], noise, timesteps, self.seed + start)
+        token = None if self.token is None else self.token[part]
+        return Draws(self.carried[part], self.pick[part], noise, timesteps, token, self.seed + start)
+
+    def to(self, device: torch.device) -> Draws:
+        """A copy on a device."""
+        return Draws(**{n: v.to(device) if isinstance(v, Tensor) else v for n, v in vars(self).items()})

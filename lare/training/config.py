@@ -36,6 +36,8 @@ __all__ = [
 STAGE_NAMES = ("I", "II", "III", "IV")
 PARTS = ("projector", "refocus_projector", "extractor", "language_model", "alignment", "unet")
 """What can be trained; the vision encoder and the image tokenizer never are."""
+WEIGHTED = ("alignment", "image", "text", "look")
+"""Losses that have a weight; L_lm has none."""
 WINDOWS = ("saliency", "random", "full")
 _OF_LATENTS = ("extractor", "refocus_projector", "alignment", "unet")
 """Parts that only batches with latents train; stage II has no others."""
@@ -85,12 +87,14 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights and settings of the losses (eqs. 6-10): L = L_lm + a L_align + b L_image + c L_text.
+    """Weights and settings of the losses (eqs. 6-10): L = L_lm + a L_align + b L_image + c L_text + e L_look.
 
     Attributes:
         alignment: a; 0 turns the loss off.
         image: b.
         text: c.
+        look: e, of a loss beyond the paper: the attention that chooses a window is pulled to the box that the
+            reasoning step needs, where the data tell it.
         temperature: Of the alignment's InfoNCE.
         shared_dim: Width of the space in which latents, text and image are compared.
     """
@@ -98,11 +102,12 @@ class LossConfig:
     alignment: float = 0.1
     image: float = 0.1
     text: float = 0.5
+    look: float = 0.0
     temperature: float = 0.07
     shared_dim: int = 256
 
     def __post_init__(self) -> None:
-        for name in ("alignment", "image", "text"):
+        for name in WEIGHTED:
             _require(getattr(self, name) >= 0, f"losses.{name} is {getattr(self, name)}; give a weight of 0 or more")
         _require(self.temperature > 0, f"losses.temperature is {self.temperature}; give a number above 0")
         _require(self.shared_dim >= 1, f"losses.shared_dim is {self.shared_dim}; give at least 1")
@@ -246,6 +251,10 @@ class StageConfig:
             `text_prefix` (the paper's reading), 0 none.
         text_share: Share of batches that write the whole rationale behind empty delimiters, without latents.
         direct_share: Share of batches that are answered at once.
+        fetch_share: Share of batches whose latents are not made but fetched: the visual token of the box that each
+            reasoning step needs stands in their place, so that the decoder learns to read them (data with boxes only).
+        full_share: Share of batches that write the rationale with all fine tokens in the decoder's context.
+        lm_grid: Side of the decoder's visual grid in this stage instead of the model's.
         train: Parts to train instead of the stage's own.
         losses: Weights instead of the run's, by name.
     """
@@ -263,6 +272,9 @@ class StageConfig:
     replaced: int | None = None
     text_share: float = 0.0
     direct_share: float = 0.0
+    fetch_share: float = 0.0
+    full_share: float = 0.0
+    lm_grid: int | None = None
     train: tuple[str, ...] = ()
     losses: Mapping[str, float] = field(default_factory=dict)
 
@@ -298,15 +310,20 @@ class StageConfig:
         )
         _require(self.window in WINDOWS, f"{label}: window is {self.window!r}; give one of {', '.join(WINDOWS)}")
         _require(self.replaced is None or self.replaced >= 0, f"{label}: replaced is {self.replaced}; give 0 or more")
-        shares = (self.text_share, self.direct_share)
+        shares = (self.text_share, self.direct_share, self.fetch_share, self.full_share)
         _require(
-            min(shares) >= 0 and sum(shares) <= 1, f"{label}: text_share and direct_share must lie between 0 and 1"
+            min(shares) >= 0 and sum(shares) <= 1 + 1e-9,
+            f"{label}: text_share, direct_share, fetch_share and full_share must be 0 or more and sum up to at most 1",
+        )
+        _require(
+            not self.fetch_share or all(one.format == "world" for one in self.data),
+            f"{label}: fetch_share needs the boxes of each reasoning step, which only the data format world has",
         )
         unknown = [part for part in self.train if part not in PARTS]
         _require(not unknown, f"{label}: unknown parts to train {unknown}; choose from {', '.join(PARTS)}")
         self._check_latents(label)
-        wrong = [name for name in self.losses if name not in ("alignment", "image", "text")]
-        _require(not wrong, f"{label}: unknown losses {wrong}; choose from alignment, image, text")
+        wrong = [name for name in self.losses if name not in WEIGHTED]
+        _require(not wrong, f"{label}: unknown losses {wrong}; choose from {', '.join(WEIGHTED)}")
         _require(
             all(weight >= 0 for weight in self.losses.values()), f"{label}: a loss weight is negative; give 0 or more"
         )
@@ -410,10 +427,9 @@ class RunConfig:
             )
 
     def weights(self, stage: StageConfig) -> dict[str, float]:
-        """Loss weights of a stage: the run's, with the stage's own in their place; stage I has none but L_lm."""
-        if stage.stage == "I":
-            return dict.fromkeys(("alignment", "image", "text"), 0.0)
-        return {name: stage.losses.get(name, getattr(self.losses, name)) for name in ("alignment", "image", "text")}
+        """Loss weights of a stage: the run's, with the stage's own in their place; stage I has only its own."""
+        usual = dict.fromkeys(WEIGHTED, 0.0) if stage.stage == "I" else vars(self.losses)
+        return {name: stage.losses.get(name, usual[name]) for name in WEIGHTED}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON and YAML."""

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import LlamaConfig
 
 from lare.model import LareConfig, LareForConditionalGeneration
+from lare.model.extractor import Extractor
 from lare.model.vision_conv import LareVisionModel
 
 __all__ = ["Sizes", "build_model", "mimetic_start", "warm_start"]
@@ -38,6 +39,7 @@ class Sizes:
     refocus_source: str = "fine"
     rope_theta: float = 1e6
     mimetic_layers: int = 2
+    mimetic_extractor: bool = False
     prefix: int = 8
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
@@ -62,7 +64,7 @@ def build_model(
         bos_token_id=vocab["<|begin|>"],
         eos_token_id=vocab["<|end|>"],
     )
-    config = LareConfig(
+    settings: dict[str, Any] = dict(
         text_config=text,
         vision_config=encoder.config,
         image_size=encoder.config.image_size,
@@ -72,20 +74,22 @@ def build_model(
         window=sizes.window,
         extractor_dim=sizes.hidden,
         extractor_heads=sizes.heads,
-        extractor_output_init=0.25,
+        extractor_output_init=2.0 if sizes.mimetic_extractor else 0.25,
         text_prefix=sizes.prefix,
         projector_dim=sizes.projector,
         initializer_range=sizes.init,
         image_token_id=vocab["<|image|>"],
         latent_start_id=vocab["<|latent_start|>"],
         latent_end_id=vocab["<|latent_end|>"],
-        **sizes.overrides,
     )
+    config = LareConfig(**(settings | dict(sizes.overrides)))
     model = LareForConditionalGeneration(config)
     own = model.vision_tower.state_dict()
     trained = {f"{p}{k}": v for k, v in encoder.state_dict().items() for p in _prefixes(own, k)}
     model.vision_tower.load_state_dict(trained, strict=True)
     mimetic_start(model, sizes.mimetic_layers)
+    if sizes.mimetic_extractor and model.extractor is not None:
+        mimetic_extractor(model.extractor, sizes.init)
     return model
 
 
@@ -100,6 +104,27 @@ def mimetic_start(model: LareForConditionalGeneration, layers: int) -> None:
     for layer in list(cast(Any, model.decoder).layers)[:layers]:
         layer.self_attn.k_proj.weight.copy_(layer.self_attn.q_proj.weight)
         layer.self_attn.o_proj.weight.copy_(layer.self_attn.v_proj.weight.T)
+
+
+@torch.no_grad()
+def mimetic_extractor(extractor: Extractor, std: float) -> None:
+    """Let the Extractor begin as a look-up by likeness that hands on the visual token it finds.
+
+    Queries and keys share one orthogonal matrix, values and output are inverses, and the rest starts at zero.
+    """
+    width = extractor.state_proj.weight.shape[0]
+    extractor.state_proj.weight.copy_(torch.eye(*extractor.state_proj.weight.shape) * 0.5)
+    for block in extractor.self_attention:
+        nn.init.zeros_(cast(Any, block).output.weight)
+    for block in extractor.cross_attention:
+        layer = cast(Any, block)
+        match, carry = (nn.init.orthogonal_(torch.empty(width, width)) for _ in range(2))
+        layer.query.weight.copy_(2 * match)
+        layer.key_value.weight.copy_(torch.cat((2 * match, carry)))
+        layer.output.weight.copy_(carry.T)
+    for part in (extractor.gate, cast(nn.Linear, extractor.ffn[0])):
+        nn.init.normal_(part.weight, 0.0, std)
+    nn.init.zeros_(cast(nn.Linear, extractor.ffn[2]).weight)
 
 
 def _prefixes(own: Mapping[str, Tensor], key: str) -> list[str]:

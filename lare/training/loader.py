@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
@@ -75,6 +76,8 @@ class Mode:
         prefix: P, rationale tokens to reconstruct from the latents.
         replaced: Rationale tokens that the text leaves out.
         window: Where the Extractor looks.
+        fetch: Whether visual tokens stand in place of the latents.
+        lm_grid: Side of the decoder's visual grid; None is the model's.
     """
 
     iterations: int = 0
@@ -83,18 +86,28 @@ class Mode:
     prefix: int = 0
     replaced: int = 0
     window: str = "saliency"
+    fetch: bool = False
+    lm_grid: int | None = None
 
 
 def stage_mode(stage: StageConfig, config: LareConfig, flip: float) -> Mode:
     """How an update of a stage is answered; `flip` is uniform in [0, 1) and the same on every process."""
-    if flip < stage.direct_share:
-        return Mode()
-    if stage.stage == "I" or flip < stage.direct_share + stage.text_share:
-        written = flip < stage.direct_share + stage.text_share
-        return Mode(delimiters=written, rationale=True)
+    shares = (stage.direct_share, stage.text_share, stage.full_share, stage.fetch_share)
+    direct, text, full, fetch = (flip < limit for limit in accumulate(shares))
+    if direct:
+        return Mode(lm_grid=stage.lm_grid)
+    if text:
+        return Mode(delimiters=True, rationale=True, lm_grid=stage.lm_grid)
+    if full:
+        return Mode(delimiters=True, rationale=True, lm_grid=config.grid)
     iterations = config.iterations if stage.iterations is None else stage.iterations
+    if fetch:
+        return Mode(iterations or config.iterations, True, True, fetch=True, lm_grid=stage.lm_grid)
+    if stage.stage == "I":
+        return Mode(rationale=True, lm_grid=stage.lm_grid)
     replaced = config.text_prefix if stage.replaced is None else stage.replaced
-    return Mode(iterations, True, True, config.text_prefix, replaced if iterations else 0, stage.window)
+    left_out = replaced if iterations else 0
+    return Mode(iterations, True, True, config.text_prefix, left_out, stage.window, lm_grid=stage.lm_grid)
 
 
 def encode_rows(
@@ -110,11 +123,13 @@ def encode_rows(
     Where a row has no rationale its answer stands for it in the losses on latents, and the text leaves nothing out.
     """
     inputs: dict[str, Any] = {"iterations": mode.iterations, "delimiters": mode.delimiters, "window_mode": mode.window}
+    if mode.lm_grid is not None:
+        inputs["lm_grid"] = mode.lm_grid
     opening = [config.latent_start_id] if mode.delimiters else []
     inputs["input_ids"], inputs["attention_mask"] = pad([[*prompt, *opening] for prompt in prompts], fill, left=True)
     thoughts = [list(r) if len(r) else list(a) for r, a in zip(rationales, answers, strict=True)]
     rationale, mask = None, None
-    if mode.iterations:
+    if mode.iterations and not mode.fetch:
         inputs["prefix_ids"], inputs["prefix_mask"] = pad([t[: mode.prefix] for t in thoughts], fill, left=False)
         rationale, mask = pad(thoughts, fill, left=False)
     targets = [

@@ -21,11 +21,12 @@ from lare.semantics.alignment import Aligned, AlignmentHeads
 from lare.semantics.image import ImageReconstruction
 from lare.semantics.image_sampling import choose_crop, crop_windows
 from lare.semantics.image_tokenizer import image_features
+from lare.semantics.looking import look_loss, pick_tokens
 from lare.training.batch import Draws, MicroBatch
 
 __all__ = ["LOSSES", "StepOutput", "TrainingModel", "rationale_states"]
 
-LOSSES = ("lm", "alignment", "image", "text")
+LOSSES = ("lm", "alignment", "image", "text", "look")
 
 
 @dataclass
@@ -99,16 +100,20 @@ class TrainingModel(nn.Module):
         out = self._run(batch, weights, draws, vectors_only)
         result = StepOutput({})
         thoughts = out.thoughts if out.thoughts is not None and out.thoughts.latents.shape[1] else None
-        if weights["alignment"] and thoughts is not None and self.alignment is not None:
+        made = None if batch.fetch else thoughts
+        if weights["alignment"] and made is not None and self.alignment is not None:
             result.aligned = self._aligned(batch, out)
         if vectors_only:
             return result
         if out.lm_loss is not None and out.logits is not None and out.labels is not None:
             result.sums["lm"] = out.lm_loss[0]
             result.right = int((out.logits.detach().argmax(-1) == out.labels).sum())
+        if weights["look"] and thoughts is not None and batch.boxes is not None:
+            assert out.visual is not None
+            result.sums["look"] = look_loss(thoughts.saliency, batch.boxes, out.visual.lm_grid)[0]
         if out.prefix_loss is not None:
             result.sums["text"] = out.prefix_loss[0]
-        if weights["image"] and thoughts is not None and self.image is not None and draws is not None:
+        if weights["image"] and made is not None and self.image is not None and draws is not None:
             result.sums["image"] = self._image_loss(batch, out, draws)
         return result
 
@@ -122,6 +127,10 @@ class TrainingModel(nn.Module):
         if vectors_only or not weights["text"]:
             for name in ("prefix_ids", "prefix_mask"):
                 inputs.pop(name, None)
+        inputs["saliency_gradient"] = bool(weights["look"]) and batch.boxes is not None
+        if batch.fetch:
+            assert batch.boxes is not None and draws is not None and draws.token is not None
+            inputs["fetch"] = pick_tokens(batch.boxes, draws.token, self.lare.config.grid)
         if draws is not None and inputs.get("window_mode") == "random":
             inputs["generator"] = torch.Generator().manual_seed(draws.seed)
         output: LareOutput = self.lare(**inputs)

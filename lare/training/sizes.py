@@ -18,6 +18,7 @@ from torch import nn
 
 from lare.errors import LareError
 from lare.model import LareForConditionalGeneration
+from lare.model.published import FULL_SIZE
 from lare.training.config import PARTS, RunConfig, StageConfig, load_run_config
 from lare.training.flops import Row, gradients, row_work
 from lare.training.memory import memory_of, parameter_count, sharded
@@ -95,8 +96,8 @@ def run_report(
     Args:
         config: The run.
         lengths: Assumed lengths by stage, instead of `LENGTHS`.
-        processes: Processes that share an update; None takes the run's own, or 8 (the paper's) where ``accelerate
-            launch`` decides.
+        processes: Processes that share an update; None takes the run's own, or 8 (the paper's) for the published
+            decoders, whose number ``accelerate launch`` decides.
 
     Returns:
         ``parameters`` by part and in total, ``processes``, and ``stages``: for each what it trains, its rows an update
@@ -111,8 +112,8 @@ def run_report(
     modules = named_parts(model, extras)
     costs = measured_costs(model, extras, config.image.size)
     parameters = {name: parameter_count(module) for name, module in modules.items()}
-    alone = config.processes == 1 and config.model.text != "embedded"
-    processes = processes or (_LAUNCHED if alone else config.processes)
+    launched = config.processes == 1 and config.model.text in FULL_SIZE
+    processes = processes or (_LAUNCHED if launched else config.processes)
     stages = [
         _stage(config, stage, model, modules, costs, (lengths or LENGTHS)[stage.stage], processes)
         for stage in config.stages

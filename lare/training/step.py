@@ -57,13 +57,14 @@ def _sum_over_processes(values: Tensor) -> Tensor:
 
 def counts(batches: Sequence[MicroBatch], weights: Mapping[str, float], draws: Sequence[Draws]) -> dict[str, int]:
     """What each loss is divided by: its tokens or rows over all micro-batches and processes."""
-    local = {"lm": 0, "alignment": 0, "image": 0, "text": 0}
+    local = {"lm": 0, "alignment": 0, "image": 0, "text": 0, "look": 0}
     for batch, draw in zip(batches, draws, strict=True):
-        inputs, latents = batch.inputs, bool(batch.inputs["iterations"])
+        inputs, latents = batch.inputs, bool(batch.inputs["iterations"]) and not batch.fetch
         local["lm"] += int(inputs["target_mask"].sum())
         if weights["text"] and inputs.get("prefix_mask") is not None:
             local["text"] += int(inputs["prefix_mask"].sum())
         local["alignment"] += batch.rows if weights["alignment"] and latents else 0
+        local["look"] += int((batch.boxes[..., 0] >= 0).sum()) if weights["look"] and batch.boxes is not None else 0
         local["image"] += int(draw.carried.sum()) if weights["image"] and latents else 0
     device = batches[0].inputs["input_ids"].device
     total = _sum_over_processes(torch.tensor(list(local.values()), dtype=torch.long, device=device))

@@ -46,6 +46,7 @@ from lare.training.step import StepResult, run_step
 
 __all__ = ["STOPPED", "Plan", "Trainer", "make_draws"]
 
+MOST_STEPS = 32  # looks that an update may fetch
 STOPPED = 143
 """Exit code after SIGTERM: saved and ended."""
 
@@ -74,7 +75,8 @@ def make_draws(config: RunConfig, model: TrainingModel, stage: int, step: int, r
     carried = torch.rand(rows, generator=generator) < config.image.share
     pick = torch.rand(rows, generator=generator)
     noise, timesteps = model.image.draw(rows, generator) if model.image is not None else (None, None)
-    return Draws(carried, pick, noise, timesteps, int(torch.randint(2**40, (1,), generator=generator)))
+    token = torch.rand(rows, MOST_STEPS, generator=generator)
+    return Draws(carried, pick, noise, timesteps, token, int(torch.randint(2**40, (1,), generator=generator)))
 
 
 class Trainer:
@@ -255,7 +257,7 @@ class _StageRun:
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
         everything = make_draws(self.config, model, self.number, step, self.stage.batch)
-        draws = [_on(everything.slice(batch.start, batch.rows), device) for batch in batches]
+        draws = [everything.slice(batch.start, batch.rows).to(device) for batch in batches]
         moved = [batch.to(device) for batch in batches]
         result = run_step(
             self.wrapped,
@@ -313,12 +315,6 @@ class _StageRun:
         if trainer.main:
             save_final(self.folder, trainer.model, trainer.processor, self._progress(self.steps, seconds))
         trainer.accelerator.wait_for_everyone()
-
-
-def _on(draws: Draws, device: torch.device) -> Draws:
-    noise = None if draws.noise is None else draws.noise.to(device)
-    timesteps = None if draws.timesteps is None else draws.timesteps.to(device)
-    return Draws(draws.carried.to(device), draws.pick.to(device), noise, timesteps, draws.seed)
 
 
 def _postfix(result: StepResult, speed: float) -> str:

@@ -21,7 +21,7 @@ from lare.training.loader import Mode, Split, StageBatches, encode_rows, stage_m
 from lare.world.items import STYLES, Item, ItemSampler
 from lare.world.questions import FAMILIES
 from lare.world.render import render
-from lare.world.scene import sample_scene
+from lare.world.scene import SIDE, sample_scene
 
 if TYPE_CHECKING:
     from lare.model import LareConfig, LareProcessor
@@ -111,6 +111,7 @@ class WorldBatches(StageBatches):
         self.styles = dict(data.styles) or dict.fromkeys(STYLES, 1.0)
         self.fingerprint = f"world-{world_split}-{self.scenes}-{crc32(repr((self.families, self.styles)).encode()):08x}"
         self._head, self._tail = _around(processor)
+        self._image_id = config.image_token_id
 
     def draw(self, step: int) -> tuple[list[int], list[Item], Mode]:
         """Scenes, questions and mode of an update's whole global batch; all questions share a format.
@@ -151,19 +152,29 @@ class WorldBatches(StageBatches):
             prompts, thoughts, answers, mode, self.config, int(tokenizer.pad_token_id)
         )
         inputs |= self._visual(scenes)
-        inputs["shared_ids"] = torch.tensor(self._head).expand(len(scenes), -1)
+        inputs["shared_ids"] = torch.tensor(self._shared(mode.lm_grid)).expand(len(scenes), -1)
         inputs["questions_per_image"] = self.data.per_image
         with_pictures = self.with_pictures and mode.iterations
         return MicroBatch(
             inputs,
             rationale,
             mask,
-            self._pictures(scenes) if with_pictures else None,
+            self._pictures(scenes) if with_pictures and not mode.fetch else None,
+            step_boxes(items, mode.iterations) if mode.iterations else None,
+            mode.fetch,
             torch.tensor([crc32((r or item.final).encode()) for r, item in zip(rationales, items, strict=True)]),
             torch.tensor(scenes).repeat_interleave(self.data.per_image),
             start,
             [f"{self.world_split} scene {scene}" for scene in scenes for _ in range(self.data.per_image)],
         )
+
+    def _shared(self, lm_grid: int | None) -> list[int]:
+        """What stands before every question; the image's tokens are of the decoder's grid or another."""
+        if lm_grid is None or lm_grid == self.config.lm_grid:
+            return self._head
+        at = self._head.index(self._image_id)
+        rest = [token for token in self._head if token != self._image_id]
+        return [*rest[:at], *[self._image_id] * lm_grid**2, *rest[at:]]
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         found: list[list[int]] = self.processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
@@ -181,6 +192,16 @@ class WorldBatches(StageBatches):
         variants = 0 if self.world_split == "validation" else VARIANTS
         images = np.stack([render(sample_scene(self.world_split, scene), variants) for scene in scenes])
         return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+
+
+def step_boxes(items: list[Item], iterations: int) -> Tensor:
+    """(B, K, 4) boxes of the cells that the questions' steps need, as shares of the image; -1 where there is none."""
+    boxes = torch.full((len(items), iterations, 4), -1.0)
+    for row, item in enumerate(items):
+        for step, cell in enumerate(item.question.cells[:iterations]):
+            top, left = divmod(cell, SIDE)
+            boxes[row, step] = torch.tensor([top, left, top + 1, left + 1]) / SIDE
+    return boxes
 
 
 def _around(processor: LareProcessor) -> tuple[list[int], str]:

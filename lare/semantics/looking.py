@@ -1,0 +1,68 @@
+"""Where the model looks: a loss on the attention that chooses the windows, for data that tell what each step needs.
+
+Beyond the paper. The window is an arg-max, through which no gradient flows; that the right place is attended to can
+only be learnt by accident, or told. Boxes come with the embedded world and with grounded reasoning data.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["look_loss", "pick_tokens", "tokens_in_boxes"]
+
+
+def tokens_in_boxes(boxes: Tensor, grid: int) -> Tensor:
+    """Which tokens of a grid a box touches.
+
+    Args:
+        boxes: (B, K, 4) top, left, bottom, right as shares of the image; negative where there is none.
+        grid: g.
+
+    Returns:
+        Booleans (B, K, g * g), all False where there is no box.
+    """
+    low = torch.arange(grid, device=boxes.device) / grid
+    high, slack = low + 1 / grid, 1e-4 / grid
+    top, left, bottom, right = (side[..., None] for side in boxes.unbind(-1))
+    rows = (top < high - slack) & (bottom > low + slack)
+    columns = (left < high - slack) & (right > low + slack)
+    return (rows[..., :, None] & columns[..., None, :]).flatten(-2)
+
+
+def look_loss(saliency: Tensor, boxes: Tensor, grid: int) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of looking at the box, given that the image is looked at.
+
+    Args:
+        saliency: (B, K, g, g) attention to the decoder's visual tokens that chose each window, with gradient.
+        boxes: (B, K, 4), see `tokens_in_boxes`.
+        grid: g.
+
+    Returns:
+        (sum, count) over the steps that have a box.
+    """
+    inside = tokens_in_boxes(boxes, grid)
+    known = inside.any(-1)
+    weights = saliency.flatten(2).float()[known]
+    share = (weights * inside[known]).sum(-1) / weights.sum(-1).clamp_min(1e-9)
+    return -share.clamp_min(1e-4).log().sum(), known.sum()
+
+
+def pick_tokens(boxes: Tensor, uniform: Tensor, grid: int) -> Tensor:
+    """One fine token of each step's box.
+
+    Args:
+        boxes: (B, K, 4).
+        uniform: (B, >= K) numbers in [0, 1) that choose among a box's tokens.
+        grid: g of the fine grid.
+
+    Returns:
+        (B, K) token numbers; a step without a box takes the one of the step before it, or token 0.
+    """
+    inside = tokens_in_boxes(boxes, grid)
+    count = inside.sum(-1)
+    wanted = (uniform[:, : boxes.shape[1]] * count).long() + 1
+    chosen = ((inside.cumsum(-1) == wanted[..., None]) & inside).float().argmax(-1)
+    steps = torch.arange(boxes.shape[1], device=boxes.device)
+    last = torch.where(count > 0, steps, torch.zeros_like(steps)).cummax(1).values
+    return chosen.gather(1, last)
