@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -201,6 +202,26 @@ def test_processor_defaults(llama: Path, clip: Path) -> None:
     assert wide.shape == (1, 3, 32, 32)
 
 
+def test_half_precision_and_old_files(clip: Path, tmp_path: Path) -> None:
+    """Vicuna's checkpoint is float16 in .bin files, and CLIP's holds a buffer that no model has any more."""
+    place = write_decoder(tmp_path / "text", "lmsys/vicuna-7b-v1.5")
+    half = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float16)
+    half.save_pretrained(place)
+    torch.save(half.state_dict(), place / "pytorch_model.bin")
+    (place / "model.safetensors").unlink()
+    old = tmp_path / "clip"
+    old.mkdir()
+    (old / "config.json").write_bytes((clip / "config.json").read_bytes())
+    weights = load_file(clip / "model.safetensors") | {"vision_model.embeddings.position_ids": torch.arange(17)[None]}
+    save_file(weights, old / "model.safetensors", {"format": "pt"})
+    model, _ = assemble(str(place), str(old), SETTINGS)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    model.save_pretrained(tmp_path / "saved")
+    again = LareForConditionalGeneration.from_pretrained(tmp_path / "saved")
+    assert {parameter.dtype for parameter in again.parameters()} == {torch.float32}
+    assert all(torch.equal(one, two) for one, two in zip(model.parameters(), again.parameters(), strict=True))
+
+
 def test_every_end_token_counts(clip: Path, tmp_path: Path) -> None:
     place = write_decoder(tmp_path, "meta-llama/Llama-3.2-1B-Instruct", eos_token_id=[5, 6])
     model, _ = assemble(str(place), str(clip), SETTINGS)
@@ -276,8 +297,6 @@ def test_models_of_another_kind(llama: Path, clip: Path, tmp_path: Path) -> None
 
 def test_incomplete_weights(llama: Path, clip: Path, tmp_path: Path) -> None:
     for source, kind in ((llama, "decoder"), (clip, "encoder")):
-        from safetensors.torch import load_file, save_file
-
         place = tmp_path / kind
         place.mkdir()
         for file in source.iterdir():

@@ -21,13 +21,14 @@ from lare.training.batch import MicroBatch
 from lare.training.config import run_config_from
 from lare.training.flops import Row, Work, decoder_calls, gradients, measured, row_work
 from lare.training.memory import memory_of
-from lare.training.model import TrainingModel
+from lare.training.model import LOSSES, TrainingModel
 from lare.training.sizes import LENGTHS, Lengths, markdown, run_report, stage_row
 from lare.training.skeleton import skeleton
 from lare.training.stages import STAGES, freeze_all_but
+from tests.methods.tiny_checkpoint import write_checkpoint
 
 VOCABULARY, ROWS = 64, 2
-WEIGHTS = {"alignment": 1.0, "image": 0.0, "text": 1.0}
+WEIGHTS = dict.fromkeys(LOSSES, 0.0) | {"alignment": 1.0, "text": 1.0}
 # Layer 0 of a frozen decoder needs no gradient for its inputs where only the cache carries any; the count says it does.
 TOLERANCE = {"I": 0.01, "II": 0.06, "III": 0.01, "IV": 0.01}
 
@@ -259,6 +260,34 @@ def test_work_adds_up() -> None:
     work.linear("a", 2, weights=True, inputs=True)
     work.attention("b", 5, gradient=True)
     assert (work.forward, work.backward) == ({"a": 5, "b": 5}, {"a": 7, "b": 10})
+
+
+def test_shapes_of_local_folders(tmp_path: Path) -> None:
+    model = tiny()
+    model.language_model.save_pretrained(tmp_path / "text")
+    model.vision_tower.encoder.save_pretrained(tmp_path / "vision")
+    made = replace(
+        run().model,
+        text=str(tmp_path / "text"),
+        vision=str(tmp_path / "vision"),
+        settings=dict(extractor_dim=24, extractor_heads=3),
+    )
+    found = skeleton(made)
+    assert (found.config.image_size, found.config.grid, found.config.window) == (32, 4, 2)
+    assert found.config.text_config.vocab_size == VOCABULARY + 3
+    assert sum(p.numel() for p in found.extractor.parameters()) == sum(p.numel() for p in model.extractor.parameters())
+
+
+def test_report_of_a_run_that_starts_from_a_checkpoint(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path)
+    stages = [{"stage": "IV", "data": [{"format": "world", "per_image": 4}], "batch": 8}]
+    image = {"unet": "small", "tokenizer": "embedded", "size": 64}
+    found = run_report(run_config_from({"model": {"checkpoint": str(folder)}, "stages": stages, "image": image}))
+    model = LareForConditionalGeneration.from_pretrained(folder)
+    assert found["parameters"]["language_model"] == sum(p.numel() for p in model.language_model.parameters())
+    assert found["processes"] == 1 and found["stages"][0]["micro_batch"] == 8
+    assert found["stages"][0]["memory"]["autocast"] == 0
+    assert {"refocus_projector", "unet"} <= set(found["stages"][0]["trains"])
 
 
 # The command --------------------------------------------------------------------------------------------------------
