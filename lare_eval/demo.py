@@ -1,11 +1,14 @@
 """``make demo``: the embedded checkpoint on the five mini tasks, thinking, answering at once, and blind.
 
-Four passes over the same questions with the same weights:
+Passes over the same questions with the same weights:
 
 - ``K=4``: the checkpoint's latent steps, then text;
 - ``K=0``: no latent steps and no delimiters, the way of answering at once that a share of its training batches had;
 - ``text``: empty delimiters and the whole rationale as text, which another share of its training batches had: the
   control for whether latent steps or the text behind them do the work;
+- ``random``: the latent steps, each looking at a random window: whether it matters where the model looks;
+- ``fine``: no latent steps, the rationale as text, and every fine token in the decoder's context: what a look can
+  bring at most, and what it would cost (where the decoder reads a coarser grid than the Extractor);
 - ``blind``: the latent steps again, with a grey picture in place of the image: what the words alone give away.
 
 Beside them stands ``majority``: the likeliest option by the question's words, counted over other training questions
@@ -39,9 +42,10 @@ if TYPE_CHECKING:
 __all__ = ["main", "run"]
 
 OUT = Path("results/demo")
-DIRECT, TEXT, BLIND, MAJORITY = "K=0", "text", "blind", "majority"
+DIRECT, TEXT, RANDOM, FINE, BLIND, MAJORITY = "K=0", "text", "random", "fine", "blind", "majority"
 _LEGEND = (
     "K=0: the same weights answer at once, without latent steps. text: no latent steps, the whole rationale as text.\n"
+    "random: latent steps at random windows. fine: as text, with every fine token in the decoder's context.\n"
     "blind: latent steps, but a grey picture. majority: the likeliest option by the question's words alone.\n"
     "Intervals: 95 %, Wilson for shares, bootstrap over scenes for differences on the same questions.\n"
     "The tasks are stand-ins made from the embedded world; no number here is a result on a benchmark."
@@ -65,6 +69,41 @@ def _blind(method: Method) -> Method:
             return super().answer(grey, questions, sampling, trace)
 
     return Blind(method.model, method.processor, iterations=method.iterations)
+
+
+def _random(method: Method) -> Method:
+    """The same model and options, looking at random windows."""
+    import torch
+
+    from lare.methods.lare import Lare
+
+    class Random(Lare):
+        """LaRe whose windows are drawn, not chosen."""
+
+        def _generate(self, *given: Any, **options: Any) -> list[Any]:
+            generator = torch.Generator().manual_seed(0)
+            return super()._generate(*given, window_mode="random", generator=generator, **options)
+
+    return Random(method.model, method.processor, iterations=method.iterations)
+
+
+def _fine(method: Method) -> Method:
+    """The same model without latent steps, with all fine tokens in its context; leaves the model as it was."""
+    from lare.methods.lare import Lare
+
+    class Fine(Lare):
+        """LaRe that reads the whole fine grid."""
+
+        def answer(self, *given: Any, **options: Any) -> list[Any]:
+            config, processor = self.model.config, self.processor
+            before = (config.lm_grid, processor.lm_grid)
+            config.lm_grid = processor.lm_grid = config.grid
+            try:
+                return super().answer(*given, **options)
+            finally:
+                config.lm_grid, processor.lm_grid = before
+
+    return Fine(method.model, method.processor, iterations=0)
 
 
 def _evaluate(setting: str, method: Method, tasks: Sequence[str], options: argparse.Namespace) -> Pass:
@@ -170,8 +209,11 @@ def run(options: argparse.Namespace) -> int:
         f"K={thinking.model.config.iterations}": thinking,
         DIRECT: direct,
         TEXT: written,
-        BLIND: _blind(thinking),
+        RANDOM: _random(thinking),
     }
+    if thinking.model.config.shared_projector:
+        settings[FINE] = _fine(thinking)
+    settings[BLIND] = _blind(thinking)
     passes = []
     for setting, method in settings.items():
         print(f"demo: {setting} ...", file=sys.stderr, flush=True)

@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+_ROOT = str(Path(__file__).parents[1])
 _START = (
-    "import runpy, sys; runpy.run_path(sys.argv[1])[sys.argv[2]](int(sys.argv[3]), int(sys.argv[4]), *sys.argv[5:])"
+    f"import runpy, sys; sys.path.insert(0, {_ROOT!r}); "
+    "runpy.run_path(sys.argv[1])[sys.argv[2]](int(sys.argv[3]), int(sys.argv[4]), *sys.argv[5:])"
 )
 
 

@@ -102,4 +102,5 @@ class Draws:
 
     def to(self, device: torch.device) -> Draws:
         """A copy on a device."""
-        return Draws(**{n: v.to(device) if isinstance(v, Tensor) else v for n, v in vars(self).items()})
+        moved: dict[str, Any] = {n: v.to(device) if isinstance(v, Tensor) else v for n, v in vars(self).items()}
+        return Draws(**moved)
