@@ -308,6 +308,10 @@ class StageConfig:
             self.stage != "I" or not self.iterations,
             f"{label} makes no latents; leave iterations out, or use stage II, III or IV",
         )
+        _require(
+            self.lm_grid is None or self.lm_grid >= 1,
+            f"{label}: lm_grid is {self.lm_grid}; give at least 1, or leave it out",
+        )
         _require(self.window in WINDOWS, f"{label}: window is {self.window!r}; give one of {', '.join(WINDOWS)}")
         _require(self.replaced is None or self.replaced >= 0, f"{label}: replaced is {self.replaced}; give 0 or more")
         shares = (self.text_share, self.direct_share, self.fetch_share, self.full_share)
@@ -336,9 +340,14 @@ class StageConfig:
         plain = self.stage == "I" or self.iterations == 0
         _require(not plain, f"{label} makes no latents, and {', '.join(parts)} train on nothing else; change train")
         _require(
-            not (self.text_share or self.direct_share),
-            f"{label}: text_share and direct_share make batches without latents, on which {', '.join(parts)} can't "
-            "train; leave them 0, or name more parts under train",
+            not (self.text_share or self.direct_share or self.full_share),
+            f"{label}: text_share, direct_share and full_share make batches without latents, on which "
+            f"{', '.join(parts)} can't train; leave them 0, or name more parts under train",
+        )
+        _require(
+            not self.fetch_share or "refocus_projector" in parts,
+            f"{label}: fetch_share makes batches on which {', '.join(parts)} can't train; leave it 0, or name more "
+            "parts under train",
         )
 
     def _semantic_losses(self) -> list[str]:

@@ -29,7 +29,7 @@ from lare.training.config import StageConfig
 if TYPE_CHECKING:
     from lare.model import LareConfig, LareProcessor
 
-__all__ = ["Mode", "PackedBatches", "Split", "StageBatches", "batch_loader", "encode_rows", "stage_mode"]
+__all__ = ["Mode", "PackedBatches", "Split", "StageBatches", "batch_loader", "encode_rows", "on_grid", "stage_mode"]
 
 _CHUNK_BATCHES = 64  # batches among which samples are sorted by length
 
@@ -108,6 +108,13 @@ def stage_mode(stage: StageConfig, config: LareConfig, flip: float) -> Mode:
     replaced = config.text_prefix if stage.replaced is None else stage.replaced
     left_out = replaced if iterations else 0
     return Mode(iterations, True, True, config.text_prefix, left_out, stage.window, lm_grid=stage.lm_grid)
+
+
+def on_grid(ids: Sequence[int], image: int, lm_grid: int) -> list[int]:
+    """A prompt whose image has as many tokens as a visual grid of this side."""
+    at = list(ids).index(image)
+    rest = [token for token in ids if token != image]
+    return [*rest[:at], *[image] * lm_grid**2, *rest[at:]]
 
 
 def encode_rows(
@@ -224,7 +231,9 @@ class PackedBatches(StageBatches):
     def _encode(self, numbers: np.ndarray, start: int, mode: Mode) -> MicroBatch:
         rows = [self._row(int(number)) for number in numbers]
         fill = int(self.processor.tokenizer.pad_token_id)
-        parts = ([r.prompt.tolist() for r, _ in rows], [r.rationale.tolist() for r, _ in rows])
+        image = self.config.image_token_id
+        prompts = [on_grid(r.prompt.tolist(), image, mode.lm_grid or self.config.lm_grid) for r, _ in rows]
+        parts = (prompts, [r.rationale.tolist() for r, _ in rows])
         answers = [r.answer.tolist() for r, _ in rows]
         inputs, rationale, mask = encode_rows(*parts, answers, mode, self.config, fill)
         images = [_picture(row, pack) for row, pack in rows]
@@ -237,16 +246,20 @@ class PackedBatches(StageBatches):
             rationale,
             mask,
             pictures,
-            torch.tensor([crc32((row.rationale if len(row.rationale) else row.answer).tobytes()) for row, _ in rows]),
-            torch.tensor([_image_group(row, pack) for row, pack in rows]),
-            start,
-            [row.where for row, _ in rows],
+            text_groups=torch.tensor([_text_group(row) for row, _ in rows]),
+            image_groups=torch.tensor([_image_group(row, pack) for row, pack in rows]),
+            start=start,
+            where=[row.where for row, _ in rows],
         )
 
     def _row(self, number: int) -> tuple[PackedRow, Packed]:
         which = int(np.searchsorted(self.starts, number, side="right")) - 1
         pack = self.packs[which]
         return pack.rows([number - int(self.starts[which])])[0], pack
+
+
+def _text_group(row: PackedRow) -> int:
+    return crc32((row.rationale if len(row.rationale) else row.answer).tobytes())
 
 
 def _image_group(row: PackedRow, pack: Packed) -> int:

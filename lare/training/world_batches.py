@@ -17,7 +17,7 @@ from lare.model.vision_conv import LareVisionModel
 from lare.training.batch import MicroBatch
 from lare.training.config import DataConfig, StageConfig
 from lare.training.encoder import pixels
-from lare.training.loader import Mode, Split, StageBatches, encode_rows, stage_mode
+from lare.training.loader import Mode, Split, StageBatches, encode_rows, on_grid, stage_mode
 from lare.world.items import STYLES, Item, ItemSampler
 from lare.world.questions import FAMILIES
 from lare.world.render import render
@@ -170,11 +170,7 @@ class WorldBatches(StageBatches):
 
     def _shared(self, lm_grid: int | None) -> list[int]:
         """What stands before every question; the image's tokens are of the decoder's grid or another."""
-        if lm_grid is None or lm_grid == self.config.lm_grid:
-            return self._head
-        at = self._head.index(self._image_id)
-        rest = [token for token in self._head if token != self._image_id]
-        return [*rest[:at], *[self._image_id] * lm_grid**2, *rest[at:]]
+        return on_grid(self._head, self._image_id, lm_grid or self.config.lm_grid)
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         found: list[list[int]] = self.processor.tokenizer(texts, add_special_tokens=False)["input_ids"]

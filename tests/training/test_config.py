@@ -35,7 +35,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "sizes": (run(model=MODEL | {"sizes": {"hidden": 3}}), "model.sizes is only for text: embedded; leave it out"),
     **{
         f"losses {name}": (run(losses={name: -0.1}), f"losses.{name} is -0.1; give a weight of 0 or more")
-        for name in ("alignment", "image", "text")
+        for name in ("alignment", "image", "text", "look")
     },
     "weight nan": (run(losses={"image": float("nan")}), "losses.image is nan; give a weight"),
     "temperature": (run(losses={"temperature": 0}), "losses.temperature is 0.*give a number above 0"),
@@ -77,13 +77,20 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "latents in I": (run(stage("I", iterations=2)), "stage I makes no latents; leave iterations out"),
     "window": (run(stage(window="left")), "window is 'left'; give one of saliency, random, full"),
     "replaced": (run(stage(replaced=-1)), "replaced is -1; give 0 or more"),
-    "shares": (run(stage(text_share=0.6, direct_share=0.5)), "text_share and direct_share must lie between 0 and 1"),
-    "negative share": (run(stage(text_share=-0.1)), "text_share and direct_share must lie between 0 and 1"),
+    "shares": (run(stage(text_share=0.6, direct_share=0.5)), "text_share, direct_share.*sum up to at most 1"),
+    "negative share": (run(stage(text_share=-0.1)), "text_share, direct_share.*must be 0 or more"),
     "parts": (run(stage(train=["head"])), rf"unknown parts to train \['head'\]; choose from {', '.join(PARTS)}"),
     "II without latents": (run(stage("II", iterations=0)), "stage II makes no latents, and extractor.*change train"),
-    "II answers at once": (run(stage("II", direct_share=0.1)), "stage II: text_share and direct_share make.*leave"),
+    "II answers at once": (run(stage("II", direct_share=0.1)), "stage II: text_share, direct_share and.*leave them"),
+    "II sees all": (run(stage("II", full_share=0.1)), "stage II: text_share, direct_share and full_share make.*leave"),
+    "fetched boxes": (run(stage(fetch_share=0.1)), "stage III: fetch_share needs the boxes .* only .* world has"),
+    "fetched alone": (
+        run(stage("II", data=[WORLD], fetch_share=0.1, train=["extractor"])),
+        "stage II: fetch_share makes batches on which extractor can't train; leave it 0",
+    ),
+    "lm_grid": (run(stage(lm_grid=0)), "stage III: lm_grid is 0; give at least 1, or leave it out"),
     "I trains U-Net": (run(stage("I", train=["unet"])), "stage I makes no latents, and unet train on nothing else"),
-    "loss name": (run(stage(losses={"lm": 1})), r"unknown losses \['lm'\]; choose from alignment, image, text"),
+    "loss name": (run(stage(losses={"lm": 1})), r"unknown losses \['lm'\]; choose from alignment, image, text, look"),
     "stage's weight": (run(stage(losses={"text": -1})), "a loss weight is negative; give 0 or more"),
     "no stages": ({"model": MODEL, "stages": []}, "no stages; add at least one"),
     "double name": (run(stage(), stage()), "two stages are named III; give each a name of its own"),
@@ -152,12 +159,14 @@ def test_stage_order_and_names() -> None:
 
 
 def test_loss_weights_of_a_stage() -> None:
-    stages = (stage("I", losses={"text": 3}), stage("II"), stage("III", losses={"image": 0, "text": 2}))
+    stages = (stage("I"), stage("II"), stage("III", losses={"image": 0, "text": 2}), stage("III", name="x", batch=8))
     config = run_config_from(run(*stages, losses={"alignment": 0.3, "image": 0.4, "text": 0.5}))
-    first, second, third = (config.weights(one) for one in config.stages)
-    assert first == {"alignment": 0, "image": 0, "text": 0}
-    assert second == {"alignment": 0.3, "image": 0.4, "text": 0.5}
-    assert third == {"alignment": 0.3, "image": 0, "text": 2}
+    first, second, third, fourth = (config.weights(one) for one in config.stages)
+    assert first == {"alignment": 0, "image": 0, "text": 0, "look": 0}
+    assert second == fourth == {"alignment": 0.3, "image": 0.4, "text": 0.5, "look": 0}
+    assert third == {"alignment": 0.3, "image": 0, "text": 2, "look": 0}
+    (own,) = run_config_from(run(stage("I", losses={"look": 3}), losses={"look": 1, "text": 1})).stages
+    assert config.weights(own) == {"alignment": 0, "image": 0, "text": 0, "look": 3}
 
 
 def test_data_can_be_a_key() -> None:

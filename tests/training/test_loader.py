@@ -302,6 +302,9 @@ _SHARES["direct_share"] = 0.2
         (stage(iterations=0), Mode(0, True, True, -1, 0)),
         (stage(replaced=None), Mode(-1, True, True, -1, -1)),
         (stage(replaced=0), Mode(-1, True, True, -1, 0)),
+        (stage("I", text_share=1.0, lm_grid=2), Mode(delimiters=True, rationale=True, lm_grid=2)),
+        (stage(full_share=1.0), Mode(delimiters=True, rationale=True, lm_grid=8)),
+        (stage("I", data=WORLD, fetch_share=1.0), Mode(-1, True, True, fetch=True)),
     ],
 )
 def test_mode_of_a_stage(made: StageConfig, expected: Mode) -> None:
@@ -417,6 +420,21 @@ def test_texts_share_a_group_where_they_are_equal() -> None:
         groups = dict(zip(texts, batch.text_groups.tolist(), strict=True))
         assert [groups[text] for text in texts] == batch.text_groups.tolist()
         assert len(set(groups.values())) == len(groups) > 1
+
+
+@pytest.mark.parametrize(("changes", "side"), [({}, 4), ({"lm_grid": 2}, 2), ({"full_share": 1.0}, 8)])
+def test_prompts_have_the_tokens_of_their_grid(data: Packed, changes: dict[str, Any], side: int) -> None:
+    image = processor().image_token_id
+    (asked,), (files,) = world(**changes).micro_batches(0), packed(data, **changes).micro_batches(0)
+    for batch, name in ((asked, "shared_ids"), (files, "input_ids")):
+        assert batch.inputs.get("lm_grid", config().lm_grid) == side
+        assert (batch.inputs[name] == image).sum(1).eq(side * side).all()
+    text = [
+        [one for one in row if one != image] for row in kept(files.inputs["input_ids"], files.inputs["attention_mask"])
+    ]
+    (usual,) = packed(data).micro_batches(0)
+    rows = kept(usual.inputs["input_ids"], usual.inputs["attention_mask"])
+    assert text == [[one for one in row if one != image] for row in rows]
 
 
 @pytest.mark.parametrize("latent", [False, True])
