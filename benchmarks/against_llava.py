@@ -48,7 +48,7 @@ def llava_twin(model: LareForConditionalGeneration) -> LlavaForConditionalGenera
     return twin
 
 
-def _llava_answer(twin: LlavaForConditionalGeneration, prompts: Batch) -> Tensor:
+def llava_answer(twin: LlavaForConditionalGeneration, prompts: Batch) -> Tensor:
     with torch.inference_mode():
         sequences = twin.generate(
             input_ids=prompts.input_ids,
@@ -78,8 +78,8 @@ def measure(options: Options) -> list[Result]:
     for batch in (1, 16):
         plain = make_batch(model.config, batch)
         thinking = plain.ending_in(model.config.latent_start_id)
-        _check_equal(answer(model, plain, NEW_TOKENS, iterations=0, delimiters=False), _llava_answer(twin, plain))
-        theirs = Side("LLaVA", lambda b=plain: _llava_answer(twin, b), batch)
+        _check_equal(answer(model, plain, NEW_TOKENS, iterations=0, delimiters=False), llava_answer(twin, plain))
+        theirs = Side("LLaVA", lambda b=plain: llava_answer(twin, b), batch)
         sides = {
             "K=0": Side(
                 "LaRe K=0", lambda b=plain: answer(model, b, NEW_TOKENS, iterations=0, delimiters=False), batch
