@@ -49,6 +49,7 @@ def llava_twin(model: LareForConditionalGeneration) -> LlavaForConditionalGenera
 
 
 def llava_answer(twin: LlavaForConditionalGeneration, prompts: Batch) -> Tensor:
+    """Exactly `NEW_TOKENS` tokens a row, (B, NEW_TOKENS)."""
     with torch.inference_mode():
         sequences = twin.generate(
             input_ids=prompts.input_ids,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -18,6 +19,7 @@ from benchmarks.against_llava import llava_answer, llava_twin
 from benchmarks.common import Options, Result, Side, compare, main
 from benchmarks.generating import answer
 from benchmarks.models import BASE, Batch, lare_model, make_batch
+from lare.model import LareConfig
 
 BATCH, NEW_TOKENS = 16, 32
 KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -36,23 +38,22 @@ def _gain(name: str, run: Callable[[Batch], object], prompts: Callable[[int], Ba
     )
 
 
+def _prompts(config: LareConfig, kind: torch.dtype, latent: bool, rows: int) -> Batch:
+    made = make_batch(config, rows)
+    made = replace(made, pixel_values=made.pixel_values.to(kind))
+    return made.ending_in(config.latent_start_id) if latent else made
+
+
 def measure(options: Options) -> list[Result]:
     """Time answers in a batch of 16 against one alone, for LaRe and for its peer."""
     results = []
     for label, kind in KINDS.items():
         model = lare_model(BASE).to(kind)
         twin = llava_twin(model).to(kind)
-
-        def prompts(rows: int, model: object = model, kind: torch.dtype = kind) -> Batch:
-            made = make_batch(model.config, rows)  # type: ignore[attr-defined]
-            return replace(made, pixel_values=made.pixel_values.to(kind))
-
-        def latent(rows: int, model: object = model, prompts: Callable[[int], Batch] = prompts) -> Batch:
-            return prompts(rows).ending_in(model.config.latent_start_id)  # type: ignore[attr-defined]
-
+        latent, plain = (partial(_prompts, model.config, kind, flag) for flag in (True, False))
         results += [
             _gain(f"LaRe K=4 {label}", lambda b, m=model: answer(m, b, NEW_TOKENS, iterations=4), latent, options),
-            _gain(f"LLaVA {label}", lambda b, t=twin: llava_answer(t, b), prompts, options),
+            _gain(f"LLaVA {label}", lambda b, t=twin: llava_answer(t, b), plain, options),
         ]
     return results
 
