@@ -176,6 +176,7 @@ def _commit() -> str | None:
     root = Path(__file__).parents[2]
     if not (root / ".git").exists() or shutil.which("git") is None:
         return None
-    words = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+    # Without locks: a run that is killed, or whose disk is full, must not leave the repository locked.
+    words = ["git", "-C", str(root), "--no-optional-locks", "describe", "--always", "--dirty", "--abbrev=12"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     return done.stdout.strip() or None

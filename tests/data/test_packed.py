@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers.processors import TemplateProcessing
 
 import lare
 from lare.data import Source
@@ -77,6 +78,19 @@ def test_a_prompt_is_the_one_that_is_asked_later(tmp_path, processor):
     (found,) = packed(tmp_path, [row("x", conversation=turns("What is it?\n<image>", "A cat."))]).rows([0])
     served = processor(images=[np.zeros((128, 128, 3), np.uint8)], text=processor.build_prompts(["What is it?"]))
     assert [*found.prompt.tolist(), processor.latent_start_id] == served["input_ids"][0].tolist()
+
+
+@pytest.mark.parametrize("opens", [True, False])
+def test_a_prompt_begins_once(tmp_path, opens):
+    """Whether the chat template writes the first token or the tokenizer adds it."""
+    own = LareProcessor.from_pretrained(lare.default_checkpoint())
+    begin = ("<|begin|>", own.tokenizer.bos_token_id)
+    own.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<|begin|> $A", special_tokens=[begin])
+    if not opens:
+        own.chat_template = own.chat_template.replace("<|begin|>", "")
+    (found,) = pack(Source(write(tmp_path, [row("a")]), "llava"), own, tmp_path / "run" / "pack").rows([0])
+    assert said(own, found.prompt) == f"<|begin|><|user|>{IMAGES}\nWhat?<|assistant|>"
+    assert said(own, found.answer) == "A cat.<|end|>"
 
 
 def test_turns_have_the_image_first_the_system_prompt_and_their_history(tmp_path, processor):
@@ -346,4 +360,4 @@ def test_pictures_are_found_beside_the_file_or_where_they_are_said_to_be(tmp_pat
     named = pack(Source(path, "llava", images=other), processor, tmp_path / "p2")
     assert beside.pictures.read("a.png") == png(1) and named.pictures.read("a.png") == png(2)
     again = pack(Source(path, "llava", images=other), processor, tmp_path / "p1")  # the same file, other images
-    assert again.pictures.read("a.png") == png(2)
+    assert again.pictures.read("a.png") == png(2) and again.fingerprint == named.fingerprint != beside.fingerprint
