@@ -23,22 +23,11 @@ from torch import Tensor, nn
 
 from lare.errors import LareError
 from lare.semantics.image_codes import build_tokenizer, downscaling, image_features
-from lare.semantics.image_sampling import choose_crop, control_latents, crop_windows, identify, sample_images
 
 if TYPE_CHECKING:
     from lare.training.config import ImageConfig
 
-__all__ = [
-    "ImageReconstruction",
-    "build_tokenizer",
-    "build_unet",
-    "choose_crop",
-    "control_latents",
-    "crop_windows",
-    "identify",
-    "image_features",
-    "sample_images",
-]
+__all__ = ["ImageReconstruction", "build_unet"]
 
 _PAPER = dict(
     layers_per_block=3,

@@ -19,8 +19,8 @@ from lare.model.loop import run_decoder
 from lare.model.outputs import LareOutput
 from lare.semantics.alignment import Aligned, AlignmentHeads
 from lare.semantics.image import ImageReconstruction
+from lare.semantics.image_codes import image_features
 from lare.semantics.image_sampling import choose_crop, crop_windows
-from lare.semantics.image_tokenizer import image_features
 from lare.semantics.looking import look_loss, pick_tokens
 from lare.training.batch import Draws, MicroBatch
 

@@ -18,11 +18,11 @@ from lare.errors import LareError
 from lare.model import LareForConditionalGeneration, LareProcessor
 from lare.model.vision_conv import LareVisionModel
 from lare.semantics.image import ImageReconstruction
-from lare.semantics.image_tokenizer import train_tokenizer
 from lare.training.alignment import align_projector
 from lare.training.config import DataConfig, RunConfig, StageConfig
 from lare.training.embedded_model import Sizes, build_model, warm_start
 from lare.training.encoder import train_encoder
+from lare.training.image_tokenizer import train_tokenizer
 from lare.training.loader import PackedBatches, Split, StageBatches
 from lare.training.model import TrainingModel
 from lare.training.ship import build_processor

@@ -53,7 +53,7 @@ def extra_modules(config: RunConfig, hidden: int) -> dict[str, nn.Module]:
     from lare.semantics.alignment import AlignmentHeads
     from lare.semantics.image import build_unet
     from lare.semantics.image_codes import build_tokenizer, downscaling
-    from lare.semantics.image_tokenizer import small_tokenizer
+    from lare.training.image_tokenizer import small_tokenizer
 
     used = {name for stage in config.stages for name, weight in config.weights(stage).items() if weight}
     found: dict[str, nn.Module] = {}

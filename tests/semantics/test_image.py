@@ -9,15 +9,15 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lare.training.image_tokenizer import train_tokenizer
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from lare.errors import LareError
-from lare.semantics import image_tokenizer
-from lare.semantics.image import ImageReconstruction, build_tokenizer, build_unet, image_features
-from lare.semantics.image_codes import autoencoder, image_pixels
+from lare.semantics.image import ImageReconstruction, build_unet
+from lare.semantics.image_codes import autoencoder, build_tokenizer, image_features, image_pixels
 from lare.semantics.image_sampling import choose_crop, control_latents, crop_windows, identify, sample_images
-from lare.semantics.image_tokenizer import train_tokenizer
+from lare.training import image_tokenizer
 from lare.training.config import ImageConfig
 
 ROWS, TOKENS, WIDTH, SIDE = 6, 3, 10, 16

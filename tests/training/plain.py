@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lare.training.image_tokenizer import small_tokenizer
 from torch import Tensor
 
 from lare.model.loop import run_decoder
 from lare.model.vision_conv import LareVisionConfig, LareVisionModel
 from lare.semantics.image import ImageReconstruction, build_unet
-from lare.semantics.image_tokenizer import small_tokenizer
 from lare.training.batch import Draws, MicroBatch
 from lare.training.config import DataConfig, ImageConfig, LossConfig, ModelConfig, RunConfig, StageConfig
 from lare.training.embedded_model import Sizes, build_model

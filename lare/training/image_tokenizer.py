@@ -2,7 +2,7 @@
 
 Run as a module:
 
-    python -m lare.semantics.image_tokenizer --out runs/tokenizer
+    python -m lare.training.image_tokenizer --out runs/tokenizer
 """
 
 from __future__ import annotations
@@ -171,9 +171,9 @@ def _report(out: Path, images: int, loss: float, seconds: float, decibels: float
 def main(arguments: list[str] | None = None) -> None:
     """Train the small tokenizer from the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m lare.semantics.image_tokenizer",
+        prog="python -m lare.training.image_tokenizer",
         description="Train the image tokenizer of the embedded world; started again, it goes on where it stopped.",
-        epilog="example: python -m lare.semantics.image_tokenizer --out runs/tokenizer --images 20000",
+        epilog="example: python -m lare.training.image_tokenizer --out runs/tokenizer --images 20000",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--images", type=int, default=20_000, help="crops to train on (default: %(default)s)")
