@@ -46,7 +46,7 @@ def test_version(capsys):
 def test_unknown_command(capsys):
     assert main(["aks", "x.png"]) == 2
     assert capsys.readouterr().err == (
-        "lare: there is no command 'aks'; choose one of ask, eval, train-embedded, data, world, info "
+        "lare: there is no command 'aks'; choose one of ask, eval, train, train-embedded, data, world, info "
         "(see lare --help)\n"
     )
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lare.training.image_tokenizer import small_tokenizer
 from torch import Tensor
 
 from lare.model.loop import run_decoder
@@ -16,6 +15,7 @@ from lare.semantics.image import ImageReconstruction, build_unet
 from lare.training.batch import Draws, MicroBatch
 from lare.training.config import DataConfig, ImageConfig, LossConfig, ModelConfig, RunConfig, StageConfig
 from lare.training.embedded_model import Sizes, build_model
+from lare.training.image_tokenizer import small_tokenizer
 from lare.training.loader import Split
 from lare.training.model import TrainingModel
 from lare.training.ship import build_processor
@@ -23,7 +23,7 @@ from lare.training.trainer import Plan
 from lare.training.world_batches import WorldBatches
 
 DATA = DataConfig(format="world", per_image=4)
-WEIGHTS = {"alignment": 0.3, "image": 0.4, "text": 0.5}
+WEIGHTS = {"alignment": 0.3, "image": 0.4, "text": 0.5, "look": 0.2}
 ROWS = 32
 WHOLE = Split()
 
@@ -100,8 +100,8 @@ def plain_losses(model: TrainingModel, batch: MicroBatch, draws: Draws) -> dict[
     """
     lare, inputs = model.lare, batch.inputs
     per_image = inputs["questions_per_image"]
-    sums: dict[str, list[Tensor]] = {"lm": [], "text": [], "image": []}
-    counts = {"lm": 0, "text": 0, "image": 0}
+    sums: dict[str, list[Tensor]] = {"lm": [], "text": [], "image": [], "look": []}
+    counts = dict.fromkeys(sums, 0)
     vectors: list[tuple[Tensor, Tensor, Tensor]] = []
     for row in range(batch.rows):
         one = row // per_image
@@ -109,7 +109,7 @@ def plain_losses(model: TrainingModel, batch: MicroBatch, draws: Draws) -> dict[
         target = inputs["target_ids"][row][inputs["target_mask"][row].bool()]
         whole = torch.cat((inputs["shared_ids"][one], prompt))[None]
         alone = {"input_ids": whole, "pixel_values": inputs["pixel_values"][one : one + 1], "target_ids": target[None]}
-        keep = {"iterations": inputs["iterations"], "delimiters": inputs["delimiters"]}
+        keep = {"iterations": inputs["iterations"], "delimiters": inputs["delimiters"], "saliency_gradient": True}
         out = lare(**alone, **keep)
         sums["lm"].append(_entropy(lare, out.target_hidden[0], target))
         counts["lm"] += len(target)
@@ -119,6 +119,12 @@ def plain_losses(model: TrainingModel, batch: MicroBatch, draws: Draws) -> dict[
         prefix = inputs["prefix_ids"][row][inputs["prefix_mask"][row].bool()]
         sums["text"].append(_prefix(lare, latents, prefix))
         counts["text"] += len(prefix)
+        for step, (top, left, bottom, right) in enumerate((batch.boxes[row] * 4).tolist()):
+            if top >= 0:  # a world cell is a token of the decoder's grid here
+                seen = out.thoughts.saliency[0, step]
+                inside = seen[round(top) : round(bottom), round(left) : round(right)]
+                sums["look"].append(-(inside.sum() / seen.sum()).log())
+                counts["look"] += 1
         rationale = batch.rationale_ids[row][batch.rationale_mask[row].bool()]
         places = torch.arange(len(rationale))[None]
         states = run_decoder(lare, lare.embed(rationale[None]), None, places, None)[0]

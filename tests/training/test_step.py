@@ -47,7 +47,9 @@ def close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     for name in expected.keys() | found.keys():
         zero = torch.zeros(()) if name not in found or name not in expected else None
         if zero is None:
-            torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-7, msg=name)
+            torch.testing.assert_close(
+                found[name], expected[name], rtol=1e-5, atol=1e-7, msg=lambda text, name=name: f"{name}: {text}"
+            )
         else:  # a parameter that one of the two never used
             assert float((found | expected)[name].abs().max()) < 1e-12, name
 
@@ -73,7 +75,7 @@ def test_an_update_equals_the_plain_version(stage: StageConfig) -> None:
     found = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     expected = plain_losses(model, batch, draws)
     if stage.stage != "I":
-        assert set(expected) == {"lm", "text", "image", "alignment"}
+        assert set(expected) == {"lm", "text", "image", "alignment", "look"}
     factors = {"lm": 1.0} | weights
     total = sum(factors[name] * value for name, value in expected.items())
     model.zero_grad(set_to_none=True)
@@ -89,7 +91,7 @@ def whole() -> tuple[TrainingModel, StepResult, dict[str, Tensor]]:
     model = tiny_model()
     freeze_all_but(model, STAGES["III"].parts)
     result, gradients = step(model, split_batches(model))
-    assert set(result.losses) == {"lm", "alignment", "image", "text", "total"}
+    assert set(result.losses) == {"lm", "alignment", "image", "text", "look", "total"}
     assert result.negatives == ROWS - 1
     return model, result, gradients
 
@@ -110,7 +112,12 @@ def test_every_loss_reaches_the_latents(whole) -> None:
     base = step(model, parts, NO_WEIGHTS)[1]
     for name in WEIGHTS:
         pulled = step(model, parts, NO_WEIGHTS | {name: 1.0})[1]
-        key = "lare.extractor.output_proj.weight"
+        # The windows' losses pull at the decoder, the latents' at the Extractor.
+        key = (
+            "lare.language_model.model.layers.0.self_attn.q_proj.weight"
+            if name == "look"
+            else "lare.extractor.output_proj.weight"
+        )
         assert float((pulled[key] - base[key]).norm()) > 1e-4 * float(base[key].norm()), name
 
 
