@@ -45,11 +45,10 @@ def split_batches(model: TrainingModel, stage: StageConfig = STAGE, split: Split
 
 def close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     for name in expected.keys() | found.keys():
-        zero = torch.zeros(()) if name not in found or name not in expected else None
-        if zero is None:
-            torch.testing.assert_close(
-                found[name], expected[name], rtol=1e-5, atol=1e-7, msg=lambda text, name=name: f"{name}: {text}"
-            )
+        if name in found and name in expected:
+            # Scores and cosines are float32 by design, and a small entry of a gradient is a sum that cancels.
+            slack = 1e-5 * float(expected[name].abs().max()) + 1e-9
+            torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=slack)
         else:  # a parameter that one of the two never used
             assert float((found | expected)[name].abs().max()) < 1e-12, name
 
