@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run_info(options: argparse.Namespace) -> int:
-    from lare.training.config import load_run_config
+    from lare.training.run_file import load_run_config
     from lare.training.sizes import run_report
 
     if options.processes is not None and options.processes < 1:

@@ -14,7 +14,8 @@ from pathlib import Path
 import yaml
 
 from lare.errors import LareError
-from lare.training.config import RunConfig, load_run_config
+from lare.training.config import RunConfig
+from lare.training.run_file import load_run_config
 
 __all__ = ["main"]
 

@@ -26,9 +26,9 @@ from lare.semantics.image_sampling import (
     sample_images,
 )
 from lare.training.checkpoints import load_final
-from lare.training.config import load_run_config
 from lare.training.loader import Split, stage_mode
 from lare.training.prepare import VALIDATION_SCENES, Prepared
+from lare.training.run_file import load_run_config
 from lare.training.world_batches import WorldBatches
 
 __all__ = ["identification", "main"]

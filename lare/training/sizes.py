@@ -19,9 +19,10 @@ from torch import nn
 from lare.errors import LareError
 from lare.model import LareForConditionalGeneration
 from lare.model.published import FULL_SIZE
-from lare.training.config import PARTS, RunConfig, StageConfig, load_run_config
+from lare.training.config import PARTS, RunConfig, StageConfig
 from lare.training.flops import Row, gradients, row_work
 from lare.training.memory import memory_of, parameter_count, sharded
+from lare.training.run_file import load_run_config
 from lare.training.skeleton import extra_modules, measured_costs, named_parts, skeleton
 
 __all__ = ["LENGTHS", "Lengths", "main", "markdown", "run_report", "stage_row"]

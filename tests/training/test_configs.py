@@ -18,8 +18,8 @@ from torch.distributed.fsdp import fully_shard
 
 from lare.model.assemble import check_settings
 from lare.model.published import published
-from lare.training.config import load_run_config
 from lare.training.model import TrainingModel
+from lare.training.run_file import load_run_config
 from lare.training.stages import STAGES, freeze_all_but
 
 from .test_sizes import WEIGHTS, batch_of, loss_of, row_of, tiny

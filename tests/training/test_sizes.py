@@ -18,10 +18,10 @@ from lare.cli import main as lare
 from lare.model import LareConfig, LareForConditionalGeneration
 from lare.model.published import FULL_SIZE
 from lare.training.batch import MicroBatch
-from lare.training.config import run_config_from
 from lare.training.flops import Row, Work, decoder_calls, gradients, measured, row_work
 from lare.training.memory import memory_of
 from lare.training.model import LOSSES, TrainingModel
+from lare.training.run_file import run_config_from
 from lare.training.sizes import LENGTHS, Lengths, markdown, run_report, stage_row
 from lare.training.skeleton import skeleton
 from lare.training.stages import STAGES, freeze_all_but
