@@ -27,9 +27,12 @@ from lare.data.pictures import Pictures
 from lare.data.sample import BadRow, Problem, Sample
 from lare.data.source import Report, Source
 from lare.errors import LareError
+from lare.images import load_image
 from lare.model.processing_lare import IMAGE_PLACEHOLDER, IMAGE_TOKEN, SPECIAL_TOKENS
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from lare.model import LareProcessor
 
 __all__ = ["Packed", "PackedRow", "pack"]
@@ -94,6 +97,19 @@ class Packed:
             name = image[1:].decode() if image[:1] == b"n" else image[1:]
             found.append(PackedRow(ids[0], ids[1], ids[2], name, where.decode()))
         return found
+
+    def picture(self, row: PackedRow) -> Image:
+        """A sample's image.
+
+        Raises:
+            LareError: If it can't be read; the message names the row.
+        """
+        try:
+            return load_image(self.pictures.read(row.image))
+        except LareError as error:
+            raise LareError(
+                f"{row.where}: {error}; find such rows with lare data check --check-images decode"
+            ) from None
 
     @cached_property
     def pictures(self) -> Pictures:

@@ -22,9 +22,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from lare.data.packed import Packed, PackedRow
 from lare.errors import LareError
-from lare.images import load_image
 from lare.training.batch import MicroBatch, pad
 from lare.training.config import StageConfig
+from lare.training.features import PackedFeatures
 
 if TYPE_CHECKING:
     from lare.model import LareConfig, LareProcessor
@@ -172,7 +172,8 @@ class PackedBatches(StageBatches):
         stage: The plan's entry.
         split: This process's share.
         seed: Seed of the order.
-        pictures: Side in pixels of the images for reconstruction; None without that loss.
+        pictures: Whether images come along for reconstruction.
+        features: The encoder's features of each source; None encodes pixels as they come.
     """
 
     def __init__(
@@ -184,7 +185,9 @@ class PackedBatches(StageBatches):
         split: Split,
         seed: int,
         pictures: bool = False,
+        features: Sequence[PackedFeatures] | None = None,
     ) -> None:
+        self.features = features
         self.packs, self.processor, self.config, self.stage = list(packs), processor, config, stage
         self.split, self.seed, self.with_pictures = split, seed, pictures
         self.lengths = np.concatenate([pack.lengths for pack in packs])
@@ -236,11 +239,16 @@ class PackedBatches(StageBatches):
         parts = (prompts, [r.rationale.tolist() for r, _ in rows])
         answers = [r.answer.tolist() for r, _ in rows]
         inputs, rationale, mask = encode_rows(*parts, answers, mode, self.config, fill)
-        images = [_picture(row, pack) for row, pack in rows]
-        inputs["pixel_values"] = self.processor.image_processor(images, return_tensors="pt")["pixel_values"]
-        pictures = None
-        if self.with_pictures and mode.iterations:
-            pictures = _uint8(inputs["pixel_values"], self.processor.image_processor)
+        wants = self.with_pictures and bool(mode.iterations)
+        pixels = None
+        if wants or self.features is None:
+            images = [pack.picture(row) for row, pack in rows]
+            pixels = self.processor.image_processor(images, return_tensors="pt")["pixel_values"]
+        if self.features is None:
+            inputs["pixel_values"] = pixels
+        else:
+            inputs["visual_features"] = torch.from_numpy(np.stack([self._feature(int(n)) for n in numbers]))
+        pictures = _uint8(pixels, self.processor.image_processor) if wants and pixels is not None else None
         return MicroBatch(
             inputs,
             rationale,
@@ -252,10 +260,20 @@ class PackedBatches(StageBatches):
             where=[row.where for row, _ in rows],
         )
 
-    def _row(self, number: int) -> tuple[PackedRow, Packed]:
+    def _place(self, number: int) -> tuple[int, int]:
+        """Which source a sample is of, and its number there."""
         which = int(np.searchsorted(self.starts, number, side="right")) - 1
-        pack = self.packs[which]
-        return pack.rows([number - int(self.starts[which])])[0], pack
+        return which, number - int(self.starts[which])
+
+    def _row(self, number: int) -> tuple[PackedRow, Packed]:
+        which, inside = self._place(number)
+        return self.packs[which].rows([inside])[0], self.packs[which]
+
+    def _feature(self, number: int) -> np.ndarray:
+        assert self.features is not None
+        which, inside = self._place(number)
+        found: np.ndarray = self.features[which].features[self.features[which].which[inside]].astype(np.float32)
+        return found
 
 
 def _text_group(row: PackedRow) -> int:
@@ -267,13 +285,6 @@ def _image_group(row: PackedRow, pack: Packed) -> int:
     if isinstance(row.image, bytes):
         return crc32(row.image)
     return crc32(row.image.encode(), crc32(str(pack.images.resolve()).encode(errors="surrogateescape")))
-
-
-def _picture(row: PackedRow, pack: Packed) -> Any:
-    try:
-        return load_image(pack.pictures.read(row.image))
-    except LareError as error:
-        raise LareError(f"{row.where}: {error}; find such rows with lare data check --check-images decode") from None
 
 
 def _uint8(pixels: Tensor, processor: Any) -> Tensor:

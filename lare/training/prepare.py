@@ -22,6 +22,7 @@ from lare.training.alignment import align_projector
 from lare.training.config import DataConfig, RunConfig, StageConfig
 from lare.training.embedded_model import Sizes, build_model, warm_start
 from lare.training.encoder import train_encoder
+from lare.training.features import PackedFeatures, cache_packed_features
 from lare.training.image_tokenizer import train_tokenizer
 from lare.training.loader import PackedBatches, Split, StageBatches
 from lare.training.model import TrainingModel
@@ -58,13 +59,19 @@ class Prepared:
         self.model = TrainingModel(lare, self._shared_dim(), self._reconstruction(lare), config.precision)
         self._features: dict[str, np.ndarray] = {}
         self._packs: dict[DataConfig, Packed] = {}
+        self._encoded: dict[Path, PackedFeatures] = {}
         self.plan = Plan(self._batches, self._enter, self._validate)
 
     def files(self) -> None:
         """Make what the plan reads from disk, so that processes find it there."""
         for stage in self.config.stages:
             for data in stage.data:
-                self._world_features("train", data) if data.format == "world" else self._pack(data, stage)
+                if data.format == "world":
+                    self._world_features("train", data)
+                    continue
+                packed = self._pack(data, stage)
+                if self.config.cache_features:
+                    self._packed_features(packed)
         if self.config.validate_every and any(data.format == "world" for s in self.config.stages for data in s.data):
             self._world_features("validation", self.config.stages[0].data[0])
 
@@ -159,7 +166,13 @@ class Prepared:
             scenes = data.limit or self.sizes_or_default().scenes
             return WorldBatches(data, stage, self.processor, config, split, seed, features, scenes, pictures=pictures)
         packs = [self._pack(data, stage) for data in stage.data]
-        return PackedBatches(packs, self.processor, config, stage, split, seed, pictures)
+        cached = [self._packed_features(pack) for pack in packs] if self.config.cache_features else None
+        return PackedBatches(packs, self.processor, config, stage, split, seed, pictures, cached)
+
+    def _packed_features(self, packed: Packed) -> PackedFeatures:
+        if packed.folder not in self._encoded:
+            self._encoded[packed.folder] = cache_packed_features(self.model.lare, self.processor, packed)
+        return self._encoded[packed.folder]
 
     # Starts ----------------------------------------------------------------------------------------------------
 

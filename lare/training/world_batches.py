@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from lare.errors import LareError
 from lare.model.vision_conv import LareVisionModel
 from lare.training.batch import MicroBatch
 from lare.training.config import DataConfig, StageConfig
 from lare.training.encoder import pixels
+from lare.training.features import open_array, write_array
 from lare.training.loader import Mode, Split, StageBatches, encode_rows, on_grid, stage_mode
 from lare.world.items import STYLES, Item, ItemSampler
 from lare.world.questions import FAMILIES
@@ -42,35 +42,19 @@ def cache_world_features(encoder: LareVisionModel, path: Path, split: str, scene
         LareError: If the disk is full.
     """
     shape = (scenes, encoder.config.grid**2, encoder.config.hidden_size)
-    if path.is_file():
-        found: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-        if found.shape == shape:
-            return found
-    temporary = path.with_suffix(".part.npy")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:  # not through a memory map, which a full disk would end with SIGBUS
-            header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float16)), "fortran_order": False}
-            np.lib.format.write_array_header_1_0(file, header | {"shape": shape})
-            for features in _encoded(encoder, split, scenes):
-                file.write(features.tobytes())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise LareError(f"{str(path)!r} can't be written ({error}); free some space or change out") from None
-    made: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    return made
+    found = open_array(path, shape)
+    return write_array(path, shape, _encoded(encoder, split, scenes)) if found is None else found
 
 
 def _encoded(encoder: LareVisionModel, split: str, scenes: int) -> Iterator[np.ndarray]:
-    """(up to 64, g*g, d_vis) float16 features, scene by scene."""
+    """(up to 64, g*g, d_vis) features, scene by scene."""
     encoder.train(False)
     variants = 0 if split == "validation" else VARIANTS
     for start in tqdm(range(0, scenes, 64), desc=f"features {split}", mininterval=5):
         images = np.stack([render(sample_scene(split, i), variants) for i in range(start, min(scenes, start + 64))])
         with torch.no_grad():
             features = encoder(pixels(torch.from_numpy(images))).last_hidden_state
-        yield features.numpy().astype(np.float16)
+        yield features.numpy()
 
 
 class WorldBatches(StageBatches):

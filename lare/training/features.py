@@ -1,0 +1,94 @@
+"""Features of the frozen encoder on disk, each image encoded once; float16 arrays that loader workers map."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from lare.data.packed import Packed
+from lare.errors import LareError
+
+if TYPE_CHECKING:
+    from lare.model import LareForConditionalGeneration, LareProcessor
+
+__all__ = ["PackedFeatures", "cache_packed_features", "open_array", "write_array"]
+
+_BATCH = 64
+
+
+class PackedFeatures(NamedTuple):
+    """Features of a packed data set.
+
+    Attributes:
+        features: (U, N_f, d_vis) float16 of its U different images.
+        which: (N,) number of each sample's image.
+    """
+
+    features: np.ndarray
+    which: np.ndarray
+
+
+def open_array(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Map an array file if it is there and of this shape."""
+    if not path.is_file():
+        return None
+    found: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    return found if found.shape == shape else None
+
+
+def write_array(path: Path, shape: tuple[int, ...], parts: Iterable[np.ndarray]) -> np.ndarray:
+    """Write float16 parts one after another as one array file, and map it.
+
+    Raises:
+        LareError: If the disk is full; nothing is left behind.
+    """
+    temporary = path.with_suffix(".part.npy")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:  # not through a memory map, which a full disk would end with SIGBUS
+            header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float16)), "fortran_order": False}
+            np.lib.format.write_array_header_1_0(file, header | {"shape": shape})
+            for part in parts:
+                file.write(part.astype(np.float16).tobytes())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise LareError(f"{str(path)!r} can't be written ({error}); free some space or change out") from None
+    made: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    return made
+
+
+def cache_packed_features(
+    model: LareForConditionalGeneration, processor: LareProcessor, packed: Packed
+) -> PackedFeatures:
+    """Encode a packed data set's images, or open what an earlier call left beside it.
+
+    Raises:
+        LareError: If an image can't be read, or the disk is full.
+    """
+    first: dict[str | bytes, int] = {}
+    index = np.array([first.setdefault(row.image, len(first)) for row in packed.rows(range(len(packed)))])
+    firsts = np.unique(index, return_index=True)[1].tolist()
+    config = model.config
+    shape = (len(first), config.grid**2, int(model.projector.linear_1.weight.shape[1]))
+    path = packed.folder / f"features_{packed.fingerprint}.npy"
+    found = open_array(path, shape)
+    if found is None:
+        found = write_array(path, shape, _encoded(model, processor, packed, firsts))
+    return PackedFeatures(found, index)
+
+
+@torch.no_grad()
+def _encoded(
+    model: LareForConditionalGeneration, processor: LareProcessor, packed: Packed, numbers: list[int]
+) -> Iterator[np.ndarray]:
+    device = next(model.vision_tower.parameters()).device
+    for start in tqdm(range(0, len(numbers), _BATCH), desc="encoding images", mininterval=2):
+        images = [packed.picture(row) for row in packed.rows(numbers[start : start + _BATCH])]
+        pixels = processor.image_processor(images, return_tensors="pt")["pixel_values"]
+        yield model.vision_tower(pixels.to(device)).float().cpu().numpy()

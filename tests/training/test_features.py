@@ -1,0 +1,80 @@
+"""Cached features: each image once, the same as encoding it as it comes, and reused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import lare
+from lare.data import Source
+from lare.data.packed import Packed, pack
+from lare.errors import LareError
+from lare.model import LareForConditionalGeneration, LareProcessor
+from lare.training import features as module
+from lare.training.config import DataConfig, StageConfig
+from lare.training.features import cache_packed_features, open_array, write_array
+from lare.training.loader import PackedBatches, Split
+from lare.world.benchmark import render_image
+from lare.world.scene import sample_scene
+
+STAGE = StageConfig("III", (DataConfig(path="data.json"),), batch=4)
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory) -> tuple[LareForConditionalGeneration, LareProcessor, Packed]:
+    folder = tmp_path_factory.mktemp("features")
+    for number in range(3):
+        render_image(sample_scene("train", number)).save(folder / f"{number}.png")
+    turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A cat."}]
+    rows = [{"id": str(i), "image": f"{i % 3}.png", "conversations": turns} for i in range(8)]
+    (folder / "data.json").write_text(json.dumps(rows))
+    checkpoint = lare.default_checkpoint()
+    processor = LareProcessor.from_pretrained(checkpoint)
+    packed = pack(Source(folder / "data.json"), processor, folder / "packed")
+    return LareForConditionalGeneration.from_pretrained(checkpoint), processor, packed
+
+
+def batches(parts: Any, cached: Any, pictures: bool = False) -> Any:
+    model, processor, packed = parts
+    return PackedBatches([packed], processor, model.config, STAGE, Split(), 0, pictures, cached).micro_batches(0)[0]
+
+
+def test_cached_features_are_the_encoders(parts, monkeypatch) -> None:
+    model, processor, packed = parts
+    found = cache_packed_features(model, processor, packed)
+    assert found.features.shape == (3, 64, model.vision_tower.width(model.config.vision_config))
+    assert found.which.tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
+    plain, cached = batches(parts, None), batches(parts, [found])
+    assert "pixel_values" not in cached.inputs and cached.pictures is None
+    expected = model.vision_tower(plain.inputs["pixel_values"])
+    torch.testing.assert_close(cached.inputs["visual_features"], expected, rtol=2e-3, atol=2e-3)
+    assert torch.equal(batches(parts, [found], True).pictures, batches(parts, None, True).pictures)
+    # A second call reads the file.
+    monkeypatch.setattr(module, "_encoded", lambda *_: pytest.fail("encoded again"))
+    again = cache_packed_features(model, processor, packed)
+    np.testing.assert_array_equal(again.features, found.features)
+
+
+def test_an_unreadable_image_names_its_row(parts, tmp_path: Path) -> None:
+    model, processor, packed = parts
+    broken = replace(packed, images=tmp_path, fingerprint="other")
+    with pytest.raises(LareError, match=r"data\.json:1"):
+        cache_packed_features(model, processor, broken)
+    assert not list(packed.folder.glob("*.part.npy")) or not open_array(
+        packed.folder / "features_other.npy", (3, 64, 1)
+    )
+
+
+def test_arrays_come_back_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    parts = [np.arange(6, dtype=np.float32).reshape(2, 3), np.ones((1, 3), np.float32)]
+    made = write_array(path, (3, 3), parts)
+    np.testing.assert_array_equal(made, np.concatenate(parts).astype(np.float16))
+    assert open_array(path, (3, 3)) is not None and open_array(path, (4, 3)) is None
+    assert open_array(tmp_path / "none.npy", (1,)) is None
