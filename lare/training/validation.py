@@ -10,15 +10,16 @@ import torch
 from torch import Tensor
 
 from lare.model.outputs import LareOutput
+from lare.semantics.looking import pick_tokens
 from lare.training.config import DataConfig, StageConfig
 from lare.training.loader import Mode, Split, stage_mode
 from lare.training.model import TrainingModel
 from lare.training.world_batches import WorldBatches
 
 if TYPE_CHECKING:
-    from lare.model import LareProcessor
+    from lare.model import LareConfig, LareProcessor
 
-__all__ = ["token_hits", "validate_world"]
+__all__ = ["main_mode", "token_hits", "validate_world"]
 
 SEED = 4242
 QUESTIONS = 768
@@ -30,6 +31,15 @@ def token_hits(out: LareOutput, target_mask: Tensor) -> Tensor:
     right = torch.zeros(target_mask.shape, dtype=torch.float32, device=target_mask.device)
     right[target_mask.bool()] = (out.logits.argmax(-1) == out.labels).float()
     return right.sum(1) / target_mask.sum(1)
+
+
+def main_mode(stage: StageConfig, config: LareConfig) -> Mode:
+    """How a stage's questions are answered in the end: as the batches that no share takes, else those of the last share.
+
+    With shares that add up to one no batch is left over, and that way of answering would never have been trained.
+    """
+    taken = stage.direct_share + stage.text_share + stage.full_share + stage.fetch_share
+    return stage_mode(stage, config, 1.0 if taken < 1 - 1e-6 else taken - 1e-6)
 
 
 @torch.no_grad()
@@ -50,7 +60,7 @@ def validate_world(
     model.train(False)
     config = model.lare.config
     batches = WorldBatches(data, stage, processor, config, Split(), SEED, features, scenes, world_split="validation")
-    found = _matches(model, batches, stage_mode(stage, config, 1.0), questions)
+    found = _matches(model, batches, main_mode(stage, config), questions)
     result = {"all": _percent(sum(found.values(), []))}
     if stage.direct_share:
         result["direct"] = _percent(sum(_matches(model, batches, Mode(), questions).values(), []))
@@ -73,6 +83,10 @@ def _matches(model: TrainingModel, batches: WorldBatches, mode: Mode, questions:
         inputs = {k: v for k, v in batch.inputs.items() if not k.startswith("prefix")}
         device = next(model.parameters()).device
         moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
+        if batch.fetch:
+            assert batch.boxes is not None
+            middle = torch.full(batch.boxes.shape[:2], 0.5)
+            moved["fetch"] = pick_tokens(batch.boxes, middle, model.lare.config.grid).to(device)
         hits = token_hits(model.lare(**moved), moved["target_mask"]).tolist()
         for item, hit in zip(items, hits, strict=True):
             found[item.question.family].append(hit if item.question.family == "caption" else float(hit == 1.0))
