@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from lare.model import LareProcessor
 
-__all__ = ["Packed", "PackedRow", "pack"]
+__all__ = ["Packed", "PackedRow", "pack", "token_limit"]
 
 PARTS = ("prompt", "rationale", "answer", "image", "where")
 _CHUNK = 512
@@ -144,7 +144,7 @@ def pack(
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir(parents=True)
-        summary = _write(source, processor, part, limit, max_tokens or _longest(processor))
+        summary = _write(source, processor, part, limit, max_tokens or token_limit(processor))
         if not summary["samples"]:
             raise LareError(f"{str(source.path)!r} holds no usable sample ({summary['left_out']}); see lare data check")
         (part / "report.json").write_text(json.dumps(summary | {"key": key}, indent=1), encoding="utf8")
@@ -182,7 +182,8 @@ def _tokenizer(processor: LareProcessor) -> Any:
     return [kept, tokenizer.bos_token, tokenizer.eos_token]
 
 
-def _longest(processor: LareProcessor) -> int:
+def token_limit(processor: LareProcessor) -> int:
+    """Tokens that a processor's model takes; a tokenizer without a limit says 10^30."""
     return min(int(processor.tokenizer.model_max_length), 1_000_000)
 
 
@@ -220,7 +221,7 @@ def _write(source: Source, processor: LareProcessor, part: Path, limit: int | No
     return {"samples": len(offsets), "rows": report.rows, "left_out": {k: n for k, n in left.items() if n}}
 
 
-def _check(sample: Sample) -> None:
+def _check(sample: Sample, processor: LareProcessor) -> None:
     """Refuse a sample that can't be trained on."""
     if sample.image is None:
         raise BadRow("no_image", "the sample has no image, and LaRe answers about exactly one")
@@ -231,8 +232,10 @@ def _check(sample: Sample) -> None:
         sample.system,
         *(t for pair in sample.history for t in pair),
     ]
-    if any(token in turn for turn in turns for token in SPECIAL_TOKENS):
-        raise BadRow("special_token", "the text holds one of LaRe's special tokens")
+    special = {*SPECIAL_TOKENS, *processor.tokenizer.all_special_tokens}
+    found = sorted(token for token in special if any(token in turn for turn in turns))
+    if found:
+        raise BadRow("special_token", f"the text holds the special token {found[0]}")
 
 
 def _append(tokens: Any, raw: Any, ids: Sequence[Sequence[int]], sample: Sample) -> list[tuple[int, int]]:
@@ -275,7 +278,7 @@ def _prompt(sample: Sample, processor: LareProcessor) -> str:
     Raises:
         BadRow: If the sample can't be trained on, or the chat template refuses it.
     """
-    _check(sample)
+    _check(sample, processor)
     system = sample.system.replace(IMAGE_PLACEHOLDER, "").strip()
     turns = [{"role": "system", "content": system}] if system else []
     for question, answer in sample.history:

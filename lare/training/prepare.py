@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lare.data.packed import Packed, pack
+from lare.data.packed import Packed, pack, token_limit
 from lare.data.source import Source
 from lare.errors import LareError
 from lare.model import LareForConditionalGeneration, LareProcessor
@@ -152,7 +152,10 @@ class Prepared:
             source = Source(Path(data.path), data.format, Path(data.images) if data.images else None, data.on_bad)
             number = len(self._packs)
             folder = self.out / "data" / f"{number}-{Path(data.path).stem}"
-            self._packs[data] = pack(source, self.processor, folder, data.limit)
+            config = self.model.lare.config
+            latents = config.iterations * config.latents_per_iteration + 2  # and the two delimiters
+            room = token_limit(self.processor) - latents
+            self._packs[data] = pack(source, self.processor, folder, data.limit, room)
         return self._packs[data]
 
     def _batches(self, stage: StageConfig, number: int, split: Split) -> StageBatches:

@@ -34,7 +34,7 @@ def token_hits(out: LareOutput, target_mask: Tensor) -> Tensor:
 
 
 def main_mode(stage: StageConfig, config: LareConfig) -> Mode:
-    """How a stage's questions are answered in the end: as the batches that no share takes, else those of the last share.
+    """How a stage's questions are answered in the end: as batches that no share takes, else as those of the last one.
 
     With shares that add up to one no batch is left over, and that way of answering would never have been trained.
     """
