@@ -142,7 +142,7 @@ def test_whole_demo_on_a_tiny_checkpoint(few_rows, tmp_path, capsys):
     assert steps["lare_mini_pope", "K=0"] == (4, 0.0)
     assert steps["all", "blind"] == (8, 2.0)
     assert steps["all", "majority"] == (8, 0.0)
-    assert {name.name for name in (folder / "traces").iterdir()} == {"K2", "K0", "text", "blind"}
+    assert {name.name for name in (folder / "traces").iterdir()} == {"K2", "K0", "text", "random", "blind"}
     thinking, blind = (TraceReader(folder / "traces" / name) for name in ("K2", "blind"))
     assert thinking.column("question") == blind.column("question")
     assert len(set(thinking.column("meta.scene"))) == 2 + 2  # both ask two questions about each scene
