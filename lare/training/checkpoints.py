@@ -26,9 +26,20 @@ from safetensors.torch import load_file, save_file
 
 from lare.errors import LareError
 from lare.training.model import TrainingModel
+from lare.training.stages import OWNERS
 from lare.training.state import Optimisers, load_state, save_state
 
-__all__ = ["circumstances", "file_hash", "latest", "load_final", "load_step", "read_meta", "save_final", "save_step"]
+__all__ = [
+    "circumstances",
+    "file_hash",
+    "latest",
+    "load_final",
+    "load_start",
+    "load_step",
+    "read_meta",
+    "save_final",
+    "save_step",
+]
 
 _STEP = "step-"
 
@@ -131,6 +142,37 @@ def save_final(stage: Path, model: TrainingModel, processor: Any, meta: dict[str
     return _publish(stage, "final", write)
 
 
+def load_start(stage: Path, model: TrainingModel) -> str:
+    """Begin with the weights of another run's finished stage; returns the hash of its weights.
+
+    Raises:
+        LareError: If there is none, or it differs in more than the parts that an ablation leaves out.
+    """
+    folder = stage / "final"
+    if not (folder / "meta.json").is_file():
+        raise LareError(f"start: {str(stage)!r} is no finished stage; give a folder like runs/embedded/II")
+    tensors, own = _tensors(folder, model), model.state_dict()
+    optional = tuple(OWNERS[part] for part in ("extractor", "refocus_projector", "alignment", "unet"))
+    same = {name: value for name, value in tensors.items() if name in own and own[name].shape == value.shape}
+    wrong = sorted(
+        name for name in own.keys() ^ same.keys() | tensors.keys() - same.keys() if not name.startswith(optional)
+    )
+    if wrong:
+        raise LareError(f"start: {str(stage)!r} has another model ({wrong[0]}); give one of this run's sizes")
+    model.load_state_dict(own | same)
+    return file_hash(folder / "model.safetensors")
+
+
+def _tensors(folder: Path, model: TrainingModel) -> dict[str, torch.Tensor]:
+    """The weights of a finished stage, named as in a `TrainingModel`."""
+    try:
+        heads = load_file(folder / "heads.safetensors")
+        lare = type(model.lare).from_pretrained(folder).state_dict()
+    except (OSError, SafetensorError) as error:
+        raise LareError(f"{str(folder)!r} can't be read ({error}); delete it to train that stage again") from None
+    return heads | {f"lare.{name}": value for name, value in lare.items()}
+
+
 def load_final(stage: Path, model: TrainingModel) -> dict[str, Any]:
     """Take over the weights of a finished stage; returns its meta.
 
@@ -138,12 +180,7 @@ def load_final(stage: Path, model: TrainingModel) -> dict[str, Any]:
         LareError: If it is damaged or another model's.
     """
     folder = stage / "final"
-    try:
-        heads = load_file(folder / "heads.safetensors")
-        lare = type(model.lare).from_pretrained(folder).state_dict()
-    except (OSError, SafetensorError) as error:
-        raise LareError(f"{str(folder)!r} can't be read ({error}); delete it to train that stage again") from None
-    _load(model, heads | {f"lare.{name}": value for name, value in lare.items()}, folder)
+    _load(model, _tensors(folder, model), folder)
     return read_meta(folder)
 
 

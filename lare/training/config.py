@@ -355,6 +355,9 @@ class RunConfig:
         model: What it trains.
         stages: Its plan, in order; each entry starts from the weights of the one before.
         out: Folder of the run.
+        start: Folder of another run's finished stage (such as ``runs/embedded/II``) whose weights this run begins with;
+            so several rows of a comparison share what comes before. Parts that only one of the two has (an ablation's
+            Extractor) are left as they are.
         seed: Seed of initial weights, sample order, noise and random windows.
         precision: ``fp32`` or ``bf16`` (autocast over float32 weights).
         processes: Processes that ``lare train`` starts on this machine; under ``accelerate launch`` leave it at 1.
@@ -374,6 +377,7 @@ class RunConfig:
     model: ModelConfig
     stages: tuple[StageConfig, ...]
     out: str = "runs/lare"
+    start: str | None = None
     seed: int = 0
     precision: str = "fp32"
     processes: int = 1

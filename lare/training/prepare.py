@@ -182,6 +182,8 @@ class Prepared:
     def _enter(self, stage: StageConfig, before: StageConfig | None) -> None:
         """First weights that a stage needs and the one before could not leave."""
         lare = self.model.lare
+        if before is None and self.config.start is not None:
+            return
         if self.embedded and before is None:
             data = self._world_features("train", stage.data[0])
             vocab = self.processor.tokenizer.get_vocab()

@@ -31,6 +31,7 @@ from lare.training.checkpoints import (
     file_hash,
     latest,
     load_final,
+    load_start,
     load_step,
     read_meta,
     save_final,
@@ -108,6 +109,7 @@ class Trainer:
             raise LareError("optimiser.matrices muon needs whole matrices; give adamw with FSDP or DeepSpeed")
         self.out = Path(config.out)
         self.stop = False
+        self.parent: str | None = None
 
     @property
     def main(self) -> bool:
@@ -117,6 +119,7 @@ class Trainer:
     def run(self) -> int:
         """Train all stages that are not finished yet; returns 0, or `STOPPED` after SIGTERM."""
         self.model.to(self.accelerator.device)
+        self.parent = None if self.config.start is None else load_start(Path(self.config.start), self.model)
         before: StageConfig | None = None
         with self._listening():
             for number, stage in enumerate(self.config.stages):
@@ -150,14 +153,14 @@ class Trainer:
     def _meta(
         self, number: int, stage: StageConfig, before: StageConfig | None, batches: StageBatches, steps: int
     ) -> dict[str, Any]:
-        parent = None if before is None else self.out / before.name / "final" / "model.safetensors"
+        parent = self.parent if before is None else file_hash(self.out / before.name / "final" / "model.safetensors")
         return {
             "stage": stage.stage,
             "name": stage.name,
             "number": number,
             "steps": steps,
             "trained": list(parts_of(stage)),
-            "parent": file_hash(parent) if parent is not None and parent.is_file() else None,
+            "parent": parent,
             "data": batches.fingerprint,
             "config": self.config.to_dict(),
             "random": {"seed": self.config.seed, "by": "seed, stage and update"},

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
 import resource
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -16,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from lare.errors import LareError
+from lare.training.checkpoints import load_start
 from lare.training.config import RunConfig
 from lare.training.loader import Split
 from lare.training.trainer import STOPPED, Plan, Trainer
@@ -37,21 +40,24 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
     return {f"{f.parent.name}/{k}": v for f in folders for name in files for k, v in load_file(f / name).items()}
 
 
-def rows(out: Path) -> list[dict[str, Any]]:
+def rows(out: Path, stages: tuple[str, ...]) -> list[dict[str, Any]]:
     found = []
-    for path in sorted(out.glob("*/log.jsonl")):
+    for path in (out / stage / "log.jsonl" for stage in stages):
         for line in path.read_text().splitlines():
             row = json.loads(line)
             found.append({k: row[k] for k in ("step", "losses", "counts", "gradient_norm", "rate")})
     return found
 
 
-def same(left: Path, right: Path) -> None:
+def same(left: Path, right: Path, stages: tuple[str, ...] = ("I", "II", "III", "IV")) -> None:
     """Bit by bit."""
-    ours, theirs = weights(left), weights(right)
+    ours, theirs = (
+        {name: value for name, value in weights(out).items() if name.startswith(tuple(f"{s}/" for s in stages))}
+        for out in (left, right)
+    )
     assert ours.keys() == theirs.keys()
     assert not [name for name in ours if not torch.equal(ours[name], theirs[name])]
-    assert rows(left) == rows(right)
+    assert rows(left, stages) == rows(right, stages)
 
 
 @pytest.fixture(scope="module")
@@ -62,39 +68,42 @@ def whole(tmp_path_factory) -> Path:
     return out
 
 
-def _seconds(out: Path) -> float:
-    """How long a run takes here and now."""
-    began = time.monotonic()
+def _child(out: Path, started: Path) -> int:
+    """Fork a process that trains, once it has made its model; returns its number."""
+    started.unlink(missing_ok=True)
     child = os.fork()
     if child == 0:
-        os._exit(make_trainer(out).run())
-    os.waitpid(child, 0)
-    return time.monotonic() - began
+        trainer = make_trainer(out)
+        started.touch()
+        os._exit(trainer.run())
+    while not started.exists():
+        time.sleep(0.005)
+    return child
 
 
 def _killed(rank: int, port: int, folder: str) -> None:
-    """Fork, train, kill: until 20 processes have died on the way and a run has come to its end."""
+    """Fork, train, kill: until 20 processes have died on the way and at least one run has come to its end."""
     torch.set_num_threads(1)
-    processor()  # made once, before the forks
-    rng, kills, runs = random.Random(5), 0, 0
-    places = []
-    pause = _seconds(Path(folder) / "clock")
-    while kills < KILLS or runs == 0:
-        out = Path(folder) / f"run{runs}"
-        child = os.fork()
-        if child == 0:
-            os._exit(make_trainer(out).run())
-        time.sleep(rng.uniform(0.05, 0.5) * pause)
-        if kills < KILLS:
+    model, stages = tiny_model(), run_config(folder).stages
+    for stage, step in itertools.product(stages, range(4)):
+        batches(stage, model).micro_batches(step)  # tokenizer and drawings are made once, before the forks
+    home, rng, places, runs = Path(folder), random.Random(5), [], 0
+    began = time.monotonic()
+    os.waitpid(_child(home / "clock", home / "started"), 0)
+    seconds = time.monotonic() - began  # of a whole run, here and now
+    while len(places) < KILLS or runs == 0:
+        out = home / f"run{runs}"
+        child = _child(out, home / "started")
+        if len(places) < KILLS:
+            time.sleep(rng.uniform(0, 0.6) * seconds)
             os.kill(child, signal.SIGKILL)
         status = os.waitpid(child, 0)[1]
         if os.WIFSIGNALED(status):
-            kills += 1
             places.append(sorted(str(p.relative_to(out)) for p in out.glob("*/*") if p.is_dir())[-1:])
         else:
             assert status == 0
             runs += 1
-    (Path(folder) / "places.json").write_text(json.dumps(places))
+    (home / "places.json").write_text(json.dumps(places))
 
 
 def test_killed_at_twenty_moments_it_ends_as_if_it_had_not_been(whole: Path, tmp_path: Path) -> None:
@@ -104,7 +113,7 @@ def test_killed_at_twenty_moments_it_ends_as_if_it_had_not_been(whole: Path, tmp
     for out in done:
         same(out, whole)
     places = json.loads((tmp_path / "places.json").read_text())
-    assert len(places) == KILLS and len({str(place) for place in places}) > 3
+    assert len(places) == KILLS and len({str(place) for place in places}) >= 3
 
 
 def test_frozen_parts_stay_bit_for_bit(whole: Path) -> None:
@@ -188,3 +197,33 @@ def test_a_full_disk_loses_no_checkpoint(whole: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*/*.tmp"))
     assert make_trainer(tmp_path).run() == 0
     same(tmp_path, whole)
+
+
+def test_a_run_may_start_from_another_runs_stage(whole: Path, tmp_path: Path) -> None:
+    """And then is what that run went on to be."""
+    config = run_config(tmp_path / "same", start=str(whole / "II"))
+    model = tiny_model(seed=9).float()
+    stages = config.stages[2:]
+    # The plan's number seeds an update's draws, so the rest of the plan keeps its numbers by two stages that are done.
+    shutil.copytree(whole / "I" / "final", tmp_path / "same" / "I" / "final")
+    shutil.copytree(whole / "II" / "final", tmp_path / "same" / "II" / "final")
+    assert Trainer(config, model, processor(), tiny_plan(model)).run() == 0
+    same(tmp_path / "same", whole, ("III", "IV"))
+    fresh = RunConfig(**{**vars(config), "stages": stages, "out": str(tmp_path / "rest")})
+    model = tiny_model(seed=9).float()
+    assert Trainer(fresh, model, processor(), tiny_plan(model)).run() == 0
+    parent = json.loads((tmp_path / "rest" / "III" / "final" / "meta.json").read_text())["parent"]
+    assert parent == json.loads((whole / "III" / "final" / "meta.json").read_text())["parent"]
+
+
+def test_an_ablation_may_start_without_what_it_leaves_out(whole: Path, tmp_path: Path) -> None:
+    plain = tiny_model(use_extractor=False, use_window=False).float()
+    before = {name: value.clone() for name, value in plain.state_dict().items()}
+    load_start(whole / "II", plain)
+    after = plain.state_dict()
+    assert not [name for name in after if "extractor" in name]
+    assert any(not torch.equal(before[name], after[name]) for name in after if name.startswith("lare.language_model"))
+    with pytest.raises(LareError, match="another model"):
+        load_start(whole / "II", tiny_model(projector_dim=12).float())
+    with pytest.raises(LareError, match="no finished stage"):
+        load_start(tmp_path, plain)
