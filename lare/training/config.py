@@ -238,6 +238,7 @@ class StageConfig:
         micro_batch: Samples a forward pass of one process; None is all of the process's share.
         learning_rate: Peak, for weights that were trained before.
         new_learning_rate: Peak, for modules that start from nothing.
+        floor: Learning rate at its end, as a share of the peak; None takes the optimiser's.
         iterations: K; None takes the model's in stages II-IV. Stage I has none.
         window: ``saliency``, or the controls ``random`` and ``full``.
         replaced: Rationale tokens that the text leaves out because the latents stand for them; None is the model's
@@ -260,6 +261,7 @@ class StageConfig:
     micro_batch: int | None = None
     learning_rate: float = 2e-5
     new_learning_rate: float = 1e-4
+    floor: float | None = None
     iterations: int | None = None
     window: str = "saliency"
     replaced: int | None = None
@@ -289,6 +291,10 @@ class StageConfig:
         )
         for name in ("learning_rate", "new_learning_rate"):
             _require(getattr(self, name) > 0, f"{label}: {name} is {getattr(self, name)}; give a number above 0")
+        _require(
+            self.floor is None or 0 <= self.floor <= 1,
+            f"{label}: floor is {self.floor}; give a share of the peak up to 1",
+        )
         _require(self.samples is None or self.samples >= 1, f"{label}: samples is {self.samples}; give at least 1")
         _require(
             self.iterations is None or self.iterations >= 0, f"{label}: iterations is {self.iterations}; give 0 or more"

@@ -51,9 +51,12 @@ def make_optimisers(named: Named, stage: StageConfig, config: OptimiserConfig) -
     return found
 
 
-def set_rates(optimisers: Sequence[torch.optim.Optimizer], step: int, steps: int, config: OptimiserConfig) -> float:
+def set_rates(
+    optimisers: Sequence[torch.optim.Optimizer], step: int, steps: int, stage: StageConfig, config: OptimiserConfig
+) -> float:
     """Set every group's rate for an update; returns the schedule's factor of the peak."""
-    factor = learning_rate(1.0, step, steps, config.floor, config.warmup)
+    floor = config.floor if stage.floor is None else stage.floor
+    factor = learning_rate(1.0, step, steps, floor, config.warmup)
     for optimiser in optimisers:
         for group in optimiser.param_groups:
             group["lr"] = factor * group["peak"]

@@ -256,7 +256,7 @@ class _StageRun:
         trainer, model = self.trainer, self.trainer.model
         device = trainer.accelerator.device
         torch.manual_seed(self.config.seed + 1_000_003 * step + self.number)  # for dropout, where a decoder has any
-        factor = set_rates(self.optimisers, step, self.steps, self.config.optimiser)
+        factor = set_rates(self.optimisers, step, self.steps, self.stage, self.config.optimiser)
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
         everything = make_draws(self.config, model, self.number, step, self.stage.batch)
