@@ -6,7 +6,13 @@ from pathlib import Path
 
 from lare.errors import LareError
 
-__all__ = ["default_checkpoint"]
+__all__ = ["default_checkpoint", "shipped_checkpoints"]
+
+
+def shipped_checkpoints() -> dict[str, Path]:
+    """Folders of the models that come with LaRe, by name: ``embedded``, which is the default, and ``foveated``."""
+    home = Path(__file__).parent
+    return {path.parent.name: path.parent for path in sorted(home.glob("*/config.json"))}
 
 
 def default_checkpoint() -> Path:

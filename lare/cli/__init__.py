@@ -31,7 +31,7 @@ _COMMANDS = {
         "lare.cli.ask", "answer one question about one image", 'lare ask scene.png "What is left of the cat?"'
     ),
     "eval": _Command("lare_eval.cli", "evaluate with lmms-eval", "lare eval --model lare --tasks lare_mini"),
-    "train": _Command("lare.training.cli", "train LaRe", "lare train lare/configs/embedded.yaml"),
+    "train": _Command("lare.training.cli", "train LaRe", "lare train lare/configs/foveated.yaml"),
     "train-embedded": _Command(
         "lare.training.embedded", "train the embedded checkpoint from nothing", "lare train-embedded --help"
     ),

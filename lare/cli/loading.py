@@ -23,12 +23,13 @@ def add_checkpoint_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint",
         metavar="FOLDER_OR_HUB_ID",
-        help="a LaRe checkpoint; default: the small one shipped with LaRe, trained on its embedded world",
+        help="a LaRe checkpoint, or the name of one shipped with LaRe (embedded, foveated); default: embedded, a small "
+        "one trained on LaRe's embedded world",
     )
 
 
 def resolve_checkpoint(checkpoint: str | None) -> str:
-    """Return the folder or hub id to load; the embedded checkpoint when None.
+    """Return the folder or hub id to load; the embedded checkpoint when None, and shipped ones by their names.
 
     Raises:
         LareError: If a folder is named that doesn't exist or holds no checkpoint.
@@ -38,6 +39,11 @@ def resolve_checkpoint(checkpoint: str | None) -> str:
 
         return str(default_checkpoint())
     path = Path(checkpoint).expanduser()
+    if not path.exists():
+        from lare.checkpoints import shipped_checkpoints
+
+        if checkpoint in shipped_checkpoints():
+            return str(shipped_checkpoints()[checkpoint])
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise LareError(

@@ -361,7 +361,7 @@ class RunConfig:
         model: What it trains.
         stages: Its plan, in order; each entry starts from the weights of the one before.
         out: Folder of the run.
-        start: Folder of another run's finished stage (such as ``runs/embedded/II``) whose weights this run begins with;
+        start: Folder of another run's finished stage (such as ``runs/foveated/II``) whose weights this run begins with;
             so several rows of a comparison share what comes before. Parts that only one of the two has (an ablation's
             Extractor) are left as they are.
         seed: Seed of initial weights, sample order, noise and random windows.

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from lare import default_checkpoint
+from lare.checkpoints import shipped_checkpoints
+from lare.cli.loading import resolve_checkpoint
 from lare_eval import demo
 
 QUESTIONS = 60
@@ -37,6 +39,17 @@ def test_it_is_small_and_described():
     card = (folder / "README.md").read_text()
     for part in ("seed", "minutes", "Recipe:", "lare train-embedded", "## Test results", "lare_mini_mmbench"):
         assert part in card
+
+
+def test_shipped_checkpoints_have_names(tmp_path, monkeypatch):
+    assert shipped_checkpoints()["embedded"] == default_checkpoint()
+    monkeypatch.chdir(tmp_path)
+    for name, folder in shipped_checkpoints().items():
+        assert resolve_checkpoint(name) == str(folder)
+        assert (folder / "model.safetensors").stat().st_size <= 25e6 and (folder / "README.md").is_file()
+    (tmp_path / "embedded").mkdir()  # one's own folder of that name comes first
+    (tmp_path / "embedded" / "config.json").write_text("{}")
+    assert resolve_checkpoint("embedded") == "embedded"
 
 
 def test_it_answers_most_questions(summary):
