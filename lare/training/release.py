@@ -84,8 +84,8 @@ library_name: lare
 A {parameters / 1e6:.2f} M-parameter LaRe (latent refocusing, K = {model.config.iterations},
 `refocus_source={model.config.refocus_source}`, {model.config.lm_grid**2} visual tokens in the decoder's context, a
 window of {model.config.window} x {model.config.window} of {model.config.grid} x {model.config.grid} cells) for the
-embedded world. It reads 128 x 128 pictures of that world and nothing else; its scores on `lare_mini_*` are no scores on the
-benchmarks whose formats those tasks borrow.
+embedded world. It reads 128 x 128 pictures of that world and nothing else; its scores on `lare_mini_*` are no scores
+on the benchmarks whose formats those tasks borrow.
 
 ## How it was made
 `lare train lare/configs/{name}.yaml`, seed {config.seed}, one run on {config.processes} processes:
