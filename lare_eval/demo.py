@@ -14,6 +14,8 @@ Passes over the same questions with the same weights:
 Beside them stands ``majority``: the likeliest option by the question's words, counted over other training questions
 (`lare.world.blind`), which is a stronger blind baseline than a model that never saw a grey picture.
 
+With ``--against CHECKPOINT`` another checkpoint thinks about the same questions too (``against``).
+
 Every pass writes its traces; the summary is made from lmms-eval's scores and from the traces. A result here is a result
 on the embedded world, never on a benchmark whose format a task has.
 """
@@ -43,6 +45,7 @@ __all__ = ["main", "run"]
 
 OUT = Path("results/demo")
 DIRECT, TEXT, RANDOM, FINE, BLIND, MAJORITY = "K=0", "text", "random", "fine", "blind", "majority"
+AGAINST = "against"
 _LEGEND = (
     "K=0: the same weights answer at once, without latent steps. text: no latent steps, the whole rationale as text.\n"
     "random: latent steps at random windows. fine: as text, with every fine token in the decoder's context.\n"
@@ -185,6 +188,7 @@ def _write(
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m lare_eval.demo", description=__doc__)
     parser.add_argument("--checkpoint", help="LaRe checkpoint; default: the embedded one")
+    parser.add_argument("--against", metavar="CHECKPOINT", help="compare with this checkpoint on the same questions")
     parser.add_argument("--tasks", default="lare_mini", help="tasks, separated by commas (default: %(default)s)")
     parser.add_argument("--limit", type=int, help="questions of each task; default: all")
     parser.add_argument("--batch-size", type=int, default=32, help="questions answered at once (default: %(default)s)")
@@ -214,6 +218,8 @@ def run(options: argparse.Namespace) -> int:
     if thinking.model.config.shared_projector:
         settings[FINE] = _fine(thinking)
     settings[BLIND] = _blind(thinking)
+    if options.against:
+        settings[AGAINST] = load_method("lare", options.against)
     passes = []
     for setting, method in settings.items():
         print(f"demo: {setting} ...", file=sys.stderr, flush=True)

@@ -10,7 +10,7 @@ __all__ = ["default_checkpoint", "shipped_checkpoints"]
 
 
 def shipped_checkpoints() -> dict[str, Path]:
-    """Folders of the models that come with LaRe, by name: ``embedded``, which is the default, and ``foveated``."""
+    """Folders of the models that come with LaRe, by name; ``embedded`` is the default."""
     home = Path(__file__).parent
     return {path.parent.name: path.parent for path in sorted(home.glob("*/config.json"))}
 
@@ -25,6 +25,6 @@ def default_checkpoint() -> Path:
     if not (folder / "model.safetensors").is_file():
         raise LareError(
             f"the embedded checkpoint is missing at {folder}; reinstall lare, or make one with "
-            "`lare train-embedded --out runs/embedded` and name it with pretrained=runs/embedded/final"
+            "`lare train lare/configs/embedded.yaml` and name it with pretrained=runs/embedded/IV/final"
         )
     return folder

@@ -31,10 +31,7 @@ _COMMANDS = {
         "lare.cli.ask", "answer one question about one image", 'lare ask scene.png "What is left of the cat?"'
     ),
     "eval": _Command("lare_eval.cli", "evaluate with lmms-eval", "lare eval --model lare --tasks lare_mini"),
-    "train": _Command("lare.training.cli", "train LaRe", "lare train lare/configs/foveated.yaml"),
-    "train-embedded": _Command(
-        "lare.training.embedded", "train the embedded checkpoint from nothing", "lare train-embedded --help"
-    ),
+    "train": _Command("lare.training.cli", "train LaRe", "lare train lare/configs/embedded.yaml"),
     "data": _Command("lare.data.cli", "check training data", "lare data check llava.json --images llava_images"),
     "world": _Command("lare.world.cli", "make a data set of the embedded world", "lare world --help"),
     "info": _Command("lare.cli.info", "sizes and settings of a checkpoint, or of a run file", "lare info"),

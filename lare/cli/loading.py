@@ -23,7 +23,7 @@ def add_checkpoint_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint",
         metavar="FOLDER_OR_HUB_ID",
-        help="a LaRe checkpoint, or the name of one shipped with LaRe (embedded, foveated); default: embedded, a small "
+        help="a LaRe checkpoint, or the name of one shipped with LaRe; default: embedded, a small "
         "one trained on LaRe's embedded world",
     )
 

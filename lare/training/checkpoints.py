@@ -150,7 +150,7 @@ def load_start(stage: Path, model: TrainingModel) -> str:
     """
     folder = stage / "final"
     if not (folder / "meta.json").is_file():
-        raise LareError(f"start: {str(stage)!r} is no finished stage; give a folder like runs/foveated/II")
+        raise LareError(f"start: {str(stage)!r} is no finished stage; give a folder like runs/embedded/II")
     tensors, own = _tensors(folder, model), model.state_dict()
     optional = tuple(OWNERS[part] for part in ("extractor", "refocus_projector", "alignment", "unet"))
     same = {name: value for name, value in tensors.items() if name in own and own[name].shape == value.shape}

@@ -20,9 +20,9 @@ from lare.training.run_file import load_run_config
 __all__ = ["main"]
 
 _EPILOG = """examples:
-  lare train lare/configs/foveated.yaml
-  lare train lare/configs/foveated.yaml out=runs/no_image losses.image=0 seed=1
-  lare train --resume runs/foveated
+  lare train lare/configs/embedded.yaml
+  lare train lare/configs/embedded.yaml out=runs/no_image losses.image=0 seed=1
+  lare train --resume runs/embedded
   accelerate launch --config_file lare/configs/accelerate/ddp.yaml -m lare train lare/configs/qwen2_5_1_5b.yaml
 
 A killed run goes on where its last checkpoint is, when the same command is given again or by --resume.
@@ -59,7 +59,7 @@ def _config(options: argparse.Namespace) -> RunConfig:
             raise LareError("--resume takes its settings from the run; leave the run file and key=value words out")
         return load_run_config(options.resume / "run.yaml", [_out(options.resume)])
     if options.config is None:
-        raise LareError("name a run file, such as lare/configs/foveated.yaml, or --resume RUN")
+        raise LareError("name a run file, such as lare/configs/embedded.yaml, or --resume RUN")
     return load_run_config(options.config, options.changes)
 
 

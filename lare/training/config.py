@@ -53,7 +53,7 @@ class ModelConfig:
         vision: Folder or hub id of a CLIP vision model, ``efficientnet-lite0`` (ImageNet weights from the package
             index), or ``embedded``: the encoder that ``lare train`` makes of the embedded world first.
         settings: Fields of `LareConfig` other than its sub-configurations.
-        sizes: Sizes of the embedded decoder (see `lare.training.embedded.Sizes`); only with text ``embedded``.
+        sizes: Sizes of the embedded decoder (see `lare.training.embedded_model.Sizes`); only with text ``embedded``.
         trust_remote_code: Whether code from a hub repository may run.
     """
 
@@ -361,7 +361,7 @@ class RunConfig:
         model: What it trains.
         stages: Its plan, in order; each entry starts from the weights of the one before.
         out: Folder of the run.
-        start: Folder of another run's finished stage (such as ``runs/foveated/II``) whose weights this run begins with;
+        start: Folder of another run's finished stage (such as ``runs/embedded/II``) whose weights this run begins with;
             so several rows of a comparison share what comes before. Parts that only one of the two has (an ablation's
             Extractor) are left as they are.
         seed: Seed of initial weights, sample order, noise and random windows.

@@ -1,6 +1,6 @@
 """Do latents hold the picture? Crops are sampled from them and must be told from those of other scenes (eq. 7, Fig. 4).
 
-``python -m lare.training.identify runs/foveated`` draws, for validation scenes, the crop at one iteration's window from
+``python -m lare.training.identify runs/embedded`` draws, for validation scenes, the crop at one iteration's window from
 that iteration's latents, and asks which of 16 scenes' crops at that window it is nearest to. Beside the own latents
 stand another scene's and noise of their norm, which should be at chance, one in 16.
 """
@@ -124,7 +124,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m lare.training.identify",
         description=main.__doc__,
-        epilog="example: python -m lare.training.identify runs/foveated --rows 512",
+        epilog="example: python -m lare.training.identify runs/embedded --rows 512",
     )
     parser.add_argument("run", type=Path)
     parser.add_argument("--rows", type=int, default=512, help="scenes, a multiple of 16 (%(default)s)")

@@ -1,24 +1,27 @@
-"""Turn a finished embedded run into the folder that ships: weights, processor, model card with every figure.
+"""Turn a finished run of an embedded model into a folder that ships: weights, processor, card with every figure.
 
-``python -m lare.training.ship runs/embedded --out lare/checkpoints/embedded [--results results/demo/RUN/summary.txt]``
+``python -m lare.training.ship runs/embedded --out lare/checkpoints/embedded [--results FILE] [--note FILE]``
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
 from pathlib import Path
 from typing import Any
 
-import torch
+import yaml
 from transformers import ViTImageProcessor
 
 from lare.errors import LareError
 from lare.model import LareForConditionalGeneration, LareProcessor
+from lare.training.checkpoints import read_meta
+from lare.training.config import RunConfig
 from lare.training.encoder import MEAN, STD
-from lare.training.phases import phases
+from lare.training.run_file import load_run_config
 from lare.training.tokenizer import build_tokenizer
+
+__all__ = ["build_processor", "card", "main", "read_log", "ship"]
 
 
 def build_processor(image_size: int, lm_grid: int) -> LareProcessor:
@@ -29,97 +32,104 @@ def build_processor(image_size: int, lm_grid: int) -> LareProcessor:
     return LareProcessor(images, build_tokenizer(), lm_grid=lm_grid)
 
 
-def read_history(run: Path) -> list[dict[str, Any]]:
-    """All rows of the decoder phases' history, in order."""
-    rows = []
-    for phase in phases():
-        path = run / phase.name / "history.jsonl"
-        if not path.is_file():
-            raise LareError(f"{path} is missing: the run is not finished; go on with `lare train-embedded --out {run}`")
-        rows += [json.loads(line) for line in path.read_text("utf8").splitlines()]
-    return rows
+def read_log(stage: Path) -> list[dict[str, Any]]:
+    """The rows of a stage's ``log.jsonl``.
+
+    Raises:
+        LareError: If there is none.
+    """
+    path = stage / "log.jsonl"
+    if not path.is_file():
+        raise LareError(f"{str(path)!r} is missing: the run is not finished; go on with lare train --resume RUN")
+    return [json.loads(line) for line in path.read_text("utf8").splitlines()]
 
 
-def _history_table(rows: list[dict[str, Any]]) -> str:
+def _history(run: Path, config: RunConfig) -> str:
+    """The learning curve as a table: every validation, and the losses beside it."""
     lines = [
-        "| phase | questions | minutes | loss | validation % (phase's K) | K = 0 | all text |",
-        "|---|---|---|---|---|---|---|",
+        "| stage | samples | minutes | L_lm | align | image | text | look | validation % | direct | as text |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for row in rows:
-        direct, text = (
-            "" if row.get(key) is None else f"{100 * row[key]:.1f}" for key in ("validation_k0", "validation_text")
-        )
-        lines.append(
-            f"| {row['phase']} | {row['questions']:,} | {row['minutes']:.1f} | {row['loss']:.3f} "
-            f"| {100 * row['validation']['all']:.1f} | {direct} | {text} |"
-        )
+    for stage in config.stages:
+        for row in read_log(run / stage.name):
+            if "validation" not in row:
+                continue
+            losses = [_number(row["losses"].get(name), 3) for name in ("lm", "alignment", "image", "text", "look")]
+            found = [_number(row["validation"].get(name), 1) for name in ("all", "direct", "text")]
+            cells = [stage.name, f"{row['samples']:,}", f"{row['seconds'] / 60:.1f}", *losses, *found]
+            lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _family_table(row: dict[str, Any]) -> str:
-    families = {k: v for k, v in row["validation"].items() if k != "all"}
-    lines = ["| family | validation % |", "|---|---|"]
-    return "\n".join(lines + [f"| {name} | {100 * value:.0f} |" for name, value in families.items()])
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
 
 
-def card(run: Path, model: LareForConditionalGeneration, results: str, note: str = "") -> str:
+def _families(row: dict[str, Any]) -> str:
+    found = {k.removeprefix("family/"): v for k, v in row["validation"].items() if k.startswith("family/")}
+    return "\n".join(["| family | validation % |", "|---|---|", *(f"| {k} | {v:.0f} |" for k, v in found.items())])
+
+
+def _last(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "history.jsonl").read_text("utf8").splitlines()[-1])
+    return found
+
+
+def card(
+    run: Path, config: RunConfig, model: LareForConditionalGeneration, name: str, results: str = "", note: str = ""
+) -> str:
     """The model card (Markdown) of a finished run."""
-    recipe = json.loads((run / "recipe.json").read_text("utf8"))
-    history = read_history(run)
-    encoder = json.loads((run / "encoder" / "history.jsonl").read_text("utf8").splitlines()[-1])
-    minutes = encoder["minutes"] + sum(
-        max(r["minutes"] for r in history if r["phase"] == phase.name) for phase in phases()
-    )
+    metas = [read_meta(run / stage.name / "final") for stage in config.stages]
+    encoder, tokenizer = _last(run / "encoder"), _last(run / "image_tokenizer")
+    minutes = [encoder["minutes"], tokenizer["minutes"], sum(meta["seconds"] for meta in metas) / 60]
     parameters = sum(p.numel() for p in model.parameters())
     dense = ", ".join(f"{k} {100 * encoder[k]:.1f} %" for k in ("kind", "colour", "size", "direction", "label"))
-    plan = [
-        {
-            "phase": p.name,
-            "questions": p.questions,
-            "K": p.iterations,
-            "share of K = 0": p.direct_share,
-            "trained": p.train,
-        }
-        for p in phases(recipe["scale"])
-    ]
+    last = [row for row in read_log(run / config.stages[-1].name) if "validation" in row][-1]
     return f"""---
 license: apache-2.0
 library_name: lare
 ---
-# LaRe, embedded
+# LaRe, {name}
 
 A {parameters / 1e6:.2f} M-parameter LaRe (latent refocusing, K = {model.config.iterations},
-`refocus_source={model.config.refocus_source}`) for the embedded world. It reads 128 x 128 pictures of that world and
-nothing else; its scores on `lare_mini_*` are no scores on the benchmarks whose formats those tasks borrow.
+`refocus_source={model.config.refocus_source}`, {model.config.lm_grid**2} visual tokens in the decoder's context, a
+window of {model.config.window} x {model.config.window} of {model.config.grid} x {model.config.grid} cells) for the
+embedded world. It reads 128 x 128 pictures of that world and nothing else; its scores on `lare_mini_*` are no scores
+on the benchmarks whose formats those tasks borrow.
 
 ## How it was made
-`lare train-embedded --out {recipe["out"]} --seed {recipe["seed"]} --scale {recipe["scale"]}`,
-{minutes:.0f} minutes on two processes ({platform.machine()}, torch {torch.__version__}), seed {recipe["seed"]},
-one run. Drawings of three vendors and digits of the training part only; the test split holds a fourth vendor's
-drawings and other digits. Validation scenes use the training vendors.
+`lare train lare/configs/{name}.yaml`, seed {config.seed}, one run on {config.processes} processes:
+{minutes[0]:.0f} minutes for the encoder, {minutes[1]:.0f} for the image tokenizer, {minutes[2]:.0f} for the stages
+({metas[-1]["machine"]}, torch {metas[-1]["torch"]}, commit {metas[-1]["commit"]}; other work shared the two cores).
+Then `python -m lare.training.ship`.
 
-Encoder: {encoder["images"]:,} pictures, dense validation accuracy: {dense}.
+Drawings of three vendors and digits of the training part only; the test split holds a fourth vendor's drawings and
+other digits. Validation scenes use the training vendors.
 
-Recipe: `{json.dumps(recipe)}`
-
-Phases: `{json.dumps(plan)}`
+Encoder: {encoder["images"]:,} pictures, dense validation accuracy: {dense}. Image tokenizer: {tokenizer["images"]:,}
+crops, {tokenizer["psnr"]:.1f} dB.
 
 {note}
 
 ## Learning curve
-Teacher-forced exact match of the whole target (rationale and answer, every token) on validation questions of each
-phase's own mix, in percent; for captions the share of right tokens. K = 0: answered at once. All text: the whole
-rationale written behind empty delimiters. A target longer by one sentence is harder to get wholly right, so these
-columns do not compare answers; the test results below do.
+Teacher-forced exact match of the whole text (rationale and answer, every token) on validation questions of each stage's
+own mix, in percent; for captions the share of right tokens. Direct: answered at once. As text: the whole rationale
+written behind empty delimiters. A text longer by a sentence is harder to get wholly right, so these columns do not
+compare answers; the test results below do.
 
-{_history_table(history)}
+{_history(run, config)}
 
 Last row by question family:
 
-{_family_table(history[-1])}
+{_families(last)}
 
 ## Test results
 {"```" + chr(10) + results.rstrip() + chr(10) + "```" if results else "(none were given)"}
+
+## Run file
+```yaml
+{yaml.safe_dump(config.to_dict(), sort_keys=False, width=110).rstrip()}
+```
 """
 
 
@@ -127,14 +137,16 @@ def ship(run: Path, out: Path, results: str = "", note: str = "") -> None:
     """Write the model, its processor and its card to `out`.
 
     Raises:
-        LareError: the run is not finished.
+        LareError: If the run is not finished.
     """
-    if not (run / "final" / "model.safetensors").is_file():
-        raise LareError(f"{run} holds no finished model; go on with `lare train-embedded --out {run}`")
-    model = LareForConditionalGeneration.from_pretrained(run / "final")
+    config = load_run_config(run / "run.yaml", [f"out={run}"])
+    final = run / config.stages[-1].name / "final"
+    if not (final / "meta.json").is_file():
+        raise LareError(f"{str(run)!r} is not finished; go on with lare train --resume {run}")
+    model = LareForConditionalGeneration.from_pretrained(final)
     model.save_pretrained(out)
     build_processor(model.config.image_size, model.config.lm_grid).save_pretrained(out)
-    (out / "README.md").write_text(card(run, model, results, note), encoding="utf8")
+    (out / "README.md").write_text(card(run, config, model, out.name, results, note), encoding="utf8")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -142,10 +154,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m lare.training.ship", description=main.__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--out", type=Path, default=Path("lare/checkpoints/embedded"))
-    parser.add_argument(
-        "--results", type=Path, help="text that goes under the test results, such as summary.txt of the demo"
-    )
-    parser.add_argument("--note", type=Path, help="Markdown that goes into the card, e.g. what was changed on the way")
+    parser.add_argument("--results", type=Path, help="text under the test results, such as summary.txt of the demo")
+    parser.add_argument("--note", type=Path, help="Markdown for the card, such as what was tried and did not learn")
     args = parser.parse_args(argv)
     results, note = (path.read_text("utf8") if path else "" for path in (args.results, args.note))
     ship(args.run, args.out, results, note)

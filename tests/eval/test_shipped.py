@@ -37,7 +37,14 @@ def test_it_is_small_and_described():
     assert (folder / "model.safetensors").stat().st_size <= 25e6
     assert not [file for file in folder.iterdir() if file.suffix in (".bin", ".pt", ".pkl", ".py")]
     card = (folder / "README.md").read_text()
-    for part in ("seed", "minutes", "Recipe:", "lare train-embedded", "## Test results", "lare_mini_mmbench"):
+    for part in (
+        "seed",
+        "minutes",
+        "## Run file",
+        "lare train lare/configs/embedded.yaml",
+        "## Test results",
+        "lare_mini_mmbench",
+    ):
         assert part in card
 
 

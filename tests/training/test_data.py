@@ -8,68 +8,90 @@ import numpy as np
 import pytest
 import torch
 
-from lare.model import LareProcessor
+import lare
+from lare.model import LareConfig, LareProcessor
 from lare.training.alignment import WEIGHTS, cell_targets, word_ids
-from lare.training.batches import Batcher, Mode, pad
+from lare.training.batch import pad
+from lare.training.config import DataConfig, StageConfig
 from lare.training.encoder import labels
-from lare.training.phases import BENCHMARK_STYLES, CAPTIONS, REASONING
-from lare.training.ship import build_processor
+from lare.training.loader import Mode, Split
+from lare.training.run_file import load_run_config
 from lare.training.tokenizer import build_tokenizer
+from lare.training.world_batches import WorldBatches
 from lare.world.concepts import COLOUR_NAMES, DIRECTIONS, KINDS, SIZES
 from lare.world.items import ItemSampler
 from lare.world.questions import FAMILIES, TRAINING_FAMILIES, place
 from lare.world.scene import sample_scene
 
-TOKENS = 16
+ROOT = Path(lare.__file__).parent
+DATA = DataConfig(format="world", per_image=6)
+STAGE = StageConfig("III", (DATA,), batch=12)
 
 
 @pytest.fixture(scope="module")
 def processor() -> LareProcessor:
-    return build_processor(128, 4)
+    return LareProcessor.from_pretrained(lare.default_checkpoint())
 
 
-def make_batcher(processor: LareProcessor) -> Batcher:
+def make_batches(processor: LareProcessor) -> WorldBatches:
+    config = LareConfig.from_pretrained(lare.default_checkpoint())
     features = np.zeros((8, 64, 5), np.float16)
     features += np.arange(8, dtype=np.float16)[:, None, None]
-    return Batcher(features, "train", processor.tokenizer, TOKENS, REASONING, BENCHMARK_STYLES, (0, 1))
+    return WorldBatches(DATA, STAGE, processor, config, Split(), 0, features)
 
 
 @pytest.mark.parametrize("iterations", [0, 4])
 def test_training_prompts_are_the_processors(processor: LareProcessor, iterations: int) -> None:
-    batcher = make_batcher(processor)
-    batch, items = batcher.draw(2, 6, Mode(iterations, 32))
+    batches = make_batches(processor)
+    scenes, items, _ = batches.draw(0)
+    inputs = batches.encode(scenes, items, 0, Mode(iterations, bool(iterations), True, 32)).inputs
     prompts = processor.build_prompts([item.prompt for item in items], latent=bool(iterations))
     images = [np.zeros((128, 128, 3), np.uint8)] * len(items)
     served = processor(images=images, text=prompts)
-    shared = batch["shared_ids"].repeat_interleave(6, 0)
+    shared = inputs["shared_ids"].repeat_interleave(6, 0)
     for row in range(len(items)):
-        mine = [*shared[row].tolist(), *batch["input_ids"][row][batch["attention_mask"][row].bool()].tolist()]
+        mine = [*shared[row].tolist(), *inputs["input_ids"][row][inputs["attention_mask"][row].bool()].tolist()]
         theirs = served["input_ids"][row][served["attention_mask"][row].bool()].tolist()
         assert mine == theirs
 
 
-def test_rows_of_an_image_are_adjacent_and_carry_its_features(processor: LareProcessor) -> None:
-    batch, items = make_batcher(processor).draw(3, 5, Mode(4, 32))
-    assert batch["visual_features"].shape == (3, 64, 5) and batch["questions_per_image"] == 5
-    assert len(items) == len(batch["input_ids"]) == 15
+def test_rows_of_an_image_carry_its_features(processor: LareProcessor) -> None:
+    batches = make_batches(processor)
+    scenes, items, _ = batches.draw(3)
+    inputs = batches.encode(scenes, items, 0, Mode()).inputs
+    assert inputs["visual_features"].shape == (2, 64, 5) and inputs["questions_per_image"] == 6
+    assert inputs["visual_features"][:, 0, 0].tolist() == scenes
+    assert len(items) == len(inputs["input_ids"]) == 12
 
 
 def test_what_the_latents_stand_for_is_left_out_of_the_text(processor: LareProcessor) -> None:
-    batcher = make_batcher(processor)
-    _, items = batcher.draw(2, 6, Mode(4, 32))
-    short = batcher.encode(items, Mode(4, 3, replaced=3))
-    long = batcher.encode(items, Mode(4, 3, reconstruct=False))
-    assert "prefix_ids" not in long
+    batches = make_batches(processor)
+    scenes, items, _ = batches.draw(0)
+    short, long = (batches.encode(scenes, items, 0, Mode(4, True, True, 3, replaced)).inputs for replaced in (3, 0))
     tokenizer = processor.tokenizer
     for row, item in enumerate(items):
-        head = short["prefix_ids"][row][short["prefix_mask"][row].bool()]
-        tail = short["target_ids"][row][short["target_mask"][row].bool()]
-        text = tokenizer.decode(torch.cat([head, tail]), skip_special_tokens=True)
         whole = f" {' '.join(item.question.rationale)} Answer: {item.final}"
-        assert text == whole
-        assert len(head) == 3
+        parts = [
+            short["prefix_ids"][row][short["prefix_mask"][row].bool()],
+            short["target_ids"][row][short["target_mask"][row].bool()],
+        ]
+        assert tokenizer.decode(torch.cat(parts), skip_special_tokens=True) == whole
         kept = long["target_ids"][row][long["target_mask"][row].bool()]
         assert tokenizer.decode(kept, skip_special_tokens=True) == whole
+
+
+def test_another_grid_has_its_own_image_tokens(processor: LareProcessor) -> None:
+    batches = make_batches(processor)
+    scenes, items, _ = batches.draw(0)
+    image = processor.image_token_id
+    for side in (None, 4, 8):
+        ids = batches.encode(scenes, items, 0, Mode(lm_grid=side)).inputs["shared_ids"][0]
+        assert int((ids == image).sum()) == (side or processor.lm_grid) ** 2
+        assert tokenizer_text(processor, ids[ids != image]) == "<|begin|><|user|>"
+
+
+def tokenizer_text(processor: LareProcessor, ids: torch.Tensor) -> str:
+    return str(processor.tokenizer.decode(ids))
 
 
 def test_pad_sides() -> None:
@@ -110,7 +132,9 @@ def test_cell_targets_are_sums_of_words(processor: LareProcessor) -> None:
 
 def test_no_training_question_is_unknown() -> None:
     known = {**FAMILIES, **TRAINING_FAMILIES}
-    assert {*CAPTIONS, *REASONING} <= set(known)
+    plan = load_run_config(ROOT / "configs" / "embedded.yaml")
+    families = {name for stage in plan.stages for data in stage.data for name in data.families}
+    assert families and families <= set(known)
 
 
 def test_training_never_draws_test_scenes(processor: LareProcessor, tmp_path: Path) -> None:
@@ -118,4 +142,4 @@ def test_training_never_draws_test_scenes(processor: LareProcessor, tmp_path: Pa
     tests = {sample_scene("test", i).kind for i in range(500)}
     assert not {s.kind for s in scenes} & tests
     assert {s.vendor for s in scenes}.isdisjoint({sample_scene("test", i).vendor for i in range(50)})
-    assert ItemSampler(REASONING, BENCHMARK_STYLES, 1).sample(scenes[0], 3)
+    assert ItemSampler(dict.fromkeys(FAMILIES, 1.0), {"open": 1.0}, 1).sample(scenes[0], 3)

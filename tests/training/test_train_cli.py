@@ -72,13 +72,13 @@ def test_help_has_examples_that_work(capsys: pytest.CaptureFixture[str], monkeyp
         assert main([*words, "--dry-run"]) == 0
     word = printed.partition("such as ")[2].split()[0]
     assert "=" in word
-    assert main(["train", "--dry-run", "lare/configs/foveated.yaml", word]) == 0
+    assert main(["train", "--dry-run", "lare/configs/embedded.yaml", word]) == 0
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "name a run file, such as lare/configs/foveated.yaml, or --resume RUN"),
+        ([], "name a run file, such as lare/configs/embedded.yaml, or --resume RUN"),
         (["none.yaml"], "the run file 'none.yaml' can't be read (No such file or directory); check the path"),
         (["seed=1"], "the run file 'seed=1' can't be read"),
         (["FILE", "sed=1"], "unknown key 'sed'; known here: model, stages, out"),
