@@ -131,6 +131,9 @@ class ImageReconstruction(nn.Module):
 
     def forward(self, noisy: Tensor, timesteps: Tensor, latents: Tensor) -> Tensor:
         """Predict the noise in `noisy` (B, C, h, h) at `timesteps` (B,) from `latents` (B, n, d)."""
+        # Latents are as short as token embeddings are (their root mean square is 0.1 in a small decoder). Taken as they
+        # are, the U-Net never came to listen to them in 200,000 samples of the embedded world.
+        latents = nn.functional.rms_norm(latents.float(), latents.shape[-1:])
         condition = self.project(latents.to(self.project.weight.dtype))
         predicted: Tensor = self.unet(noisy.to(self.unet.dtype), timesteps, encoder_hidden_states=condition).sample
         return predicted

@@ -61,11 +61,10 @@ def said(processor: LareProcessor, ids: Any) -> str:
     return str(processor.tokenizer.decode(np.asarray(ids).tolist()))
 
 
-IMAGES = IMAGE_TOKEN * 16
+IMAGES = IMAGE_TOKEN * shipped().lm_grid ** 2
 
 
 def test_a_llava_row_comes_back(tmp_path, processor):
-    assert processor.lm_grid == 4
     (found,) = packed(tmp_path, [row("x", conversation=turns("<image>\nWhat is it?", "A cat."))]).rows([0])
     assert said(processor, found.prompt) == f"<|begin|><|user|>{IMAGES}\nWhat is it?<|assistant|>"
     assert len(found.rationale) == 0

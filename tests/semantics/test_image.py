@@ -58,7 +58,9 @@ def plain(module: ImageReconstruction, latents, crops, noise, timesteps) -> torc
     for z, crop, eps, t in zip(latents, crops, noise, timesteps, strict=True):
         x0 = module.tokenizer.encode(crop[None]).latent_dist.mode() * module.tokenizer.config.scaling_factor
         noisy = kept[t].sqrt() * x0 + (1 - kept[t]).sqrt() * eps
-        predicted = module.unet(noisy, t[None], encoder_hidden_states=module.project(z)[None]).sample
+        predicted = module.unet(
+            noisy, t[None], encoder_hidden_states=module.project(z * z.square().mean(-1, keepdim=True).rsqrt())[None]
+        ).sample
         total = total + ((predicted - eps) ** 2).mean()
     return total
 

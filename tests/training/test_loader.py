@@ -407,7 +407,7 @@ def test_rows_of_an_image_share_its_features_and_group() -> None:
     assert batch.image_groups.reshape(8, 4).eq(batch.image_groups[::4, None]).all()
     assert batch.inputs["visual_features"][:, 0, 0].tolist() == scenes[::4]
     assert batch.inputs["shared_ids"].shape[0] == 8
-    assert (batch.inputs["shared_ids"][0] == processor().image_token_id).sum() == 16
+    assert (batch.inputs["shared_ids"][0] == processor().image_token_id).sum() == config().lm_grid ** 2
 
 
 def test_texts_share_a_group_where_they_are_equal() -> None:
@@ -422,7 +422,7 @@ def test_texts_share_a_group_where_they_are_equal() -> None:
         assert len(set(groups.values())) == len(groups) > 1
 
 
-@pytest.mark.parametrize(("changes", "side"), [({}, 4), ({"lm_grid": 2}, 2), ({"full_share": 1.0}, 8)])
+@pytest.mark.parametrize(("changes", "side"), [({}, 2), ({"lm_grid": 4}, 4), ({"full_share": 1.0}, 8)])
 def test_prompts_have_the_tokens_of_their_grid(data: Packed, changes: dict[str, Any], side: int) -> None:
     image = processor().image_token_id
     (asked,), (files,) = world(**changes).micro_batches(0), packed(data, **changes).micro_batches(0)
