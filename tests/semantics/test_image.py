@@ -9,7 +9,6 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lare.training.image_tokenizer import train_tokenizer
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
@@ -19,6 +18,7 @@ from lare.semantics.image_codes import autoencoder, build_tokenizer, image_featu
 from lare.semantics.image_sampling import choose_crop, control_latents, crop_windows, identify, sample_images
 from lare.training import image_tokenizer
 from lare.training.config import ImageConfig
+from lare.training.image_tokenizer import train_tokenizer
 
 ROWS, TOKENS, WIDTH, SIDE = 6, 3, 10, 16
 CONFIG = ImageConfig(unet="small", tokenizer="tiny", size=SIDE)
