@@ -25,7 +25,7 @@ from lare.training.model import TrainingModel
 from lare.training.step import run_step
 
 TARGET_TOKENS, PREFIX_TOKENS = 64, 32
-WEIGHTS = {"alignment": 0.1, "image": 0.0, "text": 0.5}
+WEIGHTS = {"alignment": 0.1, "image": 0.0, "text": 0.5, "look": 0.0}
 TARGETS = {"fp32": 0.60, "bf16": 0.42}
 SIDE = 2048
 """Side of the matrix product that stands for the machine's speed."""
