@@ -109,7 +109,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "mixed": (run(stage(data=[WORLD, FILE])), "stage III mixes the world with other sources; give them stages"),
     "no whole image": (run(stage(data=[WORLD], micro_batch=2)), "2 rows a forward pass hold no whole images.*change"),
     # Types and keys.
-    "unknown key": (run(sed=1), "unknown key 'sed'; known here: model, stages, out, seed"),
+    "unknown key": (run(sed=1), "unknown key 'sed'; known here: model, stages, out, start, seed"),
     "unknown key of a stage": (run(stage(rate=1)), r"unknown key 'stages\.0\.rate'; known here: stage, data"),
     "unknown key of data": (run(stage(data=[FILE, {"file": 1}])), r"unknown key 'stages\.0\.data\.1\.file'; known"),
     "missing key": ({"stages": [stage()]}, "'model' is missing; add it"),
