@@ -9,7 +9,7 @@ Shapes: B rows of this process, G rows of all processes, T tokens, d width, e sh
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -89,6 +89,27 @@ class AlignmentHeads(nn.Module):
         return Aligned(z, t, v)
 
 
+class _GatherRows(torch.autograd.Function):
+    """All processes' rows; a row's gradient is the sum of what every process's loss says about it.
+
+    `torch.distributed.nn.functional.all_gather` does the same, but is deprecated, and a graph made by it that is still
+    alive when the process group is destroyed kills the process (gloo, torch 2.14).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        gathered = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        dist.all_gather(gathered, rows.contiguous())
+        return torch.cat(gathered)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient)
+        size = gradient.shape[0] // dist.get_world_size()
+        return gradient[dist.get_rank() * size :][:size]
+
+
 def gather_rows(rows: Tensor) -> tuple[Tensor, int]:
     """Rows of all processes (G, e), in the order of their ranks, and where this one's begin.
 
@@ -96,10 +117,8 @@ def gather_rows(rows: Tensor) -> tuple[Tensor, int]:
     """
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return rows, 0
-    from torch.distributed.nn.functional import all_gather
-
-    gathered: tuple[Tensor, ...] = all_gather(rows)
-    return torch.cat(gathered), dist.get_rank() * rows.shape[0]
+    gathered: Tensor = _GatherRows.apply(rows)
+    return gathered, dist.get_rank() * rows.shape[0]
 
 
 def _gather_groups(groups: Tensor) -> Tensor:
