@@ -54,6 +54,7 @@ class Prepared:
 
     def __init__(self, config: RunConfig) -> None:
         self.config, self.out = config, Path(config.out)
+        self.parts = _parts_folder(config)
         self.embedded = config.model.text == "embedded"
         lare, self.processor = self._base()
         self.model = TrainingModel(lare, self._shared_dim(), self._reconstruction(lare), config.precision)
@@ -100,7 +101,7 @@ class Prepared:
             raise LareError(f"model.sizes: {error}; see lare.training.embedded_model.Sizes") from None
 
     def _embedded(self) -> tuple[LareForConditionalGeneration, LareProcessor]:
-        folder, vision = self.out / "encoder", self.config.model.vision
+        folder, vision = self.parts / "encoder", self.config.model.vision
         if vision != "embedded":
             folder = Path(str(vision))
             if not (folder / "config.json").is_file():
@@ -123,7 +124,7 @@ class Prepared:
             return None
         image = self.config.image
         if image.tokenizer == "embedded":
-            folder = self.out / "image_tokenizer"
+            folder = self.parts / "image_tokenizer"
             train_tokenizer(folder, self.sizes_or_default().tokenizer_images, self.config.seed)
             image = replace(image, tokenizer=str(folder))
         torch.manual_seed(self.config.seed + 2)
@@ -139,7 +140,7 @@ class Prepared:
         count = VALIDATION_SCENES if split == "validation" else data.limit or self.sizes_or_default().scenes
         key = f"{split}_{count}"
         if key not in self._features:
-            self._features[key] = cache_world_features(encoder, self.out / f"features_{key}.npy", split, count)
+            self._features[key] = cache_world_features(encoder, self.parts / f"features_{key}.npy", split, count)
         return self._features[key]
 
     def sizes_or_default(self) -> Sizes:
@@ -201,6 +202,15 @@ class Prepared:
             return {}
         features = self._world_features("validation", data)
         return validate_world(self.model, stage, data, self.processor, features, VALIDATION_SCENES)
+
+
+def _parts_folder(config: RunConfig) -> Path:
+    """Where encoder, image tokenizer and features lie: the run's folder, or that of the run it starts from.
+
+    A run that begins with another one's weights has its encoder as well, whatever its own seed would have made.
+    """
+    before = Path(config.start).parent if config.start is not None else None
+    return before if before is not None and (before / "encoder" / "config.json").is_file() else Path(config.out)
 
 
 def _delimited(stage: StageConfig) -> bool:
