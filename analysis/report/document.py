@@ -32,8 +32,8 @@ VERSION = 1
 
 KINDS = ("text", "number", "percent", "count", "p", "interval", "mark")
 """How a column's values are shown: text; a number; a share in percent with its sign; a whole number; a p-value
-(``p < 1e-300`` below what floats hold); an interval ``[low, high]``, given as two numbers; right or wrong, a truth value
-shown by sign and word."""
+(``p < 1e-300`` below what floats hold); an interval ``[low, high]``, given as two numbers; right or wrong, a truth
+value shown by sign and word."""
 
 FIGURES = ("lines", "bars", "stacked", "histogram", "grid", "intervals")
 
