@@ -135,6 +135,7 @@ def _evaluate(setting: str, method: Method, tasks: Sequence[str], options: argpa
     reader = TraceReader(traces)
     scores = {task: {int(row["doc_id"]): float(row["score"]) for row in rows} for task, rows in samples.items()}
     costs = {task: _costs(reader, task) for task in scores}
+    _save(options.out / "scores" / f"{traces.name}.json", json.dumps(scores))
     return Pass(setting, scores, costs, {task: _scenes(reader, task) for task in scores})
 
 
@@ -179,10 +180,15 @@ def _write(
         "cells": [asdict(cell) for cell in cells],
         "margins": [asdict(gap) for gap in margins],
     }
-    for name, body in (("summary.json", json.dumps(content, indent=2)), ("summary.txt", text)):
-        temporary = out / f".{name}.tmp"
-        temporary.write_text(body + "\n", encoding="utf-8")
-        temporary.replace(out / name)
+    _save(out / "summary.txt", text)
+    _save(out / "summary.json", json.dumps(content, indent=2))  # last: a run that has it is whole
+
+
+def _save(path: Path, body: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(body + "\n", encoding="utf-8")
+    temporary.replace(path)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
