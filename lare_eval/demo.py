@@ -26,20 +26,19 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lare.errors import LareError
+from lare_eval.passes import evaluate_pass, random_windows, save_text
 from lare_eval.summary import Cell, Margin, Pass, summarise, table
 
 if TYPE_CHECKING:
     from lare.methods.base import Method
-    from lare.trace import TraceReader
 
 __all__ = ["main", "run"]
 
@@ -74,22 +73,6 @@ def _blind(method: Method) -> Method:
     return Blind(method.model, method.processor, iterations=method.iterations)
 
 
-def _random(method: Method) -> Method:
-    """The same model and options, looking at random windows."""
-    import torch
-
-    from lare.methods.lare import Lare
-
-    class Random(Lare):
-        """LaRe whose windows are drawn, not chosen."""
-
-        def _generate(self, *given: Any, **options: Any) -> list[Any]:
-            generator = torch.Generator().manual_seed(0)
-            return super()._generate(*given, window_mode="random", generator=generator, **options)
-
-    return Random(method.model, method.processor, iterations=method.iterations)
-
-
 def _fine(method: Method) -> Method:
     """The same model without latent steps, with all fine tokens in its context; leaves the model as it was."""
     from lare.methods.lare import Lare
@@ -109,36 +92,6 @@ def _fine(method: Method) -> Method:
     return Fine(method.model, method.processor, iterations=0)
 
 
-def _evaluate(setting: str, method: Method, tasks: Sequence[str], options: argparse.Namespace) -> Pass:
-    """One pass over the tasks, by lmms-eval."""
-    from lmms_eval.evaluator import simple_evaluate
-    from lmms_eval.tasks import TaskManager
-    from loguru import logger
-
-    from lare.trace import TraceReader
-    from lare_eval import TASKS
-    from lare_eval.adapter import LareAdapter
-
-    logger.remove()
-    logger.add(sys.stderr, level="WARNING", format="<level>{level: <8}</level> {message}")
-    traces = options.out / "traces" / setting.replace("=", "")
-    results = simple_evaluate(
-        model=LareAdapter(model=method, batch_size=options.batch_size, trace=str(traces)),
-        tasks=list(tasks),
-        task_manager=TaskManager("ERROR", include_defaults=False, include_path=[str(TASKS)]),
-        limit=options.limit,
-        bootstrap_iters=0,
-        verbosity="ERROR",
-        cli_args=argparse.Namespace(output_path=None, process_with_media=False, reasoning_tags=None),
-    )
-    samples: Mapping[str, list[dict[str, Any]]] = results["samples"]
-    reader = TraceReader(traces)
-    scores = {task: {int(row["doc_id"]): float(row["score"]) for row in rows} for task, rows in samples.items()}
-    costs = {task: _costs(reader, task) for task in scores}
-    _save(options.out / "scores" / f"{traces.name}.json", json.dumps(scores))
-    return Pass(setting, scores, costs, {task: _scenes(reader, task) for task in scores})
-
-
 def _majority(like: Pass) -> Pass | None:
     """The blind table's answers to the mini tasks' questions of another pass; None without any."""
     from lare.world.benchmark import make_task
@@ -156,20 +109,6 @@ def _majority(like: Pass) -> Pass | None:
     return Pass(MAJORITY, scores, costs, like.scenes) if scores else None
 
 
-def _costs(reader: TraceReader, task: str) -> npt.NDArray[np.float64]:
-    chosen = reader.select(task=task)
-    seconds = [sum(phases.values()) for phases in chosen.column("seconds")]
-    return np.array([chosen.column("output_tokens"), chosen.column("latent_steps"), seconds], float).reshape(3, -1).T
-
-
-def _scenes(reader: TraceReader, task: str) -> dict[int, str]:
-    chosen = reader.select(task=task)
-    numbers = chosen.column("doc_id")
-    scenes = chosen.column("meta.scene", default="")
-    # A task without scenes has every question for itself.
-    return {number: scene or f"{task}/{number}" for number, scene in zip(numbers, scenes, strict=True)}
-
-
 def _write(
     out: Path, checkpoint: str, cells: Sequence[Cell], margins: Sequence[Margin], text: str, seconds: float
 ) -> None:
@@ -180,15 +119,8 @@ def _write(
         "cells": [asdict(cell) for cell in cells],
         "margins": [asdict(gap) for gap in margins],
     }
-    _save(out / "summary.txt", text)
-    _save(out / "summary.json", json.dumps(content, indent=2))  # last: a run that has it is whole
-
-
-def _save(path: Path, body: str) -> None:
-    path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(body + "\n", encoding="utf-8")
-    temporary.replace(path)
+    save_text(out / "summary.txt", text)
+    save_text(out / "summary.json", json.dumps(content, indent=2))  # last: a run that has it is whole
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -219,7 +151,7 @@ def run(options: argparse.Namespace) -> int:
         f"K={thinking.model.config.iterations}": thinking,
         DIRECT: direct,
         TEXT: written,
-        RANDOM: _random(thinking),
+        RANDOM: random_windows(thinking),
     }
     if thinking.model.config.shared_projector:
         settings[FINE] = _fine(thinking)
@@ -229,7 +161,9 @@ def run(options: argparse.Namespace) -> int:
     passes = []
     for setting, method in settings.items():
         print(f"demo: {setting} ...", file=sys.stderr, flush=True)
-        passes.append(_evaluate(setting, method, options.tasks.split(","), options))
+        passes.append(
+            evaluate_pass(setting, method, options.tasks.split(","), options.out, options.batch_size, options.limit)
+        )
     guessed = _majority(passes[0])
     if guessed is not None and guessed.scores.keys() == passes[0].scores.keys():
         passes.append(guessed)

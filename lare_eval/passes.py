@@ -1,0 +1,100 @@
+"""One pass over tasks with one way of answering: lmms-eval's scores, what each answer cost, and its traces."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lare_eval.summary import Pass
+
+if TYPE_CHECKING:
+    from lare.methods.base import Method
+    from lare.trace import TraceReader
+
+__all__ = ["evaluate_pass", "random_windows", "save_text"]
+
+
+def evaluate_pass(
+    setting: str, method: Method, tasks: Sequence[str], out: Path, batch_size: int = 32, limit: int | None = None
+) -> Pass:
+    """One pass over tasks, by lmms-eval; traces go to ``out/traces/<setting>``, scores to ``out/scores``.
+
+    Args:
+        setting: Name of the pass; equals signs are left out of the folder's name.
+        method: What answers.
+        tasks: lmms-eval's task names.
+        out: Folder.
+        batch_size: Questions answered at once.
+        limit: Questions of each task; None for all.
+    """
+    from lmms_eval.evaluator import simple_evaluate
+    from lmms_eval.tasks import TaskManager
+    from loguru import logger
+
+    from lare.trace import TraceReader
+    from lare_eval import TASKS
+    from lare_eval.adapter import LareAdapter
+
+    logger.remove()
+    logger.add(sys.stderr, level="WARNING", format="<level>{level: <8}</level> {message}")
+    traces = out / "traces" / setting.replace("=", "")
+    results = simple_evaluate(
+        model=LareAdapter(model=method, batch_size=batch_size, trace=str(traces)),
+        tasks=list(tasks),
+        task_manager=TaskManager("ERROR", include_defaults=False, include_path=[str(TASKS)]),
+        limit=limit,
+        bootstrap_iters=0,
+        verbosity="ERROR",
+        cli_args=argparse.Namespace(output_path=None, process_with_media=False, reasoning_tags=None),
+    )
+    samples: Mapping[str, list[dict[str, Any]]] = results["samples"]
+    reader = TraceReader(traces)
+    scores = {task: {int(row["doc_id"]): float(row["score"]) for row in rows} for task, rows in samples.items()}
+    costs = {task: _costs(reader, task) for task in scores}
+    save_text(out / "scores" / f"{traces.name}.json", json.dumps(scores))
+    return Pass(setting, scores, costs, {task: _scenes(reader, task) for task in scores})
+
+
+def _costs(reader: TraceReader, task: str) -> npt.NDArray[np.float64]:
+    chosen = reader.select(task=task)
+    seconds = [sum(phases.values()) for phases in chosen.column("seconds")]
+    return np.array([chosen.column("output_tokens"), chosen.column("latent_steps"), seconds], float).reshape(3, -1).T
+
+
+def _scenes(reader: TraceReader, task: str) -> dict[int, str]:
+    chosen = reader.select(task=task)
+    numbers = chosen.column("doc_id")
+    scenes = chosen.column("meta.scene", default="")
+    # A task without scenes has every question for itself.
+    return {number: scene or f"{task}/{number}" for number, scene in zip(numbers, scenes, strict=True)}
+
+
+def random_windows(method: Method) -> Method:
+    """The same model and options, looking at random windows."""
+    import torch
+
+    from lare.methods.lare import Lare
+
+    class Random(Lare):
+        """LaRe whose windows are drawn, not chosen."""
+
+        def _generate(self, *given: Any, **options: Any) -> list[Any]:
+            generator = torch.Generator().manual_seed(0)
+            return super()._generate(*given, window_mode="random", generator=generator, **options)
+
+    return Random(method.model, method.processor, iterations=method.iterations)
+
+
+def save_text(path: Path, body: str) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(body + "\n", encoding="utf-8")
+    temporary.replace(path)

@@ -1,0 +1,321 @@
+"""``python -m lare_eval.refocus``: does refocusing earn its place? Trains, asks and times the rows of the comparison.
+
+Every row of ``lare/configs/refocus_rows.yaml`` begins with the same weights and sees the same number of samples; it
+differs in what the decoder reads (4 pooled or all 64 fine tokens), in whether latents look again, and where. What is
+done already is kept, so a stopped run goes on where it was:
+
+    python -m lare_eval.refocus --seeds 0 1 2 3        train what is missing, ask everything, write rows.json
+    python -m lare_eval.refocus --no-train --time      only ask, and time answers (on a quiet machine)
+    python analysis/ablation.py --rows reports/refocus/rows.json      the table with its intervals
+
+Questions are the mini tasks' test questions; nothing is chosen on them. Multiply-adds are those of one question asked
+alone: decoder, LM head, projectors and Extractor, without the vision encoder, which all rows share.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+
+from lare.errors import LareError
+from lare_eval.passes import evaluate_pass, random_windows, save_text
+
+if TYPE_CHECKING:
+    from lare.methods.base import Method
+    from lare.trace import TraceReader
+
+__all__ = ["RefocusRow", "hit_rates", "load_rows", "main", "multiply_adds"]
+
+BASE = Path("lare/configs/refocus.yaml")
+ROWS = Path("lare/configs/refocus_rows.yaml")
+RUNS, OUT = Path("runs/refocus"), Path("reports/refocus")
+TIMED = 64
+"""Questions that are timed at batch 1 and 16."""
+
+
+@dataclass(frozen=True)
+class RefocusRow:
+    """A row of the comparison.
+
+    Attributes:
+        name: Its name in the file.
+        title: In words.
+        train: ``key=value`` words for ``lare train``.
+        iterations: K when asked; None takes the model's.
+        delimiters: False asks without latent delimiters, the way an answer at once was trained.
+        window: ``saliency`` or ``random``.
+    """
+
+    name: str
+    title: str
+    train: tuple[str, ...] = ()
+    iterations: int | None = None
+    delimiters: bool = True
+    window: str = "saliency"
+
+
+def load_rows(path: Path = ROWS) -> list[RefocusRow]:
+    """Read the rows.
+
+    Raises:
+        LareError: If the file can't be read or a row has unknown keys.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return [RefocusRow(name, **{**row, "train": tuple(row.get("train", ()))}) for name, row in content.items()]
+    except OSError as error:
+        raise LareError(f"{str(path)!r} can't be read ({error.strerror}); start in the repository") from None
+    except (TypeError, AttributeError, yaml.YAMLError) as error:
+        raise LareError(f"{str(path)!r} is no file of rows ({error}); see lare_eval.refocus.RefocusRow") from None
+
+
+# Training -----------------------------------------------------------------------------------------------------------
+
+
+def _folder(row: RefocusRow, seed: int) -> Path:
+    return RUNS / f"{row.name}-{seed}"
+
+
+def _checkpoint(row: RefocusRow, seed: int) -> Path:
+    return _folder(row, seed) / "IV" / "final"
+
+
+def _train(row: RefocusRow, seed: int) -> str | None:
+    """Train a row unless it is done; returns what went wrong."""
+    out = _folder(row, seed)
+    if (_checkpoint(row, seed) / "meta.json").is_file():
+        return None
+    out.mkdir(parents=True, exist_ok=True)
+    started = (out / "run.yaml").is_file()
+    words = ["--resume", str(out)] if started else [str(BASE), f"out={out}", f"seed={seed}", *row.train]
+    threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    with (out / "train.log").open("a", encoding="utf-8") as log:
+        done = subprocess.run(
+            [sys.executable, "-m", "lare", "train", *words],
+            env=os.environ | threads,
+            stdout=log,
+            stderr=log,
+            check=False,
+        )
+    return None if done.returncode == 0 else f"{out}: ended with {done.returncode}; see {out / 'train.log'}"
+
+
+def _train_all(jobs: Sequence[tuple[RefocusRow, int]], at_once: int) -> None:
+    from tqdm import tqdm
+
+    with ThreadPoolExecutor(at_once) as pool:
+        failures = [
+            one
+            for one in tqdm(pool.map(lambda job: _train(*job), jobs), total=len(jobs), desc="rows", unit="run")
+            if one
+        ]
+    if failures:
+        raise LareError("; ".join(failures))
+
+
+# Asking -------------------------------------------------------------------------------------------------------------
+
+
+def method_of(row: RefocusRow, checkpoint: Path) -> Method:
+    """The trained model, asked the way its row says."""
+    from lare.methods import load_method
+
+    if not row.delimiters:
+        return load_method("llava", str(checkpoint))
+    method = load_method("lare", str(checkpoint), iterations=row.iterations)
+    return random_windows(method) if row.window == "random" else method
+
+
+def hit_rates(traces: TraceReader) -> dict[str, float]:
+    """How often a step's window holds the whole thing that the reasoning step needs.
+
+    Returns:
+        ``hit_rate``, the share of steps that do, and ``hit_chance``, the share a window at a random place would have;
+        empty without windows or boxes.
+    """
+    hits, chances = [], []
+    infos = traces.infos[0] if traces.infos else {}
+    config: Mapping[str, Any] = infos.get("config", infos)
+    side, pixels, window = (int(config.get(name, 0) or 0) for name in ("grid", "image_size", "window"))
+    if not (side and pixels and window and config.get("use_window")):
+        return {}
+    everywhere = np.stack(np.meshgrid(*[np.arange(side - window + 1)] * 2, indexing="ij"), -1)
+    for boxes, windows in zip(traces.column("meta.boxes"), traces.column("windows"), strict=True):
+        for box, place in zip(json.loads(boxes or "[]"), windows, strict=False):
+            cells = np.array(box) * side / pixels
+            hits.append(float(_holds(np.asarray(place), cells, window)))
+            chances.append(float(_holds(everywhere, cells, window).mean()))
+    return {"hit_rate": float(np.mean(hits)), "hit_chance": float(np.mean(chances))} if hits else {}
+
+
+def _holds(places: npt.NDArray[Any], box: npt.NDArray[Any], window: int) -> npt.NDArray[Any]:
+    """Whether windows at (..., 2) places hold a whole box (left, top, right, bottom), all in cells."""
+    left, top, right, bottom = box
+    row, column = places[..., 0], places[..., 1]
+    held: npt.NDArray[Any] = (row <= top) & (column <= left) & (row + window >= bottom) & (column + window >= right)
+    return held
+
+
+def multiply_adds(method: Method, prompt: float, written: float, iterations: int) -> float:
+    """Multiply-adds of one answer asked alone, without the vision encoder."""
+    from lare.training.flops import Gradients, Row, row_work
+
+    row = Row(round(prompt), round(written) + 1, iterations, delimiters=method.latent)
+    work = row_work(method.model, row, Gradients(frozenset(), False, False))
+    return sum(work.forward.values())
+
+
+def _costs(method: Method, traces: TraceReader) -> dict[str, float]:
+    prompt, written = (float(np.mean(traces.column(name))) for name in ("input_tokens", "output_tokens"))
+    steps = int(np.max(traces.column("latent_steps")))
+    return {
+        "prompt_tokens": prompt,
+        "text_tokens": written,
+        "latent_steps": float(steps),
+        "decoder_positions": prompt + written + steps * method.model.config.latents_per_iteration,
+        "multiply_adds": multiply_adds(method, prompt, written, steps),
+        **hit_rates(traces),
+    }
+
+
+def _ask(row: RefocusRow, seed: int, limit: int | None) -> dict[str, Any]:
+    """Scores and costs of a trained row; asked once for each state of its weights."""
+    from lare.trace import TraceReader
+
+    method = method_of(row, _checkpoint(row, seed))
+    cache = _folder(row, seed) / f"asked-{method.fingerprint()}-{limit or 'all'}.json"
+    if cache.is_file():
+        found: dict[str, Any] = json.loads(cache.read_text(encoding="utf-8"))
+        return found
+    out = _folder(row, seed) / f"asked-{time.time_ns()}"
+    out.mkdir()
+    passed = evaluate_pass("answers", method, ["lare_mini"], out, limit=limit)
+    traces = TraceReader(out / "traces" / "answers")
+    content = {
+        "name": row.name,
+        "title": row.title,
+        "seed": seed,
+        "claim": True,
+        "fingerprint": method.fingerprint(),
+        "scores": passed.scores,
+        "scenes": passed.scenes,
+        "costs": _costs(method, traces),
+    }
+    save_text(cache, json.dumps(content))
+    return json.loads(cache.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+
+def _timed(rows: Sequence[RefocusRow], seed: int) -> dict[str, dict[str, float]]:
+    """Milliseconds an answer of each row at batch 1 and 16: the median of 5 rounds in which the rows take turns."""
+    from lare.methods.base import Sampling
+    from lare.world.benchmark import make_task
+    from lare.world.prompts import task_prompt
+
+    asked = make_task("mmstar")[:TIMED]
+    images = [one["image"].convert("RGB") for one in asked]
+    questions = [str(task_prompt("mmstar", one)) for one in asked]
+    methods = {row.name: method_of(row, _checkpoint(row, seed)) for row in rows}
+    seconds: dict[str, dict[int, list[float]]] = {row.name: {1: [], 16: []} for row in rows}
+    for _ in range(5):
+        for name, method in methods.items():
+            for batch in (1, 16):
+                few = TIMED if batch > 1 else TIMED // 4
+                started = time.perf_counter()
+                for start in range(0, few, batch):
+                    part = slice(start, start + batch)
+                    method.answer(images[part], questions[part], Sampling(max_new_tokens=64))
+                seconds[name][batch].append((time.perf_counter() - started) / few)
+    return {
+        name: {f"ms_batch{batch}": 1000 * float(np.median(found)) for batch, found in batches.items()}
+        for name, batches in seconds.items()
+    }
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m lare_eval.refocus", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3], help="seeds (default: 0 1 2 3)")
+    parser.add_argument("--rows", nargs="+", help="names of rows (default: all)")
+    parser.add_argument("--no-train", action="store_true", help="leave out rows that are not trained")
+    parser.add_argument("--at-once", type=int, default=2, help="runs trained side by side (default: %(default)s)")
+    parser.add_argument("--limit", type=int, help="questions of each task (default: all)")
+    parser.add_argument("--time", action="store_true", help="time answers at batch 1 and 16; wants a quiet machine")
+    parser.add_argument("--out", type=Path, default=OUT, help="folder of rows.json (default: %(default)s)")
+    return parser.parse_args(arguments)
+
+
+def _chosen(names: Sequence[str] | None) -> list[RefocusRow]:
+    rows = load_rows()
+    unknown = sorted(set(names or ()) - {row.name for row in rows})
+    if unknown:
+        raise LareError(f"no row {unknown[0]!r}; choose from {', '.join(row.name for row in rows)}")
+    return [row for row in rows if names is None or row.name in names]
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train, ask, time, write."""
+    from tqdm import tqdm
+
+    rows = _chosen(options.rows)
+    jobs = [(row, seed) for seed in options.seeds for row in rows]
+    if not options.no_train:
+        _train_all(jobs, options.at_once)
+    done = [job for job in jobs if (_checkpoint(*job) / "meta.json").is_file()]
+    if not done:
+        raise LareError(f"no trained rows under {RUNS}; leave --no-train out")
+    content = [_ask(row, seed, options.limit) for row, seed in tqdm(done, desc="asked", unit="run")]
+    target = options.out / "rows.json"
+    if options.time:
+        first = [row for row in rows if (row, options.seeds[0]) in done]
+        clocks = _timed(first, options.seeds[0])
+    else:
+        clocks = _clocks(target)
+    for one in content:
+        one["costs"] |= clocks.get(one["name"], {})
+    options.out.mkdir(parents=True, exist_ok=True)
+    save_text(target, json.dumps({"rows": content}, separators=(",", ":")))
+    for one in content:
+        scores = [score for task in one["scores"].values() for score in task.values()]
+        hits = one["costs"].get("hit_rate")
+        print(
+            f"{one['name']:16s} seed {one['seed']}  {100 * np.mean(scores):5.1f} % of {len(scores)}  "
+            f"{one['costs']['multiply_adds'] / 1e6:6.1f} M multiply-adds"
+            + (f"  looks hit {100 * hits:.0f} % (chance {100 * one['costs']['hit_chance']:.0f})" if hits else "")
+        )
+    print(f"rows: {target}; next: python analysis/ablation.py --rows {target}")
+
+
+def _clocks(path: Path) -> dict[str, dict[str, float]]:
+    """Times that an earlier call with --time has written."""
+    if not path.is_file():
+        return {}
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    return {row["name"]: {k: v for k, v in row["costs"].items() if k.startswith("ms_")} for row in rows}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run from the command line; returns the exit code."""
+    try:
+        run(_options(arguments))
+    except LareError as error:
+        print(f"lare: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
