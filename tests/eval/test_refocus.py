@@ -1,0 +1,83 @@
+"""The refocusing comparison: its rows, how looks are counted, and what an answer costs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lare.errors import LareError
+from lare.methods import load_method
+from lare.trace import AnswerRecord, TraceReader, TraceWriter
+from lare.training.run_file import load_run_config
+from lare_eval.refocus import BASE, ROWS, hit_rates, load_rows, main, multiply_adds
+
+ROOT = Path(__file__).parents[2]
+CONFIG = {"grid": 8, "image_size": 128, "window": 4, "use_window": True}
+
+
+def _traces(folder, windows, boxes, config=CONFIG):
+    with TraceWriter(folder, {"config": config}) as writer:
+        for number, (places, needed) in enumerate(zip(windows, boxes, strict=True)):
+            writer.append(
+                AnswerRecord(
+                    method="lare", checkpoint="c", task="t", doc_id=number, question="q", text="a", answer="a",
+                    input_tokens=8, output_tokens=2, latent_steps=len(places), stop_reason="fixed",
+                    windows=np.array(places).reshape(-1, 2), meta={"boxes": json.dumps(needed)},
+                )
+            )  # fmt: skip
+    return TraceReader(folder)
+
+
+def test_every_row_is_a_run_that_can_be_read(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    rows = load_rows()
+    samples = {sum(stage.samples for stage in load_run_config(BASE, row.train).stages) for row in rows}
+    assert len(samples) == 1, "all rows see the same number of samples"
+    assert {row.name for row in rows} >= {"fine", "random", "latents_pooled", "latents_all", "text_pooled", "text_all"}
+
+
+def test_hits_need_the_whole_thing_inside(tmp_path):
+    # Cells are 16 pixels wide; the window at row 2, column 4 shows pixels 64..128 across and 32..96 down.
+    inside, over_the_edge = [64, 32, 96, 64], [60, 32, 92, 64]
+    traces = _traces(tmp_path, [[(2, 4), (2, 4)], [(0, 0)]], [[inside, over_the_edge], [[0, 0, 32, 32]]])
+    rates = hit_rates(traces)
+    assert rates["hit_rate"] == pytest.approx(2 / 3)
+
+
+def test_chance_is_the_share_of_places(tmp_path):
+    corner = [0, 0, 32, 32]  # only a window at row 0, column 0 holds it; there are 5 x 5 places
+    rates = hit_rates(_traces(tmp_path, [[(3, 3)]], [[corner]]))
+    assert rates == {"hit_rate": 0.0, "hit_chance": pytest.approx(1 / 25)}
+
+
+def test_steps_beyond_the_boxes_do_not_count(tmp_path):
+    rates = hit_rates(_traces(tmp_path, [[(0, 0), (4, 4), (4, 4), (4, 4)]], [[[0, 0, 32, 32]]]))
+    assert rates["hit_rate"] == 1.0
+
+
+def test_no_window_no_rate(tmp_path):
+    assert hit_rates(_traces(tmp_path, [[(0, 0)]], [[[0, 0, 32, 32]]], CONFIG | {"use_window": False})) == {}
+
+
+def test_an_answer_costs_more_with_a_longer_prompt_and_with_latents():
+    embedded_method = load_method("lare")
+    short, long = (multiply_adds(embedded_method, prompt, 20, 0) for prompt in (30, 90))
+    thinking = multiply_adds(embedded_method, 30, 20, 4)
+    text = embedded_method.model.config.text_config
+    layer = 4 * text.hidden_size**2 + 3 * text.hidden_size * text.intermediate_size
+    assert long - short > 60 * text.num_hidden_layers * layer  # the layers' weights alone, attention comes on top
+    assert thinking > short
+
+
+def test_unknown_rows_and_missing_files(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert main(["--rows", "nonsense"]) == 2
+    assert "no row 'nonsense'" in capsys.readouterr().err
+    with pytest.raises(LareError, match="can't be read"):
+        load_rows(tmp_path / ROWS.name)
+    (tmp_path / "rows.yaml").write_text("fine: {titel: x}")
+    with pytest.raises(LareError, match="no file of rows"):
+        load_rows(tmp_path / "rows.yaml")
