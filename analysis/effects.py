@@ -1,4 +1,4 @@
-"""Effect sizes and differences of quantiles, in the form of `analysis.stats.Result`.
+"""Effect sizes, differences of quantiles and contrasts of means, in the form of `analysis.stats.Result`.
 
 Hedges' g is statsmodels'. Hodges-Lehmann, d_z, d_av and the linearised quantiles have no library function.
 """
@@ -6,15 +6,42 @@ Hedges' g is statsmodels'. Hodges-Lehmann, d_z, d_av and the linearised quantile
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
+import statsmodels.api as sm
 from scipy import stats as scipy_stats
 from statsmodels.stats.meta_analysis import effectsize_smd
 
-from analysis.stats import LEVEL, Groups, Result, Values, Z, cluster_mean, codes_of, finite, paired, paired_t
+from analysis.pvalues import log10_p_t, log10_p_z
+from analysis.stats import (
+    LEVEL,
+    Groups,
+    Result,
+    Values,
+    Z,
+    cluster_mean,
+    codes_of,
+    finite,
+    paired,
+    paired_t,
+    standard_error,
+)
+from lare.errors import LareError
 
-__all__ = ["cohen_d_average", "cohen_d_paired", "hedges_g", "hodges_lehmann", "quantile_difference"]
+__all__ = [
+    "cluster_contrast",
+    "cohen_d_average",
+    "cohen_d_paired",
+    "combine",
+    "hedges_g",
+    "hodges_lehmann",
+    "quantile_difference",
+    "ratio_of_means",
+]
 
 BOOTSTRAP_ROWS = 20_000
 """Above this many items quantile differences get a linearised interval: resampling 10^6 rows takes minutes."""
@@ -142,3 +169,97 @@ def _influence(values: Values, share: float) -> Values:
     near = np.abs(values - place) < width
     density = max(float(near.mean()) / (2 * width), 1e-300)
     return np.asarray((share - (values <= place)) / density, dtype=np.float64)
+
+
+def ratio_of_means(b: npt.ArrayLike, a: npt.ArrayLike, groups_b: Groups, groups_a: Groups, seed: int = 0) -> Result:
+    """Mean of B by mean of A, less 1; items may differ. Percentile bootstrap (scipy, 2,000 draws) over clusters.
+
+    Args:
+        b: (n_b,) values.
+        a: (n_a,) values, of positive mean.
+        groups_b: (n_b,) clusters, named as in `groups_a`.
+        groups_a: (n_a,) clusters.
+        seed: Of the draws.
+    """
+    left, right = finite(b, "ratio of means", 1), finite(a, "ratio of means", 1)
+    codes = codes_of(
+        np.concatenate([np.asarray(groups_b, object), np.asarray(groups_a, object)]), left.size + right.size
+    )
+    clusters, n = int(codes.max()) + 1, left.size + right.size
+    parts = (codes[: left.size], left), (codes[left.size :], right)
+    totals: list[Values] = [
+        np.bincount(places, weights, clusters).astype(np.float64)
+        for places, values in parts
+        for weights in (values, np.ones_like(values))
+    ]
+
+    def change(
+        sums_b: Values, counts_b: Values, sums_a: Values, counts_a: Values, axis: int = -1
+    ) -> npt.NDArray[np.float64]:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            means = sums_b.sum(axis) / counts_b.sum(axis), sums_a.sum(axis) / counts_a.sum(axis)
+            return np.asarray(means[0] / means[1] - 1, dtype=np.float64)
+
+    estimate = float(change(totals[0], totals[1], totals[2], totals[3]))
+    if clusters < 2 or not math.isfinite(estimate):
+        return Result("change of the mean", estimate, math.nan, math.nan, n, clusters, note="no interval")
+    found = scipy_stats.bootstrap(
+        tuple(totals), change, paired=True, vectorized=True, n_resamples=2000, batch=200,
+        method="percentile", confidence_level=LEVEL, rng=np.random.default_rng(seed),
+    )  # fmt: skip
+    low, high = (float(end) for end in found.confidence_interval)
+    return Result("change of the mean", estimate, low, high, n, clusters, note="bootstrap over clusters")
+
+
+def cluster_contrast(b: npt.ArrayLike, a: npt.ArrayLike, groups_b: Groups, groups_a: Groups) -> Result:
+    """Difference of two means over different, overlapping items; clusters run through both sides.
+
+    Args:
+        b: (n_b,) values.
+        a: (n_a,) values.
+        groups_b: (n_b,) clusters, named as in `groups_a`.
+        groups_a: (n_a,) clusters.
+    """
+    left, right = finite(b, "cluster contrast", 1), finite(a, "cluster contrast", 1)
+    both = pd.concat([pd.Series(np.asarray(groups_b)), pd.Series(np.asarray(groups_a))])
+    codes = codes_of(both, left.size + right.size)
+    clusters = int(codes.max()) + 1
+    name, gap = "difference, cluster-robust", float(left.mean() - right.mean())
+    base = Result(name, gap, math.nan, math.nan, left.size + right.size, clusters, note="different items on each side")
+    if clusters < 2:
+        return base
+    side = np.r_[np.ones(left.size), np.zeros(right.size)]
+    design = np.column_stack([np.ones_like(side), side])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        fit = sm.OLS(np.r_[left, right], design).fit(cov_type="cluster", cov_kwds={"groups": codes}, use_t=True)
+        low, high = fit.conf_int(alpha=1 - LEVEL)[1]
+    base = replace(base, low=float(low), high=float(high), df=float(clusters - 1))
+    if not float(fit.bse[1]) > 1e-9 * abs(gap):
+        return replace(base, note="no spread: no test")
+    statistic = float(fit.tvalues[1])
+    log10_p = log10_p_t(statistic, float(clusters - 1), float(fit.pvalues[1]))
+    return replace(base, statistic=statistic, log10_p=log10_p)
+
+
+def combine(results: Sequence[Result]) -> Result:
+    """Mean of independent estimates, each counting alike; normal interval from their standard errors.
+
+    Args:
+        results: Of `cluster_mean` or `cluster_difference`, one a task.
+
+    Raises:
+        LareError: If there is none.
+    """
+    if not results:
+        raise LareError("there is nothing to take the mean of; give at least one task")
+    if len(results) == 1:
+        return results[0]
+    errors = [standard_error(result) for result in results]
+    estimate = float(np.mean([result.estimate for result in results]))
+    error = math.sqrt(sum(one**2 for one in errors)) / len(results)
+    n, clusters = sum(result.n for result in results), sum(result.clusters for result in results)
+    base = Result("mean of tasks", estimate, estimate - Z * error, estimate + Z * error, n, clusters)
+    if not error > 0:
+        return replace(base, note="no spread: no test")
+    z = estimate / error
+    return replace(base, statistic=z, log10_p=log10_p_z(z), note="tasks count alike and are independent")

@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import statsmodels.api as sm
-from scipy import special
 from scipy import stats as scipy_stats
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
@@ -24,6 +23,7 @@ from statsmodels.stats.nonparametric import rank_compare_2indep
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.proportion import proportion_confint
 
+from analysis.pvalues import format_p, log10_of, log10_p_t, log10_p_z
 from lare.errors import LareError
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "minimum_detectable",
     "paired",
     "paired_t",
+    "standard_error",
     "student",
     "superiority",
     "welch",
@@ -124,7 +125,7 @@ def paired_t(b: npt.ArrayLike, a: npt.ArrayLike) -> Result:
 def _with_t(name: str, estimate: float, interval: Any, n: int, found: Any, note: str) -> Result:
     statistic, df = float(found.statistic), float(found.df)
     low, high = float(interval.low), float(interval.high)
-    return Result(name, estimate, low, high, n, n, statistic, df, _log10_p_t(statistic, df, float(found.pvalue)), note)
+    return Result(name, estimate, low, high, n, n, statistic, df, log10_p_t(statistic, df, float(found.pvalue)), note)
 
 
 def wilcoxon(b: npt.ArrayLike, a: npt.ArrayLike) -> Result:
@@ -140,10 +141,10 @@ def wilcoxon(b: npt.ArrayLike, a: npt.ArrayLike) -> Result:
     if not np.any(gaps):
         return replace(base, note="no item differs")
     found = scipy_stats.wilcoxon(gaps, zero_method="pratt")
-    log10_p = _log10(float(found.pvalue))
+    log10_p = log10_of(float(found.pvalue))
     if log10_p is None:  # beyond floats: scipy then used its normal approximation
         z = scipy_stats.wilcoxon(gaps, zero_method="pratt", method="asymptotic").zstatistic
-        log10_p = _log10_p_z(float(z))
+        log10_p = log10_p_z(float(z))
     return replace(base, statistic=float(found.statistic), log10_p=log10_p)
 
 
@@ -163,11 +164,11 @@ def mann_whitney(b: npt.ArrayLike, a: npt.ArrayLike) -> Result:
     left, right = finite(b, "Mann-Whitney U", 2), finite(a, "Mann-Whitney U", 2)
     found = scipy_stats.mannwhitneyu(left, right, method="auto")
     statistic, pairs = float(found.statistic), float(left.size) * right.size
-    log10_p = _log10(float(found.pvalue))
+    log10_p = log10_of(float(found.pvalue))
     if log10_p is None:
         ties = scipy_stats.tiecorrect(scipy_stats.rankdata(np.concatenate([left, right])))
         spread = math.sqrt(pairs * (left.size + right.size + 1) / 12 * float(ties))
-        log10_p = _log10_p_z((abs(statistic - pairs / 2) - 0.5) / spread)
+        log10_p = log10_p_z((abs(statistic - pairs / 2) - 0.5) / spread)
     order = superiority(left, right)
     return Result(
         "Mann-Whitney U",
@@ -194,7 +195,7 @@ def superiority(b: npt.ArrayLike, a: npt.ArrayLike) -> Result:
     if not math.isfinite(low):  # no variance: the groups do not overlap, or every value is the same
         return Result("P(B > A)", estimate, estimate, estimate, n, n, note="no overlap: no variance to estimate")
     statistic, df = float(found.statistic), float(found.df)
-    log10_p = _log10_p_t(statistic, df, float(found.pvalue))
+    log10_p = log10_p_t(statistic, df, float(found.pvalue))
     note = "unequal spread allowed"
     return Result("P(B > A)", estimate, max(low, 0.0), min(high, 1.0), n, n, statistic, df, log10_p, note)
 
@@ -222,9 +223,9 @@ def cluster_mean(values: npt.ArrayLike, groups: Groups | None = None) -> Result:
         low, high = fit.conf_int(alpha=1 - LEVEL)[0]
         statistic, df = float(fit.tvalues[0]), float(clusters - 1)
     base = replace(base, low=float(low), high=float(high), df=df)
-    if not math.isfinite(statistic) or float(fit.bse[0]) <= 1e-12 * abs(base.estimate):
+    if not math.isfinite(statistic) or float(fit.bse[0]) <= 1e-9 * abs(base.estimate):
         return replace(base, note="no spread between clusters: no test")
-    log10_p = _log10_p_t(statistic, df, float(fit.pvalues[0]))
+    log10_p = log10_p_t(statistic, df, float(fit.pvalues[0]))
     note = f"only {clusters} clusters" if clusters < FEW_CLUSTERS else ""
     return replace(base, statistic=statistic, log10_p=log10_p, note=note)
 
@@ -233,6 +234,13 @@ def cluster_difference(b: npt.ArrayLike, a: npt.ArrayLike, groups: Groups | None
     """Mean paired difference with a cluster-robust interval."""
     left, right = paired(b, a, "cluster difference")
     return replace(cluster_mean(left - right, groups), test="paired difference, cluster-robust")
+
+
+def standard_error(result: Result) -> float:
+    """Standard error of a cluster-robust estimate, from its interval; NaN with fewer than two clusters."""
+    if result.clusters < 2:
+        return math.nan
+    return (result.high - result.low) / 2 / float(scipy_stats.t.ppf(0.5 + LEVEL / 2, result.clusters - 1))
 
 
 def mcnemar(b: npt.ArrayLike, a: npt.ArrayLike, mid: bool = False) -> Result:
@@ -257,7 +265,16 @@ def mcnemar(b: npt.ArrayLike, a: npt.ArrayLike, mid: bool = False) -> Result:
     name = "McNemar mid-p" if mid else "McNemar exact"
     note = f"{gained} gained, {lost} lost"
     return Result(
-        name, mean.estimate, mean.low, mean.high, left.size, left.size, float(min(gained, lost)), None, _log10(p), note
+        name,
+        mean.estimate,
+        mean.low,
+        mean.high,
+        left.size,
+        left.size,
+        float(min(gained, lost)),
+        None,
+        log10_of(p),
+        note,
     )
 
 
@@ -283,46 +300,13 @@ def minimum_detectable(result: Result, power: float = 0.8) -> float:
         result: Of `cluster_mean` or `cluster_difference`.
         power: Chance to find it.
     """
-    if not math.isfinite(result.low) or result.clusters < 2:
-        return math.nan
-    error = (result.high - result.low) / 2 / float(scipy_stats.t.ppf(0.5 + LEVEL / 2, result.clusters - 1))
-    if error == 0:
-        return 0.0
+    error = standard_error(result)
+    if not error > 0:
+        return error
     # Beyond 10,000 clusters the non-central t is normal to four digits, and scipy's is slow there.
     count = min(result.clusters, 10_000)
     effect = TTestPower().solve_power(nobs=count, alpha=1 - LEVEL, power=power, alternative="two-sided")
     return float(effect) * math.sqrt(count) * error
-
-
-def format_p(log10_p: float | None) -> str:
-    """A p-value as text: "0.0312", "4.5e-17", below what floats hold "10^-1254"; a dash without a test."""
-    if log10_p is None:
-        return "-"
-    if log10_p < -300:
-        return f"10^{log10_p:.0f}"
-    p = 10.0**log10_p
-    return f"{p:.4f}" if p >= 1e-3 else f"{p:.1e}"
-
-
-def _log10(p: float) -> float | None:
-    return math.log10(p) if p > 0 else None
-
-
-def _log10_p_z(z: float) -> float:
-    return float((special.log_ndtr(-abs(z)) + math.log(2)) / math.log(10))
-
-
-def _log10_p_t(statistic: float, df: float, p: float) -> float | None:
-    """From the p-value; from the tail's series where that is 0 (scipy's `logsf` is -inf there)."""
-    if not math.isfinite(statistic):
-        return None
-    if p > 0:
-        return math.log10(p)
-    # Two-sided p is the incomplete beta function I_x(df/2, 1/2): its leading power times a hypergeometric factor.
-    x, a = df / (df + statistic**2), df / 2
-    factor = float(special.hyp2f1(a + 0.5, 1.0, a + 1, x))
-    log = a * math.log(x) + 0.5 * math.log1p(-x) - math.log(a) - float(special.betaln(a, 0.5)) + math.log(factor)
-    return log / math.log(10)
 
 
 def finite(values: npt.ArrayLike, name: str, least: int) -> Values:

@@ -19,6 +19,7 @@ from lare.trace import TraceReader
 
 __all__ = [
     "DEMO",
+    "cluster_of",
     "demo_run",
     "demo_scores",
     "demo_traces",
@@ -223,8 +224,8 @@ def frame(reader: TraceReader, scores: Scores | None = None) -> pd.DataFrame:
     Returns:
         Columns: task, doc_id, question, text, answer, method, checkpoint, input_tokens, output_tokens, latent_steps,
         stop_reason, seconds (all phases of the answer, wall clock), score, right (score at least 1, missing without a
-        score), failed (the question could not be answered), cluster (scene, or the question itself without one),
-        target (the right answer as the task has it), the columns of `META`, and row (position in the reader).
+        score), failed (the question could not be answered), cluster (see `cluster_of`; the question itself without
+        one), target (the right answer as the task has it), the columns of `META`, and row (position in the reader).
 
     Raises:
         LareError: If a question was answered twice, or lacks its score.
@@ -237,8 +238,8 @@ def frame(reader: TraceReader, scores: Scores | None = None) -> pd.DataFrame:
     for name in META:
         table[name] = pd.Series([facts.get(name) for facts in meta], dtype=object)
     table["target"] = pd.Series([_target(facts) for facts in meta], dtype=object)
-    own = table["task"].astype(str) + "/" + table["doc_id"].astype(str)
-    table["cluster"] = table["scene"].where(table["scene"].astype(bool), own)
+    rows = zip(table["task"], table["doc_id"], meta, strict=True)
+    table["cluster"] = [cluster_of(str(task), int(doc), facts) or f"{task}/{doc}" for task, doc, facts in rows]
     table["row"] = range(len(table))
     twice = table[table.duplicated(["task", "doc_id"], keep=False)]
     if len(twice):
@@ -249,6 +250,24 @@ def frame(reader: TraceReader, scores: Scores | None = None) -> pd.DataFrame:
     table["score"] = _scores_of(table, scores, reader)
     table["right"] = (table["score"] >= 1).astype(object).where(table["score"].notna(), None)
     return table
+
+
+def cluster_of(task: str, doc_id: int, facts: Mapping[str, Any]) -> str:
+    """What a question shares with others that are not independent of it; empty if nothing says.
+
+    The embedded world's scene; the picture of POPE and ScienceQA; the pair of MMVP; MMBench's question, of which the
+    circular test asks copies whose index differs by millions.
+    """
+    for name in ("scene", "image_source", "image_id"):
+        if facts.get(name):
+            return str(facts[name])
+    if facts.get("pair_index") is not None:
+        return f"{task}/pair {facts['pair_index']}"
+    if "mmvp" in task and facts.get("Index") is not None:
+        return f"{task}/pair {(int(facts['Index']) - 1) // 2}"
+    if "mmbench" in task and facts.get("index") is not None:
+        return f"{task}/{int(facts['index']) % 1_000_000}"
+    return ""
 
 
 def _target(facts: Mapping[str, Any]) -> str | None:
