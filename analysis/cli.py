@@ -1,7 +1,7 @@
-"""What every analysis's command has in common: options, files, messages.
+"""What the analyses' commands share: options, the files that are written, and how a report can be made again.
 
-Computing and showing are apart. A command computes a `Document` and arrays, writes them as JSON, CSV and npz, and
-renders the HTML from the JSON; ``--from`` renders it again from there, byte for byte the same, without a model.
+Computing and rendering are apart. An analysis computes a `Document` and arrays; this module writes them as JSON, CSV
+and npz, and renders the HTML from the JSON, now or later (``--from``), with the same bytes.
 """
 
 from __future__ import annotations
@@ -9,102 +9,59 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import json
 import os
-import platform
 import shlex
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from datetime import datetime, timezone
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from analysis.report.document import Document, Reproduce, Table
+from analysis.report.document import Document, Reproduce
+from analysis.report.render import render
+from analysis.report.values import csv_cells, plain_text
 from lare.errors import LareError
 
-__all__ = ["Computed", "reproduce", "run", "standard_parser", "table_text"]
+__all__ = ["Computed", "REPORTS", "reproduce", "run", "standard_parser", "write_atomically"]
 
 Computed = tuple[Document, Mapping[str, npt.NDArray[Any]]]
-"""What an analysis computes: its document, and the arrays behind it for those who want to go on."""
+"""What an analysis computes: the report's content and the arrays behind it."""
 
-_LIBRARIES = ("lare", "numpy", "scipy", "statsmodels", "scikit-learn", "torch", "transformers")
-_SEEDS = (0, 1, 2, 3, 4)
+REPORTS = Path("reports")
+"""Where reports go unless ``--out`` says otherwise."""
+
+LIBRARIES = ("numpy", "scipy", "statsmodels", "scikit-learn", "pandas", "matplotlib", "torch", "transformers", "lare")
 
 
 def standard_parser(name: str, description: str, example: str) -> argparse.ArgumentParser:
-    """A parser with the options that all analyses share.
+    """A parser with the options that every analysis has.
 
     Args:
         name: Of the analysis; its files are called so.
-        description: What is measured and by which test.
-        example: A command line to copy.
+        description: What it does, in a sentence or two.
+        example: A command line that works.
     """
     parser = argparse.ArgumentParser(
-        prog=f"python analysis/{name}.py",
+        prog=f"python -m analysis.{name}",
         description=description,
         epilog=f"example: {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--traces", nargs="+", type=Path, metavar="DIR", help="trace folders (default: the newest demo's)"
+        "--traces", nargs="+", metavar="DIR", help="trace directories; the newest finished demo run where left out"
     )
     parser.add_argument(
-        "--out", type=Path, default=Path(f"reports/{name}.html"), help="HTML file (default: %(default)s)"
+        "--out", metavar="PATH", help=f"the HTML file; default {REPORTS / name}.html; JSON, CSV and npz beside it"
     )
-    parser.add_argument(
-        "--from", dest="source", type=Path, metavar="JSON", help="only render this file's document again"
-    )
-    parser.add_argument(
-        "--seeds", nargs="+", type=int, default=list(_SEEDS), metavar="N", help="seeds (default: 0 to 4)"
-    )
-    parser.add_argument("--now", metavar="TEXT", help="time to print instead of the clock's, for equal files")
-    parser.set_defaults(analysis=name)
+    parser.add_argument("--from", dest="source", metavar="JSON", help="only render a report's JSON again")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], metavar="N", help="random seeds")
+    parser.add_argument("--now", metavar="TEXT", help="stands as the time in the report, so that two runs are equal")
+    parser.set_defaults(name=name)
     return parser
-
-
-def reproduce(options: argparse.Namespace, hashes: Mapping[str, str] | None = None) -> Reproduce:
-    """How the report can be had again: command, commit, seeds, versions, time.
-
-    Args:
-        options: The parsed options.
-        hashes: Fingerprints of models and data, by name.
-    """
-    words = getattr(options, "words", ())
-    now = options.now if options.now is not None else time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
-    return Reproduce(
-        command=shlex.join(["python", f"analysis/{options.analysis}.py", *map(str, words)]),
-        commit=_commit(),
-        seeds=tuple(options.seeds),
-        versions={"python": platform.python_version(), **_versions()},
-        hashes=dict(hashes or {}),
-        time=now,
-    )
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for library in _LIBRARIES:
-        try:
-            found[library] = version(library)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def _commit() -> str:
-    root = Path(__file__).parents[1]
-    if not (root / ".git").exists():
-        return ""
-    words = ["git", "-C", str(root), "--no-optional-locks", "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
-    except OSError:
-        return ""
 
 
 def run(
@@ -112,109 +69,137 @@ def run(
     compute: Callable[[argparse.Namespace], Computed],
     arguments: Sequence[str] | None = None,
 ) -> int:
-    """Parse, compute or read, write all files, print warnings, verdict and main table; returns the exit code.
+    """Run an analysis's command.
 
     Args:
         parser: From `standard_parser`, with the analysis's own options added.
         compute: The analysis.
-        arguments: Words of the command line; None takes the process's.
+        arguments: Command line; the process's own where left out.
+
+    Returns:
+        Exit status: 0, or 2 after a `LareError`, whose one message is printed.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    options = parser.parse_args(words)
-    options.words = words
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options = parser.parse_args(given)
+    options.command = shlex.join([*parser.prog.split(), *given])
     try:
-        if options.source is not None:
-            document, arrays = Document.from_json(_read(options.source), str(options.source)), {}
+        out = _target(options)
+        if options.source:
+            source = Path(options.source)
+            document = Document.from_json(_read(source), repr(options.source))
         else:
             document, arrays = compute(options)
-        _write_all(document, arrays, options.out, data=options.source is None)
+            _write_data(document, arrays, out)
+        write_atomically(out, render(document))
     except LareError as error:
-        print(f"lare: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
     print(_summary(document))
-    print(f"report: {options.out}")
+    print(out)
     return 0
+
+
+def reproduce(options: argparse.Namespace, hashes: Mapping[str, str] | None = None) -> Reproduce:
+    """How to get this report again.
+
+    Args:
+        options: Of the running command.
+        hashes: Fingerprints of models and data, by name.
+    """
+    now = getattr(options, "now", None)
+    if now is None:
+        epoch = os.environ.get("SOURCE_DATE_EPOCH")
+        moment = datetime.fromtimestamp(int(epoch), timezone.utc) if epoch else datetime.now(timezone.utc)
+        now = moment.strftime("%Y-%m-%d %H:%M UTC")
+    return Reproduce(
+        command=getattr(options, "command", "") or f"python -m analysis.{getattr(options, 'name', '')}",
+        commit=_commit(),
+        seeds=tuple(getattr(options, "seeds", ()) or ()),
+        versions={"python": sys.version.split()[0], **_versions()},
+        hashes=dict(hashes or {}),
+        time=now,
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _commit() -> str:
+    """Commit of the code, if the code runs from its own repository."""
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=20, check=True
+            )
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip()
+
+    # An installed copy may lie in someone else's repository, whose commit says nothing about this code.
+    if git("ls-files", "--error-unmatch", Path(__file__).name) is None:
+        return ""
+    head = git("rev-parse", "--short=12", "HEAD") or ""
+    return f"{head}-dirty" if head and git("status", "--porcelain", "--untracked-files=no") else head
+
+
+def _target(options: argparse.Namespace) -> Path:
+    if options.out:
+        out = Path(options.out)
+        if out.suffix != ".html":
+            raise LareError(f"--out is {options.out!r}; give a name that ends in .html, the other files go beside it")
+        return out
+    return Path(options.source).with_suffix(".html") if options.source else REPORTS / f"{options.name}.html"
 
 
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise LareError(f"{str(path)!r} can't be read ({error}); give the .json beside a report") from None
+        raise LareError(f"{str(path)!r} can't be read ({error}); give the .json that an analysis wrote") from None
 
 
-def _write_all(document: Document, arrays: Mapping[str, npt.NDArray[Any]], out: Path, data: bool) -> None:
-    """The data files first, so that a report never stands there without its numbers."""
-    from analysis.report.index import write_index
-    from analysis.report.render import render
+def _write_data(document: Document, arrays: Mapping[str, npt.NDArray[Any]], out: Path) -> None:
+    """JSON, one CSV a table, npz."""
+    write_atomically(out.with_suffix(".json"), document.to_json() + "\n")
+    for number, table in enumerate(document.tables):
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(csv_cells(table))
+        name = f"{out.stem}.csv" if number == 0 else f"{out.stem}.{table.id}.csv"
+        write_atomically(out.with_name(name), text.getvalue())
+    if arrays:
+        packed = io.BytesIO()
+        np.savez_compressed(packed, **{name: np.asarray(array) for name, array in arrays.items()})  # type: ignore[arg-type]
+        write_atomically(out.with_suffix(".npz"), packed.getvalue())
 
-    text = document.to_json()
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file so that nobody ever sees half of it.
+
+    Raises:
+        LareError: If it can't be written.
+    """
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if data:
-            _save(out.with_suffix(".json"), (text + "\n").encode())
-            for number, table in enumerate(document.tables):
-                name = f"{out.stem}.csv" if number == 0 else f"{out.stem}-{table.id}.csv"
-                _save(out.with_name(name), _csv(table).encode())
-            if arrays:
-                buffer = io.BytesIO()
-                np.savez_compressed(buffer, **dict(arrays))
-                _save(out.with_suffix(".npz"), buffer.getvalue())
-        # From the text, not the object: what is shown is what the JSON says.
-        _save(out, render(Document.from_json(text, "the document")).encode())
-        write_index(out.parent)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(data)
+        os.replace(partial, path)
     except OSError as error:
-        raise LareError(
-            f"{str(out)!r} can't be written ({error.strerror}); free the disk or choose another --out"
-        ) from None
-
-
-def _save(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        raise LareError(f"{str(path)!r} can't be written ({error}); give another --out") from None
     finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _csv(table: Table) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([column.key for column in table.columns])
-    for row in table.rows:
-        writer.writerow([_cell(row.get(column.key)) for column in table.columns])
-    return buffer.getvalue()
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, (list, tuple, dict)):
-        return json.dumps(value, default=float)
-    # A spreadsheet takes a text that begins so for a formula.
-    return f"'{value}" if isinstance(value, str) and value[:1] in "=+-@\t\r" else value
+        partial.unlink(missing_ok=True)
 
 
 def _summary(document: Document) -> str:
-    lines = [f"warning: {warning}" for warning in document.warnings]
-    lines += ["", document.verdict, ""]
-    main = [table for table in document.tables if table.main] or list(document.tables[:1])
-    for table in main[:1]:
-        lines += [table.caption, table_text(table)]
-    return "\n".join(lines)
-
-
-def table_text(table: Table) -> str:
-    """A table for the terminal."""
-    from analysis.report.render import shown
-
-    rows = [[column.label for column in table.columns]]
-    rows += [[shown(row.get(column.key), column) for column in table.columns] for row in table.rows]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(table.columns))]
-    left = [column.kind == "text" for column in table.columns]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if side else cell.rjust(width)
-            for cell, width, side in zip(row, widths, left, strict=True)
-        ).rstrip()
-        for row in rows
-    )
+    parts = [f"warning: {one}" for one in document.warnings]
+    parts += [document.title, document.verdict]
+    parts += [plain_text(table) for table in document.tables[:1]]
+    return "\n\n".join(parts) + "\n"
