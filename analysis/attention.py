@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,10 @@ import numpy.typing as npt
 from analysis import attention_tables as tables
 from analysis.attention_data import HEADLINE, ROWS, Compared, Values, compare, measures, read_side
 from analysis.cli import Computed, reproduce, run, standard_parser
-from analysis.report.document import Document, Reproduce, Sample, View
+from analysis.pictures import mini_pictures
+from analysis.report.document import Document, Picture, Reproduce, Sample, View
 from analysis.stats import FEW_CLUSTERS, cluster_difference, format_p
-from analysis.traces import demo_traces
+from analysis.traces import demo_run, demo_traces
 from lare.errors import LareError
 
 __all__ = ["compute", "document", "main"]
@@ -39,7 +41,9 @@ def compute(options: argparse.Namespace) -> Computed:
     paths = options.traces or [demo_traces("K4"), demo_traces("K0")]
     if len(paths) != 2:
         raise LareError(f"--traces takes two directories, LaRe's and then LLaVA's, got {len(paths)}")
-    compared = compare(read_side(paths[0], options.task), read_side(paths[1], options.task))
+    judged = read_side(paths[0], options.task)
+    compared = compare(judged, read_side(paths[1], options.task))
+    further = [compare(judged, read_side(path, options.task)) for path in options.also or _further(options)]
     numbers = measures(compared)
     again = reproduce(options, dict(zip(compared.names, compared.checkpoints, strict=True)))
     arrays: dict[str, npt.NDArray[Any]] = {
@@ -48,13 +52,23 @@ def compute(options: argparse.Namespace) -> Computed:
         "shares_b": compared.shares[1],
         **{f"measure_{name.replace(' ', '_')}": values for name, values in numbers.items()},
     }
-    return document(compared, numbers, options, again), arrays
+    return document(compared, numbers, options, again, further), arrays
+
+
+def _further(options: argparse.Namespace) -> list[Path]:
+    """Of a demo run: the setting that writes its rationale as text, so that its first token is of LaRe's kind."""
+    text = demo_run() / "traces" / "text" if not options.traces else Path()
+    return [text] if text.name and text.is_dir() else []
 
 
 def document(
-    compared: Compared, numbers: Mapping[str, Values], options: argparse.Namespace, again: Reproduce
+    compared: Compared,
+    numbers: Mapping[str, Values],
+    options: argparse.Namespace,
+    again: Reproduce,
+    further: Sequence[Compared] = (),
 ) -> Document:
-    """The report of one comparison."""
+    """The report of one comparison, with further settings in a table of their own."""
     samples = _samples(compared, numbers["visual"], options.samples, options.seeds[0])
     return Document(
         name="attention",
@@ -64,6 +78,7 @@ def document(
         warnings=_warnings(compared, numbers),
         tables=(
             tables.table5(compared, numbers),
+            tables.settings([compared, *further]),
             tables.tests(compared, numbers),
             tables.measured(compared, numbers),
             tables.split(compared),
@@ -117,7 +132,8 @@ def _warnings(compared: Compared, numbers: Mapping[str, Values]) -> tuple[str, .
         told = ["; ".join(f"{kind} {count}" for kind, count in sorted(one.items())) for one in classes]
         found.append(
             f"The first tokens are of different kinds ({a}: {told[0]}; {b}: {told[1]}): a word of a rationale may look "
-            "at the image more or less than an answer's word whatever the method."
+            "at the image more or less than an answer's word whatever the method. The table of "
+            "settings names what each begins with."
         )
     rows = [numbers["visual"][1, :, row].mean() - numbers["visual"][0, :, row].mean() for row in range(len(ROWS))]
     if rows[0] * rows[1] < 0:
@@ -139,10 +155,17 @@ def _samples(compared: Compared, visual: Values, most: int, seed: int) -> tuple[
     rest = np.array([row for row in order.tolist() if row not in why], dtype=int)
     drawn = np.random.default_rng(seed).permutation(rest)[: most - len(why)]
     why |= dict.fromkeys(sorted(drawn.tolist()), "random")
-    return tuple(_sample(compared, visual, row, gaps[row], reason) for row, reason in why.items())
+    keys = [
+        (str(item["task"]), int(item["doc_id"]), item["scene"]) for item in (compared.items.iloc[row] for row in why)
+    ]
+    pictures = mini_pictures(keys)
+    return tuple(
+        _sample(compared, visual, row, gaps[row], reason, pictures.get(key[:2]))
+        for (row, reason), key in zip(why.items(), keys, strict=True)
+    )
 
 
-def _sample(compared: Compared, visual: Values, row: int, gap: float, reason: str) -> Sample:
+def _sample(compared: Compared, visual: Values, row: int, gap: float, reason: str, picture: Picture | None) -> Sample:
     item = compared.items.iloc[row]
     views = tuple(
         View(
@@ -167,6 +190,7 @@ def _sample(compared: Compared, visual: Values, row: int, gap: float, reason: st
         question=str(item["question_a"]),
         target="" if item["target"] is None else str(item["target"]),
         views=views,
+        picture=picture,
         facts=facts,
         chosen=reason,
     )
@@ -199,6 +223,7 @@ def parser() -> argparse.ArgumentParser:
         "python analysis/attention.py --traces results/demo/RUN/traces/K4 results/demo/RUN/traces/K0",
     )
     made.add_argument("--task", default=TASK, help="task whose items are compared (default: %(default)s)")
+    made.add_argument("--also", nargs="+", metavar="DIR", help="traces of further settings to set beside the second")
     made.add_argument("--samples", type=int, default=60, help="items in the sample table (default: %(default)s)")
     return made
 

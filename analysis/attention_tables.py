@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.attention_data import HEADLINE, ROWS, Compared, Values
+from analysis.attention_data import HEADLINE, ROWS, Compared, Values, measures
 from analysis.effects import (
     cohen_d_average,
     cohen_d_paired,
@@ -33,7 +33,7 @@ from analysis.stats import (
 )
 from lare.trace import SHARES
 
-__all__ = ["PAPER", "battery", "effect", "figures", "first_classes", "measured", "split", "table5", "tests"]
+__all__ = ["PAPER", "battery", "effect", "figures", "first_classes", "measured", "settings", "split", "table5", "tests"]
 
 PAPER: Mapping[str, tuple[float, float]] = {
     "mean": (4.47, 10.84),
@@ -185,6 +185,50 @@ def _number(value: float | None) -> float | None:
 
 def _interval(result: Result) -> tuple[float, float] | None:
     return (result.low, result.high) if np.isfinite([result.low, result.high]).all() else None
+
+
+def settings(comparisons: Sequence[Compared]) -> Table:
+    """The judged setting against every other one, with what each begins its answers with."""
+    rows = []
+    for compared in comparisons:
+        values = measures(compared)
+        for measure in ("visual", "visual + latent", "lift"):
+            for row in (HEADLINE, 1 - HEADLINE):
+                left, right = values[measure][:, :, row]
+                gap, size = cluster_difference(right, left, compared.items["cluster"]), effect(right, left)
+                begins = first_classes(compared.items["text_a"])
+                rows.append(
+                    {
+                        "other": compared.names[0],
+                        "begins": max(begins, key=lambda kind: begins[kind]),
+                        "measure": measure,
+                        "row": ROWS[row],
+                        "a": left.mean(),
+                        "b": right.mean(),
+                        "gap": gap.estimate,
+                        "interval": _interval(gap),
+                        "size": _number(size.estimate),
+                        "size_interval": _interval(size),
+                        "p": gap.p,
+                    }
+                )
+    judged = comparisons[0].names[1]
+    kinds = first_classes(comparisons[0].items["text_b"])
+    columns = (
+        Column("other", "against"),
+        Column("begins", "its answers begin with"),
+        Column("measure", "measure"),
+        Column("row", "row of attention"),
+        Column("a", "other", "number", 2),
+        Column("b", judged, "number", 2),
+        Column("gap", "difference", "number", 2),
+        Column("interval", "95 % interval", "interval", 2),
+        Column("size", "d_z", "number", 2),
+        Column("size_interval", "95 % interval", "interval", 2),
+        Column("p", "p", "p", 2, "Cluster-robust t."),
+    )
+    note = f"{judged} begins with: {', '.join(f'{kind} {count}' for kind, count in sorted(kinds.items()))}."
+    return Table("settings", f"{judged} against each other setting.", columns, tuple(rows), note)
 
 
 def measured(compared: Compared, numbers: Mapping[str, Values]) -> Table:

@@ -18,7 +18,8 @@ import pandas as pd
 
 from analysis import compare_tables as tables
 from analysis.cli import Computed, reproduce, run, standard_parser
-from analysis.report.document import Document, Reproduce, Sample, View
+from analysis.pictures import mini_pictures
+from analysis.report.document import Document, Picture, Reproduce, Sample, View
 from analysis.runs import Run, read_run
 from analysis.stats import FEW_CLUSTERS, cluster_difference, format_p
 from analysis.traces import demo_run, pair
@@ -71,13 +72,19 @@ def merge(judged: Run, other: Run, names: tuple[str, str], tasks: Sequence[str] 
 def document(items: pd.DataFrame, names: tuple[str, str], options: argparse.Namespace, again: Reproduce) -> Document:
     """The report of one comparison."""
     samples, discordant = _samples(items, names, options.samples, options.seeds[0])
+    shown = (
+        tables.accuracies(items, names),
+        tables.cells(items, names),
+        tables.by_hops(items, names),
+        tables.five_points(items, names),
+    )
     return Document(
         name="compare",
         title=f"{names[1]} against {names[0]}, question by question",
         verdict=_verdict(items, names),
         reproduce=again,
         warnings=_warnings(items, names),
-        tables=(tables.accuracies(items, names), tables.cells(items, names), tables.five_points(items, names)),
+        tables=tuple(table for table in shown if table is not None),
         figures=tables.figures(items, names),
         samples=samples,
         sampling=(
@@ -145,15 +152,22 @@ def _samples(items: pd.DataFrame, names: tuple[str, str], most: int, seed: int) 
     first = np.sort(rng.permutation(differ)[: max(most - most // 4, 0)])
     rest = np.sort(rng.permutation(same)[: max(most - len(first), 0)])
     chosen = [(int(row), "discordant") for row in first] + [(int(row), "random") for row in rest]
-    return tuple(_sample(items.iloc[row], row, names, why) for row, why in chosen), len(differ)
+    rows = [items.iloc[row] for row, _ in chosen]
+    pictures = mini_pictures((str(item["task"]), int(item["doc_id"]), item.get("scene")) for item in rows)
+    samples = tuple(
+        _sample(item, row, names, why, pictures.get((str(item["task"]), int(item["doc_id"]))))
+        for item, (row, why) in zip(rows, chosen, strict=True)
+    )
+    return samples, len(differ)
 
 
-def _sample(item: pd.Series, row: int, names: tuple[str, str], why: str) -> Sample:
+def _sample(item: pd.Series, row: int, names: tuple[str, str], why: str, picture: Picture | None) -> Sample:
     views = tuple(
         View(
             name=name,
             answer=str(item[f"answer_{mark}"]),
             right=bool(item[f"score_{mark}"] >= 1),
+            text=str(item[f"text_{mark}"]),
             facts={"score": float(item[f"score_{mark}"]), "text tokens": _count(item[f"tokens_{mark}"])},
         )
         for mark, name in zip("ab", names, strict=True)
@@ -164,7 +178,11 @@ def _sample(item: pd.Series, row: int, names: tuple[str, str], why: str) -> Samp
         question=str(item["question_a"]),
         target=str(item["target"]),
         views=views,
-        facts={"question": int(item["doc_id"])},
+        picture=picture,
+        facts={
+            "question": int(item["doc_id"]),
+            **{name: item[name] for name in ("hops", "sort", "category") if item.get(name) is not None},
+        },
         chosen=why,
     )
 

@@ -22,7 +22,7 @@ from analysis.stats import (
     wilson,
 )
 
-__all__ = ["accuracies", "cells", "figures", "five_points", "macro"]
+__all__ = ["accuracies", "by_hops", "cells", "figures", "five_points", "macro"]
 
 ALL, MACRO = "all questions", "mean of tasks"
 
@@ -60,7 +60,9 @@ def accuracies(items: pd.DataFrame, names: tuple[str, str]) -> Table:
         whole = _difference(items)
         rows.append(_accuracy(ALL, items, whole))
         mean = combine(gaps)
-        shares = {f"share_{mark}": float(np.mean([part[f"score_{mark}"].mean() for _, part in parts])) for mark in "ab"}
+        shares = {
+            f"share_{mark}": 100 * float(np.mean([part[f"score_{mark}"].mean() for _, part in parts])) for mark in "ab"
+        }
         rows.append({"task": MACRO, "n": mean.n, "clusters": mean.clusters, **shares, **_gap(mean)})
     a, b = names
     columns = (
@@ -88,11 +90,11 @@ def _accuracy(task: str, rows: pd.DataFrame, gap: Result) -> dict[str, Any]:
     found: dict[str, Any] = {"task": task, "n": gap.n, "clusters": gap.clusters}
     for mark in "ab":
         scores = rows[f"score_{mark}"]
-        found[f"share_{mark}"] = float(scores.mean())
+        found[f"share_{mark}"] = 100 * float(scores.mean())
         if _binary(rows):
             low, high = wilson(float(scores.sum()), len(scores))
             found[f"interval_{mark}"] = (100 * low, 100 * high)
-        found[f"unread_{mark}"] = float(rows[f"unreadable_{mark}"].mean())
+        found[f"unread_{mark}"] = 100 * float(rows[f"unreadable_{mark}"].mean())
     return {**found, **_gap(gap)}
 
 
@@ -104,6 +106,23 @@ def _gap(gap: Result) -> dict[str, Any]:
         "p": gap.p,
         "detectable": 100 * minimum_detectable(gap) if known else None,
     }
+
+
+def by_hops(items: pd.DataFrame, names: tuple[str, str]) -> Table | None:
+    """Accuracy and paired difference by how many steps a question needs; None where nothing says."""
+    if "hops" not in items or items["hops"].isna().any():
+        return None
+    rows = []
+    for hops, part in items.groupby("hops", sort=True):
+        gap = _difference(part)
+        rows.append({**_accuracy(str(hops), part, gap), "task": int(str(hops))})
+    columns = tuple(
+        Column("task", "steps needed", "count") if column.key == "task" else column
+        for column in accuracies(items, names).columns
+        if column.key not in ("holm", "mcnemar", "mid")
+    )
+    note = "All tasks together; which tasks a row holds differs, so rows mix difficulty and kind of question."
+    return Table("hops", "The same by the number of steps that a question needs.", columns, tuple(rows), note)
 
 
 def cells(items: pd.DataFrame, names: tuple[str, str]) -> Table:

@@ -36,7 +36,8 @@ class Run:
     Attributes:
         name: For columns and messages.
         rows: Columns task, doc_id, score, cluster (own name where nothing is known), clustered (whether it is known),
-            question, answer, target, tokens (text tokens; missing if unknown), steps, unreadable, unanswered.
+            question, answer, text (everything written; empty if unknown), target, tokens (text tokens; missing if
+            unknown), steps, unreadable, unanswered; of a demo run also scene, hops, sort, category.
         files: What was read.
     """
 
@@ -125,6 +126,7 @@ def _row(
         "clustered": bool(cluster),
         "question": question,
         "answer": answer,
+        "text": "",
         "target": _text(content.get("target", "")),
         "tokens": counts.get("output_tokens"),
         "steps": counts.get("reasoning_tokens"),
@@ -190,11 +192,13 @@ def _from_demo(path: Path, name: str) -> Run:
             "clustered": True,
             "question": table["question"],
             "answer": table["answer"],
+            "text": table["text"],
             "target": table["target"].fillna("").astype(str),
             "tokens": table["output_tokens"],
             "steps": table["latent_steps"],
             "unreadable": [unreadable(*pair) for pair in zip(table["question"], table["answer"], strict=True)],
             "unanswered": table["failed"],
+            **{name: table[name] for name in ("scene", "hops", "sort", "category")},
         }
     )
     return Run(name or path.stem, _table(rows, str(folder)), (str(path), str(folder)))

@@ -145,7 +145,7 @@ def _row(one: Cost) -> dict[str, Any]:
         "gap": one.gap.estimate,
         "interval": (one.gap.low, one.gap.high) if math.isfinite(one.gap.low) else None,
         "p": one.gap.p,
-        "change": None if change is None else change.estimate,
+        "change": None if change is None else 100 * change.estimate,
         "change_interval": None if ends is None else (100 * ends[0], 100 * ends[1]),
     }
 

@@ -13,6 +13,8 @@ from analysis import attention, attention_data, attention_tables
 from lare.errors import LareError
 from tests.analysis.made import answer, demo, write
 
+pytestmark = pytest.mark.filterwarnings("ignore:Precision loss")  # planted shares without spread
+
 
 def options(*traces, **more):
     given = [str(one) for one in traces]
@@ -99,6 +101,17 @@ def test_doubts_become_warnings(tmp_path):
     assert "numbers of visual tokens differ (on average 9 for K0, 4 for K4)" in text
     assert "first tokens are of different kinds (K0: answer mark 20; K4: other word 20)" in text
     assert len(arrays["doc_id"]) == 20
+
+
+def test_further_settings_stand_beside_the_second(tmp_path, run):
+    also = write(tmp_path / "text", [answer(doc, steps=0, visual=0.35, text="word. Answer: A") for doc in range(80)])
+    given = attention.parser().parse_args(
+        ["--traces", str(run / "traces" / "K4"), str(run / "traces" / "K0"), "--also", str(also), "--now", "never"]
+    )
+    document, _ = attention.compute(given)
+    rows = [row for row in table(document, "settings").rows if row["other"] == "text"]
+    assert {row["begins"] for row in rows} == {"other word"} and len(rows) == 6
+    assert rows[0]["a"] == pytest.approx(35, abs=1e-4) and rows[0]["interval"][0] < 5 < rows[0]["interval"][1]
 
 
 def test_samples_are_capped_and_say_why(run):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats as sps
 
-from analysis import compare, compare_tables, runs
+from analysis import compare, compare_tables, pictures, runs
 from analysis.stats import mcnemar, wilson
 from lare.errors import LareError
 from tests.analysis.made import answer, demo, write
@@ -124,7 +124,7 @@ def test_the_tables_hold_the_libraries_numbers(tmp_path):
     assert row["interval_b"] == pytest.approx(tuple(100 * end for end in wilson(160, 300)))
     assert row["mcnemar"] == pytest.approx(sps.binomtest(20, 80).pvalue) == mcnemar(ours, theirs).p
     assert row["mid"] < row["mcnemar"] and row["holm"] == pytest.approx(row["p"])
-    assert row["unread_a"] == 1 and row["unread_b"] == 0
+    assert row["unread_a"] == 100 and row["unread_b"] == 0
     cells = next(one for one in document.tables if one.id == "cells").rows[0]
     assert [cells[key] for key in ("both", "only_b", "only_a", "neither", "n")] == [100, 60, 20, 120, 300]
     assert (arrays["score_b"] == ours).all() and (arrays["score_a"] == theirs).all()
@@ -155,6 +155,19 @@ def test_two_settings_of_a_demo_run(tmp_path):
     assert rows[0]["clusters"] == 40 and rows[3]["gap"] == pytest.approx((rows[0]["gap"] + rows[1]["gap"]) / 2)
     assert rows[3]["interval"][0] < 25 < rows[3]["interval"][1]
     assert document.stand_in and "Nothing says" not in " ".join(document.warnings)
+
+
+def test_questions_by_steps_and_their_pictures(tmp_path):
+    run = demo(tmp_path, n=60)
+    document, _ = compare.compute(options(run / "scores" / "K4.json", run / "scores" / "K0.json", "--samples", "10"))
+    rows = next(one for one in document.tables if one.id == "hops").rows
+    assert [row["task"] for row in rows] == [0, 1, 2] and sum(row["n"] for row in rows) == 120
+    assert all(one.picture is None for one in document.samples), "the planted scenes are none of the tasks' scenes"
+    from lare.world.benchmark import make_task
+
+    scene = make_task("mmstar", images=False)[3]["scene"]
+    wanted = [("lare_mini_mmstar", 3, scene), ("lare_mini_mmstar", 4, "another"), ("pope", 1, "x")]
+    assert set(pictures.mini_pictures(wanted)) == {("lare_mini_mmstar", 3)}
 
 
 def test_unusable_logs_are_named(tmp_path):
