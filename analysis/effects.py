@@ -138,22 +138,20 @@ def quantile_difference(
         mean = cluster_mean(_influence(left, share) - _influence(right, share), codes)
         half = (mean.high - mean.low) / 2
         return Result(name, estimate, estimate - half, estimate + half, left.size, clusters, note="linearised")
-    members = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
+    sizes = np.bincount(codes)
+    members = np.split(np.argsort(codes, kind="stable"), np.cumsum(sizes)[:-1])
+    even = bool((sizes == sizes[0]).all())  # then whole batches of draws are one look-up
+    table = np.stack(members) if even else None
 
-    def statistic(drawn: npt.NDArray[np.int64]) -> float:
-        rows = np.concatenate([members[cluster] for cluster in drawn])
-        return float(np.quantile(left[rows], share) - np.quantile(right[rows], share))
+    def statistic(drawn: npt.NDArray[np.int64], axis: int = -1) -> npt.NDArray[np.float64]:
+        """Of drawn clusters, (..., clusters)."""
+        rows = np.concatenate([members[one] for one in drawn]) if table is None else table[drawn]
+        rows = rows.reshape(*drawn.shape[:-1], -1)
+        gap = np.quantile(left[rows], share, axis=axis) - np.quantile(right[rows], share, axis=axis)
+        return np.asarray(gap, dtype=np.float64)
 
-    def plain(drawn: npt.NDArray[np.int64], axis: int) -> npt.NDArray[np.float64]:
-        gap: npt.NDArray[np.float64] = np.quantile(left[drawn], share, axis=axis) - np.quantile(
-            right[drawn], share, axis=axis
-        )
-        return gap
-
-    single = clusters == left.size
-    order = np.concatenate(members) if single else np.arange(clusters)
     found = scipy_stats.bootstrap(
-        (order,), plain if single else statistic, vectorized=single, n_resamples=2000, batch=100,
+        (np.arange(clusters),), statistic, vectorized=even, n_resamples=2000, batch=100,
         method="percentile", confidence_level=LEVEL, rng=np.random.default_rng(seed),
     )  # fmt: skip
     low, high = float(found.confidence_interval.low), float(found.confidence_interval.high)

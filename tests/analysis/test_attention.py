@@ -28,12 +28,17 @@ def run(tmp_path_factory):
     return demo(tmp_path_factory.mktemp("demo"), n=80)
 
 
+@pytest.fixture(scope="module")
+def computed(run):
+    return attention.compute(options(run / "traces" / "K4", run / "traces" / "K0"))
+
+
 def table(document, name):
     return next(one for one in document.tables if one.id == name)
 
 
-def test_a_planted_difference_is_found_at_its_size(run):
-    document, arrays = attention.compute(options(run / "traces" / "K4", run / "traces" / "K0"))
+def test_a_planted_difference_is_found_at_its_size(computed):
+    document, arrays = computed
     rows = table(document, "table5").rows
     mean = next(row for row in rows if row["row"] == attention_data.ROWS[1] and row["statistic"] == "mean")
     assert mean["a"] == pytest.approx(20, abs=1.5) and mean["b"] == pytest.approx(40, abs=1.5)
@@ -47,8 +52,8 @@ def test_a_planted_difference_is_found_at_its_size(run):
     assert "80 items in 40 scenes" in document.verdict and "more" in document.verdict
 
 
-def test_every_test_is_there_for_every_measure_and_row(run):
-    document, _ = attention.compute(options(run / "traces" / "K4", run / "traces" / "K0"))
+def test_every_test_is_there_for_every_measure_and_row(computed):
+    document, _ = computed
     rows = table(document, "tests").rows
     names = {row["test"] for row in rows}
     assert {"Student T", "Welch T", "paired t", "Mann-Whitney U", "Brunner-Munzel", "Hedges g", "d_z", "d_av"} <= names
@@ -59,8 +64,8 @@ def test_every_test_is_there_for_every_measure_and_row(run):
     assert "stochastic order, not medians" in next(row["note"] for row in rows if row["test"] == "Mann-Whitney U")
 
 
-def test_shares_add_up_and_lift_allows_for_latents(run):
-    document, arrays = attention.compute(options(run / "traces" / "K4", run / "traces" / "K0"))
+def test_shares_add_up_and_lift_allows_for_latents(computed):
+    document, arrays = computed
     for row in table(document, "split").rows:
         assert row["sum"] == pytest.approx(100, abs=1e-3)
     # K4: 10 prompt positions, 4 latents, the closing delimiter; its own row has one more. K0: 9, and 10.

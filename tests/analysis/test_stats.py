@@ -215,6 +215,9 @@ def test_quantile_difference_bootstraps_and_linearises_alike():
     assert (mean.high - mean.low) == pytest.approx(drawn.high - drawn.low, rel=0.15)
     assert drawn.low < 0.3 < drawn.high and drawn.note == "bootstrap over clusters"
     assert effects.quantile_difference(b, a, 0.75) == drawn, "same seed, same interval"
+    ragged = np.repeat(np.arange(n), rng.integers(1, 4, n))[:n]  # clusters of 1, 2 or 3
+    uneven = effects.quantile_difference(b, a, 0.75, ragged)
+    assert uneven.high - uneven.low == pytest.approx(drawn.high - drawn.low, rel=0.15)
     other = rng.permutation(n)
     assert effects.quantile_difference(b[other], a[other], 0.75, other // 2).clusters == n // 2
 
