@@ -1,0 +1,205 @@
+"""Planted effects are found at their size, nothing is found where none is, and damaged rows are named."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from analysis.ablation import compute, parser
+from analysis.ablation_rows import compare, merge, over_seeds, read_rows
+from lare.errors import LareError
+
+SHARES = {"fine": 0.8, "same": 0.8, "worse": 0.65, "better": 0.9}
+
+
+def make(
+    shares: dict[str, float], seeds: int = 4, n: int = 200, spread: float = 0.0, draw: int = 0
+) -> list[dict[str, Any]]:
+    """Rows whose questions share their scene's difficulty; `spread` moves a seed's accuracy."""
+    rng = np.random.default_rng(draw)
+    rows = []
+    hard = {task: rng.standard_normal(n // 2).repeat(2) for task in ("t1", "t2")}
+    for name, share in shares.items():
+        for seed in range(seeds):
+            place = share + spread * rng.standard_normal()
+            scores = {
+                task: {
+                    str(i): float(value > np.quantile(noisy, 1 - min(max(place, 0), 1)))
+                    for i, value in enumerate(noisy)
+                }
+                for task, noisy in ((task, one + rng.standard_normal(n)) for task, one in hard.items())
+            }
+            scenes = {task: {str(i): f"s{i // 2}" for i in range(n)} for task in hard}
+            costs = {"tokens": 10.0 + seed, "multiply_adds": 5e7}
+            rows.append(
+                {"name": name, "title": f"Row {name}", "seed": seed, "claim": True, "scores": scores}
+                | {"scenes": scenes, "costs": costs}
+            )
+    return rows
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text(json.dumps({"rows": rows}), encoding="utf-8")
+    return str(path)
+
+
+def options(*words: str) -> argparse.Namespace:
+    return parser().parse_args(["--now", "then", "--rows", *words])
+
+
+def test_planted_effects_are_found(tmp_path: Path) -> None:
+    document, _ = compute(options(write(tmp_path / "rows.json", make(SHARES))))
+    main = {row["name"]: row for row in document.tables[0].rows}
+    assert list(main) == list(SHARES)
+    for name, share in SHARES.items():
+        assert main[name]["accuracy"] == pytest.approx(100 * share, abs=0.6)
+        assert main[name]["seeds"] == 4
+    assert main["worse"]["gap"] == pytest.approx(-15, abs=0.6)
+    assert main["worse"]["boot"][1] < 0 < main["better"]["boot"][0]
+    assert main["better"]["holm"] < 0.05
+    assert main["worse"]["holm"] >= main["worse"]["p"]
+    low, high = main["same"]["boot"]
+    assert low < 0 < high
+    assert main["same"]["holm"] > 0.05
+    assert main["fine"].get("gap") is None
+    assert document.warnings == ()
+    assert "worse" in document.verdict
+    costs = document.tables[1].rows[0]
+    assert costs["tokens"] == pytest.approx(11.5)
+    assert costs["multiply_adds"] == pytest.approx(50)
+    assert document.from_json(document.to_json()).tables[0].rows[1]["gap"] is not None
+
+
+def test_seeds_that_differ_widen_the_interval() -> None:
+    calm, wild = (merge(read(make({"fine": 0.7, "b": 0.75}, 6, spread=s))) for s in (0.0, 0.08))
+    widths = [d.high - d.low for d in (compare(rows["b"], rows["fine"]) for rows in (calm, wild)) if d]
+    assert widths[1] > 1.5 * widths[0]
+
+
+def read(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    from analysis.ablation_rows import _checked
+
+    return [_checked(row) for row in rows]
+
+
+def test_scenes_are_drawn_whole() -> None:
+    """Doubling every question inside its scene adds no information, so the interval must not shrink."""
+    rows = make({"fine": 0.7, "b": 0.75}, seeds=1, n=100)
+    for row in rows:
+        for task, docs in row["scores"].items():
+            row["scores"][task] = docs | {str(int(doc) + 100): score for doc, score in docs.items()}
+            scenes = row["scenes"][task]
+            row["scenes"][task] = scenes | {str(int(doc) + 100): scene for doc, scene in scenes.items()}
+    twice = merge(read(rows))
+    once = merge(read(make({"fine": 0.7, "b": 0.75}, seeds=1, n=100)))
+    two, one = compare(twice["b"], twice["fine"]), compare(once["b"], once["fine"])
+    assert two is not None and one is not None
+    assert two.estimate == pytest.approx(one.estimate)
+    assert two.high - two.low == pytest.approx(one.high - one.low, rel=0.03)
+
+
+def test_no_effect_is_rarely_found() -> None:
+    """Coverage of 0 over draws with eight seeds and seed noise; a bootstrap over few seeds is somewhat narrow."""
+    covered = 0
+    for draw in range(30):
+        rows = merge(read(make({"fine": 0.7, "b": 0.7}, 8, n=60, spread=0.03, draw=draw)))
+        found = compare(rows["b"], rows["fine"])
+        assert found is not None
+        covered += found.low <= 0 <= found.high
+    assert covered >= 25
+
+
+def test_t_interval_over_seeds() -> None:
+    mean, low, high = over_seeds([0.70, 0.72, 0.74, 0.76])
+    half = 3.182446 * np.std([0.70, 0.72, 0.74, 0.76], ddof=1) / 2
+    assert (mean, low, high) == pytest.approx((0.73, 0.73 - half, 0.73 + half))
+    assert np.isnan(over_seeds([0.5])[1])
+
+
+def test_few_and_unpaired_seeds_are_told(tmp_path: Path) -> None:
+    rows = make({"fine": 0.7, "one": 0.7}, 2)
+    rows = [row for row in rows if row["name"] == "fine" or row["seed"] == 1]
+    apart = make({"apart": 0.6}, 1)
+    apart[0]["seed"] = 9
+    document, _ = compute(options(write(tmp_path / "rows.json", rows + apart)))
+    text = " ".join(document.warnings)
+    assert "Fewer than 4 seeds: fine (2), one (1), apart (1)" in text
+    assert "One paired seed only: one" in text
+    assert "No seed in common with fine: apart" in text
+    assert next(row for row in document.tables[0].rows if row["name"] == "apart").get("gap") is None
+
+
+def test_numbered_rows_are_a_curve(tmp_path: Path) -> None:
+    rows = make({"fine": 0.8, "prefix_8": 0.7, "prefix_32": 0.8, "prefix_2": 0.6, "lm": 0.7})
+    document, _ = compute(options(write(tmp_path / "rows.json", rows)))
+    curve = next(figure for figure in document.figures if figure.id == "sweep-prefix")
+    assert curve.series[0].x == (2.0, 8.0, 32.0)
+    assert list(curve.series[0].y) == pytest.approx([60, 70, 80], abs=0.6)
+
+
+def test_files_are_joined_and_twins_refused(tmp_path: Path) -> None:
+    rows = make({"fine": 0.8, "b": 0.7}, 2)
+    first, second = write(tmp_path / "a.json", rows[:3]), write(tmp_path / "b.json", rows[3:])
+    assert [row["seeds"] for row in compute(options(first, second))[0].tables[0].rows] == [2, 2]
+    with pytest.raises(LareError, match="seed 0 is in"):
+        read_rows([first, first])
+
+
+def _lose_a_question(rows: list[dict[str, Any]]) -> None:
+    del rows[1]["scores"]["t1"]["5"]
+
+
+def _lose_a_task(rows: list[dict[str, Any]]) -> None:
+    del rows[1]["scores"]["t2"]
+
+
+def _lose_a_scene(rows: list[dict[str, Any]]) -> None:
+    del rows[1]["scenes"]["t1"]["5"]
+
+
+def _other_scene(rows: list[dict[str, Any]]) -> None:
+    rows[1]["scenes"]["t1"]["5"] = "s99"
+
+
+def _no_number(rows: list[dict[str, Any]]) -> None:
+    rows[1]["scores"]["t1"]["5"] = float("nan")
+
+
+def _lose_the_name(rows: list[dict[str, Any]]) -> None:
+    del rows[1]["name"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (_lose_a_question, "different questions of t1 \\(5\\)"),
+        (_lose_a_task, "different tasks \\(t2\\)"),
+        (_lose_a_scene, "no scene for t1 5"),
+        (_other_scene, "different scenes in t1"),
+        (_no_number, "no number"),
+        (_lose_the_name, "holds no rows"),
+    ],
+)
+def test_damage_is_named(tmp_path: Path, spoil: Any, says: str) -> None:
+    rows = make({"fine": 0.8, "b": 0.7}, 1)
+    spoil(rows)
+    with pytest.raises(LareError, match=says):
+        compute(options(write(tmp_path / "rows.json", rows)))
+
+
+def test_missing_parts_are_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.json", make({"b": 0.7}, 1))
+    with pytest.raises(LareError, match="no row 'fine'"):
+        compute(options(path))
+    with pytest.raises(LareError, match=r"lare_eval\.refocus"):
+        compute(options(str(tmp_path / "none.json")))
+    (tmp_path / "cut.json").write_text('{"rows": [', encoding="utf-8")
+    with pytest.raises(LareError, match="holds no rows"):
+        compute(options(str(tmp_path / "cut.json")))
+    with pytest.raises(LareError, match="holds no row"):
+        compute(options(write(tmp_path / "empty.json", [])))
