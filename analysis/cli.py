@@ -23,11 +23,13 @@ import numpy as np
 import numpy.typing as npt
 
 from analysis.report.document import Document, Reproduce
+from analysis.report.files import write_atomically
+from analysis.report.index import write_index
 from analysis.report.render import render
 from analysis.report.values import csv_cells, plain_text
 from lare.errors import LareError
 
-__all__ = ["Computed", "REPORTS", "reproduce", "run", "standard_parser", "write_atomically"]
+__all__ = ["Computed", "REPORTS", "reproduce", "run", "standard_parser"]
 
 Computed = tuple[Document, Mapping[str, npt.NDArray[Any]]]
 """What an analysis computes: the report's content and the arrays behind it."""
@@ -91,6 +93,7 @@ def run(
             document, arrays = compute(options)
             _write_data(document, arrays, out)
         write_atomically(out, render(document))
+        write_index(out.parent)
     except LareError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
@@ -178,24 +181,6 @@ def _write_data(document: Document, arrays: Mapping[str, npt.NDArray[Any]], out:
         packed = io.BytesIO()
         np.savez_compressed(packed, **{name: np.asarray(array) for name, array in arrays.items()})  # type: ignore[arg-type]
         write_atomically(out.with_suffix(".npz"), packed.getvalue())
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that nobody ever sees half of it.
-
-    Raises:
-        LareError: If it can't be written.
-    """
-    data = content.encode("utf-8") if isinstance(content, str) else content
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(data)
-        os.replace(partial, path)
-    except OSError as error:
-        raise LareError(f"{str(path)!r} can't be written ({error}); give another --out") from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _summary(document: Document) -> str:

@@ -1,0 +1,46 @@
+"use strict";
+/* Colour maps as nine stops each (matplotlib's viridis and cividis); both read right for those who see few colours. */
+const colours = (() => {
+  const stops = {
+    viridis: ["440154", "472d7b", "3b528b", "2c728e", "21918c", "28ae80", "5ec962", "addc30", "fde725"],
+    cividis: ["00224e", "1e3a6f", "3e5170", "5a6772", "757575", "918d76", "b0a470", "d1be63", "fee838"],
+  };
+  const numbers = {};
+  for (const [name, list] of Object.entries(stops))
+    numbers[name] = list.map((hex) => [0, 2, 4].map((at) => parseInt(hex.slice(at, at + 2), 16)));
+  /** Colour of a share between 0 and 1, as three numbers. */
+  const at = (name, share) => {
+    const list = numbers[name];
+    const place = Math.min(1, Math.max(0, share)) * (list.length - 1);
+    const low = Math.min(list.length - 2, Math.floor(place));
+    return list[low].map((value, i) => Math.round(value + (list[low + 1][i] - value) * (place - low)));
+  };
+  const ramp = (name) => `linear-gradient(to right, ${stops[name].map((hex) => "#" + hex).join(", ")})`;
+  return { at, ramp, names: Object.keys(stops) };
+})();
+
+/** An element with properties and children; children that are text stay text. */
+const make = (tag, properties = {}, ...children) => {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (value === undefined || value === null || value === false) continue;
+    if (name in element && typeof value !== "string") element[name] = value;
+    else element.setAttribute(name, value === true ? "" : value);
+  }
+  for (const child of children.flat()) if (child !== null && child !== undefined) element.append(child);
+  return element;
+};
+
+/** Right or wrong by sign and word. */
+const verdictOf = (right) =>
+  right === true ? make("span", { class: "right" }, "✓ right")
+  : right === false ? make("span", { class: "wrong" }, "✗ wrong")
+  : make("span", {}, "–");
+
+const written = (value) => {
+  if (value === null || value === undefined) return "–";
+  if (typeof value === "boolean") return value ? "yes" : "no";
+  if (typeof value !== "number") return String(value);
+  if (Number.isInteger(value)) return String(value);
+  return Math.abs(value) >= 0.001 ? String(Number(value.toPrecision(3))).replace("-", "−") : value.toExponential(1);
+};

@@ -1,0 +1,137 @@
+"use strict";
+/* The open sample: one slider moves every view's map, text and numbers. */
+(() => {
+  const pane = document.getElementById("viewer");
+  const places = new Map(list.rows.map((row, i) => [row.id, i]));
+  const wishes = { bilinear: false, own: false, ramp: "viridis", step: 0 };
+  let shown = "";
+
+  const dataOf = (picture) => `data:${/^image\/(png|jpeg)$/.test(picture.media) ? picture.media : "image/jpeg"};base64,${picture.data}`;
+  const imageOf = (picture) => make("img", { alt: picture.alt, src: dataOf(picture) });
+  const percent = (share) => `${(100 * share).toPrecision(3)} %`;
+
+  const tableOf = (label) => {
+    const body = make("tbody");
+    return { body, table: make("table", {}, make("caption", { class: "unseen" }, label), body) };
+  };
+  const fill = (body, numbers) =>
+    body.replaceChildren(...Object.entries(numbers || {}).map(([name, value]) =>
+      make("tr", {}, make("th", { scope: "row" }, name), make("td", { class: "number" }, written(value)))));
+
+  /** A view's elements, and how it shows a step. */
+  const viewOf = (view, sample) => {
+    const maps = view.steps.map((step) => stage.read(step, view.grid));
+    const most = Math.max(0, ...maps.map(stage.peak));
+    const box = make("section", { class: "view", "aria-label": view.name });
+    box.append(make("h4", {}, view.name), make("p", { class: "answer" }, verdictOf(view.right), " ", view.answer));
+    if (!view.steps.length) {
+      if (sample.picture) box.append(make("div", { class: "stage" }, imageOf(sample.picture)));
+      box.append(make("p", { class: "legend" }, "no latent steps"), make("p", { class: "all" }, view.text), factsOf(view));
+      return { box, show: () => [] };
+    }
+    const canvas = make("canvas", { role: "img" });
+    const drawn = maps.some(Boolean) || view.steps.some((step) => step.window.length || step.boxes.length);
+    const ramp = make("span", { class: "ramp", "aria-hidden": "true" });
+    const top = make("span");
+    if (drawn) {
+      box.append(make("div", { class: "stage" }, sample.picture ? imageOf(sample.picture) : null, canvas));
+      if (maps.some(Boolean)) box.append(make("p", { class: "bar" }, "0", ramp, top));
+      box.append(make("p", { class: "legend" }, "Solid: the window. Dashed: what the question needs. Clear: no value."));
+    }
+    const extra = make("div", { class: "step-picture" });
+    if (view.steps.some((step) => step.picture)) box.append(extra);
+    const lines = view.steps.map((step) => make("li", {}, make("span", { class: "step" }, step.label), step.text || "–"));
+    if (view.steps.some((step) => step.text)) box.append(make("ol", { class: "written" }, lines));
+    const { body, table } = tableOf(`Numbers of this step: ${view.name}`);
+    if (view.steps.some((step) => Object.keys(step.numbers).length)) box.append(table);
+    box.append(make("details", {}, make("summary", {}, "Everything written", make("span", { class: "unseen" }, ` by ${view.name}`)), make("p", { class: "all" }, view.text || "–")), factsOf(view));
+    const show = (index) => {
+      const at = Math.min(index, view.steps.length - 1), step = view.steps[at], map = maps[at];
+      const scale = wishes.own ? stage.peak(map) : most;
+      if (drawn) {
+        stage.paint(canvas, map, step, { most: scale, bilinear: wishes.bilinear, ramp: wishes.ramp });
+        canvas.setAttribute("aria-label", `Map of ${step.label}: ${map ? `its strongest cell has ${percent(stage.peak(map))}` : "no values"}`);
+        ramp.style.background = colours.ramp(wishes.ramp);
+        top.textContent = `${percent(scale)} of attention`;
+      }
+      extra.replaceChildren(...(step.picture ? [imageOf(step.picture)] : []));
+      lines.forEach((line, i) => (i === at ? line.setAttribute("aria-current", "step") : line.removeAttribute("aria-current")));
+      fill(body, step.numbers);
+      const numbers = Object.entries(step.numbers).slice(0, 3).map(([name, value]) => `${name} ${written(value)}`);
+      return [`${view.name}, ${step.label}${numbers.length ? ": " + numbers.join(", ") : ""}${step.text ? `. “${step.text}”` : ""}`];
+    };
+    return { box, show };
+  };
+  const factsOf = (view) => {
+    const { body, table } = tableOf(`Facts: ${view.name}`);
+    fill(body, view.facts);
+    return Object.keys(view.facts).length ? table : null;
+  };
+
+  const wish = (label, name, update) => {
+    const input = make("input", { type: "checkbox" });
+    input.checked = wishes[name];
+    input.addEventListener("input", () => { wishes[name] = input.checked; update(); });
+    return make("label", {}, input, ` ${label}`);
+  };
+  const rampChoice = (update) => {
+    const choice = make("select", {}, colours.names.map((name) => make("option", { value: name }, name)));
+    choice.value = wishes.ramp;
+    choice.addEventListener("input", () => { wishes.ramp = choice.value; update(); });
+    return make("label", {}, "Colours ", choice);
+  };
+  const controlsOf = (steps, update) => {
+    const slider = make("input", { type: "range", id: "step", min: "1", max: String(steps), step: "1" });
+    slider.value = String(wishes.step + 1);
+    slider.addEventListener("input", () => { wishes.step = Number(slider.value) - 1; update(); });
+    return make("div", { class: "controls" },
+      make("label", { class: "slide" }, "Latent step", slider),
+      wish("smooth", "bilinear", update), wish("each step on its own scale", "own", update), rampChoice(update));
+  };
+  const besideLink = (id, by, label) => {
+    const other = list.beside(id, by);
+    const button = make("button", { type: "button", disabled: !other }, label);
+    button.addEventListener("click", () => { location.hash = `#${encodeURIComponent(list.beside(id, by))}`; });
+    return button;
+  };
+
+  const open = (id, focus) => {
+    const place = places.get(id);
+    if (place === undefined) return false;
+    const sample = JSON.parse(document.getElementById(`sample-${place}`).textContent);
+    const steps = Math.max(0, ...sample.views.map((view) => view.steps.length));
+    wishes.step = Math.min(wishes.step, Math.max(0, steps - 1));
+    const views = sample.views.map((view) => viewOf(view, sample));
+    const live = make("p", { class: "live", "aria-live": "polite", id: "live" });
+    const update = () => {
+      const said = views.flatMap((view) => view.show(wishes.step));
+      live.textContent = steps ? `Step ${wishes.step + 1} of ${steps}. ${said.join(" ")}` : "";
+      const slider = document.getElementById("step");
+      if (slider) slider.setAttribute("aria-valuetext", `step ${wishes.step + 1} of ${steps}`);
+    };
+    const title = make("h3", { id: "viewer-title", tabindex: "-1" }, `Sample ${sample.id}`);
+    const chips = [sample.task, sample.chosen, ...Object.entries(sample.facts).map(([name, value]) => `${name}: ${written(value)}`)];
+    pane.replaceChildren(
+      make("div", { class: "head" }, title, make("span", {}, besideLink(id, -1, "← previous"), " ", besideLink(id, 1, "next →"))),
+      make("ul", { class: "chips" }, chips.filter(Boolean).map((chip) => make("li", {}, chip))),
+      make("p", { class: "asked" }, sample.question),
+      make("p", {}, "Right answer: ", make("strong", {}, sample.target || "–")),
+      ...(steps ? [controlsOf(steps, update), live] : []),
+      make("div", { class: "views" }, views.map((view) => view.box)));
+    shown = id;
+    update();
+    list.mark(id, focus);
+    if (focus) { title.focus({ preventScroll: true }); pane.parentElement.scrollIntoView({ block: "nearest" }); }
+    return true;
+  };
+  const fromAddress = () => {
+    let id = "";
+    try { id = decodeURIComponent(location.hash.slice(1)); } catch { return false; }
+    return id !== shown && open(id, true);
+  };
+  document.querySelector(".panes").hidden = false;
+  list.start();
+  if (!fromAddress() && list.rows.length) open(list.rows[0].id, false);
+  window.addEventListener("hashchange", fromAddress);
+  document.documentElement.dataset.ready = String(Math.round(performance.now()));
+})();
