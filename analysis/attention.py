@@ -21,7 +21,7 @@ from analysis.cli import Computed, reproduce, run, standard_parser
 from analysis.pictures import mini_pictures
 from analysis.report.document import Document, Picture, Reproduce, Sample, View
 from analysis.stats import FEW_CLUSTERS, cluster_difference, format_p
-from analysis.traces import demo_run, demo_traces
+from analysis.traces import demo_run, demo_traces, described
 from lare.errors import LareError
 
 __all__ = ["compute", "document", "main"]
@@ -102,9 +102,10 @@ def _verdict(compared: Compared, numbers: Mapping[str, Values], task: str) -> st
     both = cluster_difference(whole[1], whole[0], compared.items["cluster"])
     direction = "more" if gap.low > 0 else "less" if gap.high < 0 else "neither more nor less (the interval holds 0)"
     return (
-        f"On {task} the first token's own row gives {right.mean():.2f} % of its attention to visual tokens under {b} "
-        f"and {left.mean():.2f} % under {a}: {direction}, {gap.estimate:+.2f} points, 95 % interval {gap.low:+.2f} to "
-        f"{gap.high:+.2f}, {gap.n} items in {gap.clusters} scenes, d_z {size.estimate:.2f} ({size.low:.2f} to "
+        f"On {task} the first token's own row gives {right.mean():.2f} % of its attention to visual tokens under "
+        f"{described(b)} and {left.mean():.2f} % under {described(a)}: "
+        f"{direction}, {gap.estimate:+.2f} points, 95 % interval {gap.low:+.2f} to {gap.high:+.2f}, "
+        f"{gap.n} items in {gap.clusters} scenes, d_z {size.estimate:.2f} ({size.low:.2f} to "
         f"{size.high:.2f}), cluster-robust t, p = {format_p(gap.log10_p)}. With the latent tokens, which carry what "
         f"was looked at, counted as well it is {both.estimate:+.2f} points ({both.low:+.2f} to {both.high:+.2f}). "
         "More attention is not by itself more seeing: this says nothing on whether the answers use it."

@@ -22,7 +22,7 @@ from analysis.pictures import mini_pictures
 from analysis.report.document import Document, Picture, Reproduce, Sample, View
 from analysis.runs import Run, read_run
 from analysis.stats import FEW_CLUSTERS, cluster_difference, format_p
-from analysis.traces import demo_run, pair
+from analysis.traces import demo_run, described, pair
 from lare.errors import LareError
 
 __all__ = ["compute", "document", "main", "merge"]
@@ -74,6 +74,7 @@ def document(items: pd.DataFrame, names: tuple[str, str], options: argparse.Name
     samples, discordant = _samples(items, names, options.samples, options.seeds[0])
     shown = (
         tables.accuracies(items, names),
+        tables.tests(items, names),
         tables.cells(items, names),
         tables.by_hops(items, names),
         tables.five_points(items, names),
@@ -105,9 +106,9 @@ def _verdict(items: pd.DataFrame, names: tuple[str, str]) -> str:
     above = [task for task, one in parts if one.low > 0]
     below = [task for task, one in parts if one.high < 0]
     told = (
-        f"{names[1]} - {names[0]}: {100 * gap.estimate:+.1f} points as the mean of {len(parts)} tasks, 95 % interval "
-        f"{100 * gap.low:+.1f} to {100 * gap.high:+.1f}, {gap.n} questions in {gap.clusters} clusters, "
-        f"p = {format_p(gap.log10_p)}. "
+        f"{described(names[1])} against {described(names[0])}: {100 * gap.estimate:+.1f} points "
+        f"as the mean of {len(parts)} tasks, 95 % interval {100 * gap.low:+.1f} to {100 * gap.high:+.1f}, "
+        f"{gap.n} questions in {gap.clusters} clusters, p = {format_p(gap.log10_p)}. "
     )
     told += (
         f"The interval lies above 0 on {', '.join(above) or 'no task'}, below 0 on {', '.join(below) or 'no task'}. "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,9 @@ from analysis.stats import (
     standard_error,
     wilson,
 )
+from analysis.traces import short
 
-__all__ = ["accuracies", "by_hops", "cells", "figures", "five_points", "macro"]
+__all__ = ["accuracies", "by_hops", "cells", "figures", "five_points", "macro", "tests"]
 
 ALL, MACRO = "all questions", "mean of tasks"
 
@@ -45,8 +46,8 @@ def _binary(rows: pd.DataFrame) -> bool:
     return bool(rows[["score_a", "score_b"]].isin([0, 1]).all(axis=None))
 
 
-def accuracies(items: pd.DataFrame, names: tuple[str, str]) -> Table:
-    """Accuracy of both, the paired difference and its tests, for every task."""
+def _by_task(items: pd.DataFrame) -> tuple[dict[str, Any], ...]:
+    """Accuracies, paired differences and tests: a row a task, then all questions and the mean of tasks."""
     parts = list(_tasks(items))
     gaps = [_difference(rows) for _, rows in parts]
     exact = [mcnemar(rows["score_b"], rows["score_a"]).p if _binary(rows) else None for _, rows in parts]
@@ -64,26 +65,36 @@ def accuracies(items: pd.DataFrame, names: tuple[str, str]) -> Table:
             f"share_{mark}": 100 * float(np.mean([part[f"score_{mark}"].mean() for _, part in parts])) for mark in "ab"
         }
         rows.append({"task": MACRO, "n": mean.n, "clusters": mean.clusters, **shares, **_gap(mean)})
-    a, b = names
+    return tuple(rows)
+
+
+def accuracies(items: pd.DataFrame, names: tuple[str, str]) -> Table:
+    """Accuracy of both and the paired difference, for every task."""
+    columns = _accuracy_columns(names, "task", "text")
+    return Table(
+        "accuracy", "Accuracy and paired difference by task.", columns, _whole(columns, _by_task(items)), main=True
+    )
+
+
+def tests(items: pd.DataFrame, names: tuple[str, str]) -> Table:
+    """Tests of the difference, what could have been seen, and answers that could not be read, for every task."""
     columns = (
         Column("task", "task"),
-        Column("n", "questions", "count"),
-        Column("clusters", "clusters", "count"),
-        Column("share_a", a, "percent", 1),
-        Column("interval_a", "95 % (Wilson)", "interval", 1, "In percent."),
-        Column("share_b", b, "percent", 1),
-        Column("interval_b", "95 % (Wilson)", "interval", 1, "In percent."),
-        Column("gap", f"{b} - {a} (points)", "number", 1),
-        Column("interval", "95 % interval", "interval", 1, "Cluster-robust, paired."),
+        Column("gap", f"{names[1]} - {names[0]} (points)", "number", 1),
         Column("p", "p", "p", 2, "Cluster-robust t of the paired difference."),
         Column("holm", "p, Holm", "p", 2, "Over the tasks."),
-        Column("mcnemar", "McNemar exact", "p"),
+        Column("mcnemar", "McNemar exact", "p", 2, "Questions as independent."),
         Column("mid", "McNemar mid-p", "p"),
         Column("detectable", "smallest difference seen (points)", "number", 1, "80 % power at 5 %."),
-        Column("unread_a", f"not readable, {a}", "percent", 1),
-        Column("unread_b", f"not readable, {b}", "percent", 1),
+        Column("unread_a", f"not readable, {names[0]}", "percent", 1),
+        Column("unread_b", f"not readable, {names[1]}", "percent", 1),
     )
-    return Table("accuracy", "Accuracy and paired difference by task.", columns, tuple(rows), main=True)
+    return Table("tests", "Tests of the difference.", columns, _whole(columns, _by_task(items)))
+
+
+def _whole(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
+    """Rows with None where a column has no value."""
+    return tuple({column.key: row.get(column.key) for column in columns} for row in rows)
 
 
 def _accuracy(task: str, rows: pd.DataFrame, gap: Result) -> dict[str, Any]:
@@ -108,6 +119,21 @@ def _gap(gap: Result) -> dict[str, Any]:
     }
 
 
+def _accuracy_columns(names: tuple[str, str], first: str, kind: str) -> tuple[Column, ...]:
+    a, b = names
+    return (
+        Column("task", first, kind),
+        Column("n", "questions", "count"),
+        Column("clusters", "clusters", "count"),
+        Column("share_a", a, "percent", 1),
+        Column("interval_a", "95 % (Wilson)", "interval", 1, "In percent; questions as independent."),
+        Column("share_b", b, "percent", 1),
+        Column("interval_b", "95 % (Wilson)", "interval", 1, "In percent; questions as independent."),
+        Column("gap", f"{b} - {a} (points)", "number", 1),
+        Column("interval", "95 % interval", "interval", 1, "Cluster-robust, paired."),
+    )
+
+
 def by_hops(items: pd.DataFrame, names: tuple[str, str]) -> Table | None:
     """Accuracy and paired difference by how many steps a question needs; None where nothing says."""
     if "hops" not in items or items["hops"].isna().any():
@@ -116,13 +142,9 @@ def by_hops(items: pd.DataFrame, names: tuple[str, str]) -> Table | None:
     for hops, part in items.groupby("hops", sort=True):
         gap = _difference(part)
         rows.append({**_accuracy(str(hops), part, gap), "task": int(str(hops))})
-    columns = tuple(
-        Column("task", "steps needed", "count") if column.key == "task" else column
-        for column in accuracies(items, names).columns
-        if column.key not in ("holm", "mcnemar", "mid")
-    )
+    columns = _accuracy_columns(names, "steps needed", "count")
     note = "All tasks together; which tasks a row holds differs, so rows mix difficulty and kind of question."
-    return Table("hops", "The same by the number of steps that a question needs.", columns, tuple(rows), note)
+    return Table("hops", "The same by the number of steps that a question needs.", columns, _whole(columns, rows), note)
 
 
 def cells(items: pd.DataFrame, names: tuple[str, str]) -> Table:
@@ -179,7 +201,7 @@ def five_points(items: pd.DataFrame, names: tuple[str, str]) -> Table:
             found.setdefault(name, {"point": name})[key] = value if value is not None and math.isfinite(value) else None
     columns = (
         Column("point", "point (in points of accuracy)"),
-        *(Column(f"t{place}", task, "number", 2) for place, (task, _) in enumerate(parts)),
+        *(Column(f"t{place}", short(task), "number", 1) for place, (task, _) in enumerate(parts)),
     )
     note = "With more than one sampled answer a question, point 3 would cut the variance; greedy answers come once."
     return Table("five", "Five points on error bars (Miller, 2024).", columns, tuple(found.values()), note)
@@ -203,7 +225,7 @@ def _needed(gap: Result) -> float:
 def figures(items: pd.DataFrame, names: tuple[str, str]) -> tuple[Figure, ...]:
     """Differences and accuracies by task, with intervals."""
     parts = list(_tasks(items))
-    gaps = [(task, _difference(rows)) for task, rows in parts]
+    gaps = [(short(task), _difference(rows)) for task, rows in parts]
     if len(parts) > 1:
         gaps.append((MACRO, macro(items)))
     difference = Series(
@@ -219,7 +241,7 @@ def figures(items: pd.DataFrame, names: tuple[str, str]) -> tuple[Figure, ...]:
         bars.append(
             Series(
                 name,
-                tuple(task for task, _ in parts),
+                tuple(short(task) for task, _ in parts),
                 tuple(100 * float(rows[f"score_{mark}"].mean()) for _, rows in parts),
                 tuple(100 * low for low, _ in ends),
                 tuple(100 * high for _, high in ends),

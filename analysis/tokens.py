@@ -19,7 +19,7 @@ from analysis import tokens_tables as tables
 from analysis.cli import Computed, reproduce, run, standard_parser
 from analysis.report.document import Document, Reproduce
 from analysis.stats import FEW_CLUSTERS
-from analysis.traces import demo_run, demo_traces, frame, open_traces, pair, scores_beside, setting_of
+from analysis.traces import demo_run, demo_traces, described, frame, open_traces, pair, scores_beside, setting_of
 from lare.errors import LareError
 
 __all__ = ["compute", "document", "main", "read_settings"]
@@ -112,16 +112,19 @@ def _verdict(rows: Sequence[tables.Cost], judged: str, pairs: Mapping[str, pd.Da
         found = {(one.counting, one.quantity): one for one in rows if one.other == other and one.task == tables.ALL}
         fair, own = found.get(("both right", "text tokens")), found.get(("own right", "text tokens"))
         if fair is None or own is None:
-            parts.append(f"against {other} there is no question that both got right")
+            parts.append(f"Against {described(other)} there is no question that both got right")
             continue
         whole = found["both right", "text + latent"]
         parts.append(
-            f"against {other} {fair.gap.estimate:+.2f} text tokens on the {fair.n_judged} questions that both got "
-            f"right (95 % interval {fair.gap.low:+.2f} to {fair.gap.high:+.2f}), {own.gap.estimate:+.2f} as the paper "
-            f"counts (each over its own right answers), {whole.gap.estimate:+.2f} with latent steps counted as tokens"
+            f"Against {described(other)} {fair.gap.estimate:+.2f} text tokens on the {fair.n_judged} questions that "
+            f"both got right (95 % interval {fair.gap.low:+.2f} to {fair.gap.high:+.2f}), {own.gap.estimate:+.2f} as "
+            f"the paper counts (each over its own right answers), {whole.gap.estimate:+.2f} with latent "
+            "steps counted as tokens"
         )
     return (
-        f"{judged}: " + "; ".join(parts) + ". Fewer tokens say nothing about quality: read them beside the accuracies."
+        f"{described(judged)}. "
+        + ". ".join(parts)
+        + ". Fewer tokens say nothing about quality: read them beside the accuracies."
     )
 
 

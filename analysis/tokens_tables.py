@@ -14,12 +14,13 @@ from analysis.effects import cluster_contrast, ratio_of_means
 from analysis.paper_table1 import CLAIM, DEFINITIONS, TABLE1, Gain, gains, reported
 from analysis.report.document import Column, Figure, Series, Table
 from analysis.stats import Result, cluster_difference
+from analysis.traces import short
 
 __all__ = ["ALL", "COUNTINGS", "QUANTITIES", "Cost", "by_task", "claim", "costs", "figures", "overall"]
 
 ALL = "all questions"
 COUNTINGS = ("own right", "both right", "all")
-QUANTITIES = ("text tokens", "latent steps", "text + latent", "seconds")
+QUANTITIES = ("text tokens", "latent steps", "text + latent", "milliseconds")
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,9 @@ def _counted(rows: pd.DataFrame, counting: str) -> tuple[pd.Series, pd.Series]:
 def _values(rows: pd.DataFrame, mark: str, quantity: str) -> pd.Series:
     if quantity == "text + latent":
         return rows[f"output_tokens_{mark}"] + rows[f"latent_steps_{mark}"]
-    column = {"text tokens": "output_tokens", "latent steps": "latent_steps", "seconds": "seconds"}[quantity]
+    if quantity == "milliseconds":
+        return 1000 * rows[f"seconds_{mark}"]
+    column = {"text tokens": "output_tokens", "latent steps": "latent_steps"}[quantity]
     return rows[f"{column}_{mark}"]
 
 
@@ -100,16 +103,16 @@ def _cost(
 
 def overall(rows: Sequence[Cost], judged: str) -> Table:
     """Costs over all questions."""
-    chosen = tuple(_row(one) for one in rows if one.task == ALL)
+    chosen = tuple(_row(one) for one in rows if one.task == ALL and one.quantity != "latent steps")
     note = "'Own right' is the paper's counting; 'both right' compares the same questions."
     caption = f"Costs of an answer of {judged} against the other settings, all tasks."
     return Table("costs", caption, _columns(judged, False), chosen, note, main=True)
 
 
 def by_task(rows: Sequence[Cost], judged: str) -> Table:
-    """Costs task by task."""
-    chosen = tuple(_row(one) for one in rows if one.task != ALL)
-    return Table("tasks", "The same by task.", _columns(judged, True), chosen)
+    """Costs task by task, with the latent steps."""
+    chosen = tuple(_row(one) for one in rows)
+    return Table("tasks", "The same by task, with the latent steps.", _columns(judged, True), chosen)
 
 
 def _columns(judged: str, tasks: bool) -> tuple[Column, ...]:
@@ -120,10 +123,10 @@ def _columns(judged: str, tasks: bool) -> tuple[Column, ...]:
         Column("quantity", "quantity"),
         Column("n_judged", f"answers, {judged}", "count"),
         Column("n_other", "answers, other", "count"),
-        Column("judged", judged, "number", 3),
-        Column("reference", "other", "number", 3),
-        Column("gap", "difference", "number", 3),
-        Column("interval", "95 % interval", "interval", 3),
+        Column("judged", judged, "number", 2),
+        Column("reference", "other", "number", 2),
+        Column("gap", "difference", "number", 2),
+        Column("interval", "95 % interval", "interval", 2),
         Column("p", "p", "p"),
         Column("change", "change", "percent", 1),
         Column("change_interval", "95 % interval (%)", "interval", 1),
@@ -208,7 +211,7 @@ def figures(rows: Sequence[Cost], judged: str) -> tuple[Figure, ...]:
             series.append(
                 Series(
                     counting,
-                    tuple(one.task for one in chosen),
+                    tuple(short(one.task) for one in chosen),
                     tuple(one.gap.estimate for one in chosen),
                     tuple(_known(one.gap.low) for one in chosen),
                     tuple(_known(one.gap.high) for one in chosen),

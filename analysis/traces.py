@@ -19,10 +19,12 @@ from lare.trace import TraceReader
 
 __all__ = [
     "DEMO",
+    "SETTINGS",
     "cluster_of",
     "demo_run",
     "demo_scores",
     "demo_traces",
+    "described",
     "frame",
     "open_traces",
     "pair",
@@ -30,10 +32,21 @@ __all__ = [
     "same_checkpoint",
     "scores_beside",
     "setting_of",
+    "short",
 ]
 
 DEMO = Path("results/demo")
 """Where ``make demo`` leaves its runs, one folder each."""
+
+SETTINGS: Mapping[str, str] = {
+    "K0": "answers at once",
+    "text": "empty delimiters, rationale as text",
+    "random": "latent steps at random windows",
+    "fine": "rationale as text, every fine token in context",
+    "blind": "latent steps, grey picture",
+    "against": "another checkpoint",
+}
+"""What a demo run's settings do, by the names of their traces; ``K<n>`` with n above 0 takes n latent steps."""
 
 SHOWN = 8
 """Ids that a message lists before it says how many more there are."""
@@ -203,6 +216,18 @@ def scores_beside(paths: Sequence[str | Path]) -> dict[str, dict[int, float]] | 
 def setting_of(path: str | Path) -> str:
     """Name of a trace directory's setting: its last part."""
     return Path(path).resolve().name
+
+
+def described(name: str) -> str:
+    """A setting's name with what it does, for a report's first mention; other names as they are."""
+    steps = name[1:] if name[:1] == "K" and name[1:].isdigit() else ""
+    words = SETTINGS.get(name) or (f"{steps} latent steps, then text" if steps else "")
+    return f"{name} ({words})" if words else name
+
+
+def short(task: str) -> str:
+    """A task's name for a figure: "mini pope" for ``lare_mini_pope``."""
+    return f"mini {task.removeprefix('lare_mini_')}" if task.startswith("lare_mini_") else task
 
 
 META = ("scene", "category", "sort", "hops", "boxes", "rationale", "question_id")

@@ -122,6 +122,7 @@ def test_the_tables_hold_the_libraries_numbers(tmp_path):
     row = next(one for one in document.tables if one.main).rows[0]
     assert row["gap"] == pytest.approx(100 * 40 / 300)
     assert row["interval_b"] == pytest.approx(tuple(100 * end for end in wilson(160, 300)))
+    row = next(one for one in document.tables if one.id == "tests").rows[0]
     assert row["mcnemar"] == pytest.approx(sps.binomtest(20, 80).pvalue) == mcnemar(ours, theirs).p
     assert row["mid"] < row["mcnemar"] and row["holm"] == pytest.approx(row["p"])
     assert row["unread_a"] == 100 and row["unread_b"] == 0

@@ -143,3 +143,9 @@ def test_the_newest_finished_demo_run(tmp_path):
     reader = traces.open_traces([run / "traces" / "K4"])
     with pytest.raises(LareError, match="4 answers of .* have no score"):
         traces.frame(reader, {"lare_mini_mmstar": scores["lare_mini_mmstar"]})
+
+
+def test_settings_in_words():
+    assert traces.described("K4") == "K4 (4 latent steps, then text)"
+    assert traces.described("K0") == "K0 (answers at once)"
+    assert traces.described("my run") == "my run" and traces.described("Kite") == "Kite"
