@@ -4,7 +4,9 @@ const list = (() => {
   const PAGE = 25;
   const rows = JSON.parse(document.getElementById("index").textContent);
   const byId = (id) => document.getElementById(id);
-  const names = [...new Set(rows.flatMap((row) => row.views.map((view) => view.name)))];
+  // Views that nobody can call right or wrong (another map of the same answer) stand in the viewer alone.
+  const judged = (view) => typeof view.right === "boolean";
+  const names = [...new Set(rows.flatMap((row) => row.views.filter(judged).map((view) => view.name)))];
   const facts = [...new Set(rows.flatMap((row) => Object.keys(row.facts)))];
   const find = (row, name) => row.views.find((view) => view.name === name);
   const columns = [
