@@ -18,7 +18,7 @@ import numpy.typing as npt
 from analysis import attention_tables as tables
 from analysis.attention_data import HEADLINE, ROWS, Compared, Values, compare, measures, read_side
 from analysis.cli import Computed, reproduce, run, standard_parser
-from analysis.pictures import mini_pictures
+from analysis.pictures import Looks, mini_pictures
 from analysis.report.document import Document, Picture, Reproduce, Sample, View
 from analysis.stats import FEW_CLUSTERS, cluster_difference, format_p
 from analysis.traces import demo_run, demo_traces, described
@@ -159,21 +159,32 @@ def _samples(compared: Compared, visual: Values, most: int, seed: int) -> tuple[
     keys = [
         (str(item["task"]), int(item["doc_id"]), item["scene"]) for item in (compared.items.iloc[row] for row in why)
     ]
-    pictures = mini_pictures(keys)
+    pictures, looks = mini_pictures(keys), [Looks(reader) for reader in compared.readers]
     return tuple(
-        _sample(compared, visual, row, gaps[row], reason, pictures.get(key[:2]))
+        _sample(compared, visual, row, gaps[row], reason, looks, pictures.get(key[:2]))
         for (row, reason), key in zip(why.items(), keys, strict=True)
     )
 
 
-def _sample(compared: Compared, visual: Values, row: int, gap: float, reason: str, picture: Picture | None) -> Sample:
+def _sample(
+    compared: Compared,
+    visual: Values,
+    row: int,
+    gap: float,
+    reason: str,
+    looks: Sequence[Looks],
+    picture: Picture | None,
+) -> Sample:
     item = compared.items.iloc[row]
+    seen = [look.steps(int(item[f"row_{mark}"])) for look, mark in zip(looks, "ab", strict=True)]
     views = tuple(
         View(
             name=compared.names[side],
             answer=str(item[f"answer_{mark}"]),
             right=None if item[f"right_{mark}"] is None else bool(item[f"right_{mark}"]),
             text=str(item[f"text_{mark}"]),
+            steps=seen[side][0],
+            grid=seen[side][1],
             facts={
                 "visual, predicting (%)": round(float(visual[side, row, 0]), 3),
                 "visual, own row (%)": round(float(visual[side, row, 1]), 3),

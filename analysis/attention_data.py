@@ -44,6 +44,7 @@ class Side:
         visual: (n,) visual tokens of each prompt.
         keys: (n,) positions that the predicting row spreads over; the token's own row has one more.
         checkpoint: Fingerprint of the weights.
+        reader: The task's answers.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Side:
     visual: Values
     keys: Values
     checkpoint: str
+    reader: TraceReader
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class Compared:
         keys: (2, n, rows) positions.
         lacking: Items left out because an answer ended before its first token's own row was seen.
         checkpoints: (A, B).
+        readers: (A, B): the task's answers, for their other columns.
     """
 
     names: tuple[str, str]
@@ -75,6 +78,7 @@ class Compared:
     keys: Values
     lacking: tuple[str, ...]
     checkpoints: tuple[str, str]
+    readers: tuple[TraceReader, TraceReader]
 
 
 def read_side(path: str | Path, task: str) -> Side:
@@ -97,7 +101,7 @@ def read_side(path: str | Path, task: str) -> Side:
     visual = np.array([int((ids == image).sum()) for ids in prompts], dtype=np.float64)
     delimited = np.array([bool(ids.size and ids[-1] == start) for ids in prompts])
     keys = table["input_tokens"].to_numpy(float) + table["latent_steps"].to_numpy(float) + LATENT_END * delimited
-    return Side(setting_of(path), table, shares, visual, keys, str(table["checkpoint"].iloc[0]))
+    return Side(setting_of(path), table, shares, visual, keys, str(table["checkpoint"].iloc[0]), reader)
 
 
 def _token_ids(reader: TraceReader, path: str | Path) -> tuple[int, int]:
@@ -137,7 +141,8 @@ def compare(judged: Side, other: Side) -> Compared:
     absent = tuple(f"{both['task'][row]} {both['doc_id'][row]}" for row in lacking)
     names = (other.name, judged.name)
     checkpoints = (other.checkpoint, judged.checkpoint)
-    return Compared(names, items, np.stack(stacks), np.stack(visual), np.stack(keys), absent, checkpoints)
+    readers = (other.reader, judged.reader)
+    return Compared(names, items, np.stack(stacks), np.stack(visual), np.stack(keys), absent, checkpoints, readers)
 
 
 def measures(compared: Compared) -> dict[str, npt.NDArray[np.float64]]:

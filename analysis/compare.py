@@ -18,14 +18,18 @@ import pandas as pd
 
 from analysis import compare_tables as tables
 from analysis.cli import Computed, reproduce, run, standard_parser
-from analysis.pictures import mini_pictures
+from analysis.pictures import Looks, mini_pictures
 from analysis.report.document import Document, Picture, Reproduce, Sample, View
 from analysis.runs import Run, read_run
 from analysis.stats import FEW_CLUSTERS, cluster_difference, format_p
 from analysis.traces import demo_run, described, pair
 from lare.errors import LareError
+from lare.trace import TraceReader
 
 __all__ = ["compute", "document", "main", "merge"]
+
+Readers = tuple[TraceReader | None, TraceReader | None]
+"""The traces of (other, judged), where there are any."""
 
 
 def compute(options: argparse.Namespace) -> Computed:
@@ -51,7 +55,7 @@ def compute(options: argparse.Namespace) -> Computed:
         "score_a": items["score_a"].to_numpy(float),
         "score_b": items["score_b"].to_numpy(float),
     }
-    return document(items, names, options, again), arrays
+    return document(items, names, options, again, (other.reader, judged.reader)), arrays
 
 
 def merge(judged: Run, other: Run, names: tuple[str, str], tasks: Sequence[str] | None = None) -> pd.DataFrame:
@@ -69,9 +73,11 @@ def merge(judged: Run, other: Run, names: tuple[str, str], tasks: Sequence[str] 
     return pair(left, right.drop(columns="clustered"), names)
 
 
-def document(items: pd.DataFrame, names: tuple[str, str], options: argparse.Namespace, again: Reproduce) -> Document:
+def document(
+    items: pd.DataFrame, names: tuple[str, str], options: argparse.Namespace, again: Reproduce, readers: Readers
+) -> Document:
     """The report of one comparison."""
-    samples, discordant = _samples(items, names, options.samples, options.seeds[0])
+    samples, discordant = _samples(items, names, options.samples, options.seeds[0], readers)
     shown = (
         tables.accuracies(items, names),
         tables.tests(items, names),
@@ -145,7 +151,9 @@ def _warnings(items: pd.DataFrame, names: tuple[str, str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _samples(items: pd.DataFrame, names: tuple[str, str], most: int, seed: int) -> tuple[tuple[Sample, ...], int]:
+def _samples(
+    items: pd.DataFrame, names: tuple[str, str], most: int, seed: int, readers: Readers
+) -> tuple[tuple[Sample, ...], int]:
     """Discordant questions first, then a random rest; with how many are discordant at all."""
     rng = np.random.default_rng(seed)
     differ = np.flatnonzero((items["score_a"] != items["score_b"]).to_numpy())
@@ -154,24 +162,37 @@ def _samples(items: pd.DataFrame, names: tuple[str, str], most: int, seed: int) 
     rest = np.sort(rng.permutation(same)[: max(most - len(first), 0)])
     chosen = [(int(row), "discordant") for row in first] + [(int(row), "random") for row in rest]
     rows = [items.iloc[row] for row, _ in chosen]
+    looks = [Looks(reader) for reader in readers]
     pictures = mini_pictures((str(item["task"]), int(item["doc_id"]), item.get("scene")) for item in rows)
     samples = tuple(
-        _sample(item, row, names, why, pictures.get((str(item["task"]), int(item["doc_id"]))))
+        _sample(item, row, names, why, looks, pictures.get((str(item["task"]), int(item["doc_id"]))))
         for item, (row, why) in zip(rows, chosen, strict=True)
     )
     return samples, len(differ)
 
 
-def _sample(item: pd.Series, row: int, names: tuple[str, str], why: str, picture: Picture | None) -> Sample:
+def _sample(
+    item: pd.Series, row: int, names: tuple[str, str], why: str, looks: Sequence[Looks], picture: Picture | None
+) -> Sample:
+    seen = [
+        look.steps(int(item[f"row_{mark}"])) if f"row_{mark}" in item else ((), 0)
+        for mark, look in zip("ab", looks, strict=True)
+    ]
     views = tuple(
         View(
             name=name,
             answer=str(item[f"answer_{mark}"]),
             right=bool(item[f"score_{mark}"] >= 1),
             text=str(item[f"text_{mark}"]),
-            facts={"score": float(item[f"score_{mark}"]), "text tokens": _count(item[f"tokens_{mark}"])},
+            steps=steps,
+            grid=grid,
+            facts={
+                "score": float(item[f"score_{mark}"]),
+                "text tokens": _count(item[f"tokens_{mark}"]),
+                "latent steps": _count(item[f"steps_{mark}"]),
+            },
         )
-        for mark, name in zip("ab", names, strict=True)
+        for mark, name, (steps, grid) in zip("ab", names, seen, strict=True)
     )
     return Sample(
         id=f"s{row:05d}",

@@ -17,6 +17,7 @@ import pandas as pd
 
 from analysis.traces import cluster_of, frame, open_traces, read_scores
 from lare.errors import LareError
+from lare.trace import TraceReader
 
 __all__ = ["Run", "read_run", "unreadable"]
 
@@ -39,11 +40,13 @@ class Run:
             question, answer, text (everything written; empty if unknown), target, tokens (text tokens; missing if
             unknown), steps, unreadable, unanswered; of a demo run also scene, hops, sort, category.
         files: What was read.
+        reader: Its trace, of a demo run; `rows` then also says each answer's place in it (row).
     """
 
     name: str
     rows: pd.DataFrame
     files: tuple[str, ...]
+    reader: TraceReader | None = None
 
     @property
     def tasks(self) -> list[str]:
@@ -177,7 +180,8 @@ def _from_demo(path: Path, name: str) -> Run:
     """A demo run's setting: its scores, and its traces for everything else."""
     scores = read_scores(path)
     folder = path.parent.parent / "traces" / path.stem
-    table = frame(open_traces([folder]), scores)
+    reader = open_traces([folder])
+    table = frame(reader, scores)
     answered = {(str(task), int(doc)) for task, doc in zip(table["task"], table["doc_id"], strict=True)}
     lacking = sorted({(task, doc) for task, rows in scores.items() for doc in rows} - answered)
     if lacking:
@@ -198,10 +202,10 @@ def _from_demo(path: Path, name: str) -> Run:
             "steps": table["latent_steps"],
             "unreadable": [unreadable(*pair) for pair in zip(table["question"], table["answer"], strict=True)],
             "unanswered": table["failed"],
-            **{name: table[name] for name in ("scene", "hops", "sort", "category")},
+            **{name: table[name] for name in ("row", "scene", "hops", "sort", "category")},
         }
     )
-    return Run(name or path.stem, _table(rows, str(folder)), (str(path), str(folder)))
+    return Run(name or path.stem, _table(rows, str(folder)), (str(path), str(folder)), reader)
 
 
 def _table(rows: Any, where: str) -> pd.DataFrame:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 
 import numpy as np
 import pytest
 from scipy import stats as sps
 
-from analysis import compare, compare_tables, pictures, runs
+from analysis import compare, compare_tables, pictures, runs, traces
 from analysis.stats import mcnemar, wilson
 from lare.errors import LareError
 from tests.analysis.made import answer, demo, write
@@ -169,6 +170,22 @@ def test_questions_by_steps_and_their_pictures(tmp_path):
     scene = make_task("mmstar", images=False)[3]["scene"]
     wanted = [("lare_mini_mmstar", 3, scene), ("lare_mini_mmstar", 4, "another"), ("pope", 1, "x")]
     assert set(pictures.mini_pictures(wanted)) == {("lare_mini_mmstar", 3)}
+
+
+def test_a_view_shows_where_each_step_looked(tmp_path):
+    looks = np.array([[0.1, 0.2, 0.3, 0.4], [0.25, 0.25, 0.25, 0.25]])
+    record = answer(0, windows=np.array([[0, 1], [2, 2]]), cross_attention=looks)
+    info = {"config": {"image_token_id": 5, "grid": 4}}
+    reader = traces.open_traces([write(tmp_path / "K4", [record, answer(1)], info)])
+    steps, grid = pictures.Looks(reader).steps(0)
+    assert grid == 4 and [step.window for step in steps] == [(0, 1, 2, 2), (2, 2, 2, 2)]
+    first, inside = (
+        np.frombuffer(base64.b64decode(text), np.uint8).reshape(4, 4) for text in (steps[0].map, steps[0].inside)
+    )
+    assert first[0, 1] == 64 and first[1, 2] == 255 and first.sum() == 64 + 128 + 191 + 255
+    assert inside.sum() == 4 and inside[1, 1] == 1 and steps[0].scale == pytest.approx(0.4, abs=1e-3)
+    assert steps[1].numbers["entropy (bits)"] == 2
+    assert pictures.Looks(reader).steps(1) == ((), 0) and pictures.Looks(None).steps(0) == ((), 0)
 
 
 def test_unusable_logs_are_named(tmp_path):
