@@ -201,7 +201,7 @@ def five_points(items: pd.DataFrame, names: tuple[str, str]) -> Table:
             found.setdefault(name, {"point": name})[key] = value if value is not None and math.isfinite(value) else None
     columns = (
         Column("point", "point (in points of accuracy)"),
-        *(Column(f"t{place}", short(task), "number", 1) for place, (task, _) in enumerate(parts)),
+        *(Column(f"t{place}", short(task), "number", 2) for place, (task, _) in enumerate(parts)),
     )
     note = "With more than one sampled answer a question, point 3 would cut the variance; greedy answers come once."
     return Table("five", "Five points on error bars (Miller, 2024).", columns, tuple(found.values()), note)
