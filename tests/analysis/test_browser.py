@@ -243,7 +243,8 @@ def test_a_link_opens_its_sample(browser: Any, page: Path) -> None:
     assert text(browser, "#viewer-title") == "Sample s0042"
     assert text(browser, "#page") == "page 2 of 3"
     browser.find_element(By.LINK_TEXT, "s0044").send_keys(Keys.ENTER)
-    WebDriverWait(browser, 5, ignored_exceptions=[StaleElementReferenceException]).until(lambda _: text(browser, "#viewer-title") == "Sample s0044")
+    wait = WebDriverWait(browser, 5, ignored_exceptions=[StaleElementReferenceException])
+    wait.until(lambda _: text(browser, "#viewer-title") == "Sample s0044")
     assert browser.execute_script("return document.activeElement.id") == "viewer-title"
     assert browser.execute_script("return document.querySelectorAll('.stage img').length") == 2
 

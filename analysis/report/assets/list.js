@@ -86,7 +86,8 @@ const list = (() => {
       const value = column.of(row);
       if (i === 0) made.append(make("th", { scope: "row" }, make("a", { href: `#${encodeURIComponent(row.id)}` }, row.id)));
       else if (column.mark) made.append(make("td", {}, verdictOf(value)));
-      else made.append(make("td", { class: i === 1 ? "question" : typeof value === "number" ? "number" : "text" }, written(value)));
+      else if (i === 1) made.append(make("td", { class: "question" }, make("span", {}, written(value))));
+      else made.append(make("td", { class: typeof value === "number" ? "number" : "text" }, written(value)));
     });
     return made;
   };
