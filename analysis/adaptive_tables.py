@@ -127,7 +127,7 @@ def _main(made: Prefixes, judged: Sequence[Judged], usual: int) -> Table:
             {
                 "rule": RULES.get(one.rule, "any").split(":")[0],
                 "aim": one.aim,
-                "threshold": one.threshold if one.threshold is not None and np.isfinite(one.threshold) else None,
+                "threshold": _threshold(one.threshold),
                 "planned": one.planned,
                 "steps": float(one.steps.mean()),
                 "accuracy": 100 * one.accuracy.estimate,
@@ -145,7 +145,7 @@ def _main(made: Prefixes, judged: Sequence[Judged], usual: int) -> Table:
     columns = (
         Column("rule", "Rule"),
         Column("aim", "Threshold chosen for"),
-        Column("threshold", "Threshold", "number", 4, "stop below it; a dash: never"),
+        Column("threshold", "Threshold", help="stop below it; a bound has none"),
         Column("planned", "Mean steps, validation", "number", 2),
         Column("steps", "Mean steps", "number", 2),
         Column("accuracy", "Right, %", "number", 1),
@@ -161,6 +161,12 @@ def _main(made: Prefixes, judged: Sequence[Judged], usual: int) -> Table:
     )
     note = "Bounds know the answers and are no rules. Steps of the bounds count from 1."
     return Table("rules", "Stop rules on test questions", columns, tuple(rows), note, main=True)
+
+
+def _threshold(value: float | None) -> str | None:
+    if value is None or np.isfinite(value):
+        return None if value is None else f"{value:.3g}"
+    return "never" if value < 0 else "at once"
 
 
 def _paper() -> Table:

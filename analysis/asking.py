@@ -23,7 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lare.methods import load_method
-from lare.world.benchmark import TASKS, make_task
+from lare.world.benchmark import SIZES_BY_TASK, TASKS, make_task
 from lare.world.prompts import task_prompt
 from lare_eval.normalise import normalise
 
@@ -76,7 +76,8 @@ def load_questions(split: str = "test", limit: int | None = None, tasks: Sequenc
     """
     questions = []
     for task in tasks:
-        rows = make_task(task, split)[:limit]
+        size = SIZES_BY_TASK[task]  # a task's first rows are the same however many are made; pairs need an even number
+        rows = make_task(task, split, size if limit is None else min(limit + limit % 2, size))[:limit]
         for number, row in enumerate(rows):
             image = row["image"].convert("RGB")
             text, target = task_prompt(task, row), _target(task, row)

@@ -197,7 +197,7 @@ def options(tmp_path: Path, *words: str) -> argparse.Namespace:
 def test_report_on_the_shipped_checkpoint(tmp_path: Path) -> None:
     document, found = compute(options(tmp_path))
     again, _ = compute(options(tmp_path))
-    assert document.to_json() == again.to_json()
+    assert (document.tables, document.figures, document.samples) == (again.tables, again.figures, again.samples)
     assert len(list(tmp_path.glob("*/*.npz"))) == 2
     main, paper = document.tables[:2]
     assert len(main.rows) == 1 + 2 * len(RULES) + 2

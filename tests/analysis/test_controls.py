@@ -98,7 +98,7 @@ def options(*words: str) -> argparse.Namespace:
 def test_report_on_the_shipped_checkpoint() -> None:
     document, arrays = compute(options("--samples", "3"))
     again, _ = compute(options("--samples", "3"))
-    assert document.to_json() == again.to_json()
+    assert (document.tables, document.figures, document.samples) == (again.tables, again.figures, again.samples)
     assert document.from_json(document.to_json()) is not None
     main = document.tables[0]
     assert [row["control"] for row in main.rows] == [control.title for control in CONTROLS]
