@@ -181,6 +181,6 @@ def ratio_of_sums(
         drawn = np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), draws).astype(np.float64)
         spread = (drawn @ totals[0]) / (drawn @ totals[1])
     low, high = np.full_like(estimate, np.nan), np.full_like(estimate, np.nan)
-    known = np.isfinite(spread).any(0)
-    low[known], high[known] = np.nanquantile(spread[:, known], (0.025, 0.975), axis=0)
+    drawn_at_all = np.asarray(np.isfinite(spread).any(0), dtype=np.bool_)
+    low[drawn_at_all], high[drawn_at_all] = np.nanquantile(spread[:, drawn_at_all], (0.025, 0.975), axis=0)
     return estimate, low, high

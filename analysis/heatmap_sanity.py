@@ -124,7 +124,13 @@ def checks_by_model(method: Method, maps: Maps, pictures: Sequence[Image], seed:
         ("nothing changed", "stays: 0 bits", method, pictures, questions),
         ("another question, same picture", "moves", method, pictures, others),
         ("another picture, same question", "moves", method, strangers, questions),
-        ("Extractor with random weights", "falls to chance", _randomised(method, seed, False), pictures, questions),
+        (
+            "Extractor with random weights",
+            "keeps what the window gives",
+            _randomised(method, seed, False),
+            pictures,
+            questions,
+        ),
         ("whole model with random weights", "falls to chance", _randomised(method, seed, True), pictures, questions),
     ]
     for name, expected, model, shown, asked in plans:

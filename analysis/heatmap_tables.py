@@ -16,7 +16,7 @@ __all__ = ["Measured", "curves", "hops_table", "measure", "measures_table", "sha
 
 Values = npt.NDArray[np.float64]
 
-OWN, MEAN, RANDOM = "Extractor", "data set's mean map", "random windows"
+OWN, EVEN, MEAN, RANDOM = "Extractor", "even over the window", "data set's mean map", "random windows"
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,9 @@ class Measured:
     Attributes:
         maps: Those answers.
         covered: `cover` of their things, (n, g, g).
-        shares: By source (`OWN`, `MEAN`, and `RANDOM` where there are such traces), (n, K) inside.
-        score: NSS by source, (n, K).
+        shares: By source (`OWN`; `EVEN`, its windows without a choice within them; `MEAN`; and `RANDOM` where there are
+            such traces), (n, K) inside.
+        score: NSS by source, (n, K); none for `EVEN`.
         seen: Share of the things that lies in the window, by source (`OWN`, `RANDOM`), (n, K).
         clusters: (n,) scenes.
         seed: Of the bootstrap.
@@ -60,7 +61,12 @@ def measure(maps: Maps, random: Maps | None, seed: int) -> Measured:
     boxed = maps.take(rows)
     covered = boxed.covered()
     area = covered.sum((-2, -1))[:, None]
-    shares = {OWN: on_things(boxed.extractor, covered), MEAN: on_things(average, covered)}
+    even = boxed.inside / boxed.window**2
+    shares = {
+        OWN: on_things(boxed.extractor, covered),
+        EVEN: on_things(even, covered),
+        MEAN: on_things(average, covered),
+    }
     score = {OWN: nss(boxed.extractor, boxed.inside, covered), MEAN: nss(average, boxed.inside, covered)}
     seen = {OWN: (covered[:, None] * boxed.inside).sum((-2, -1)) / area}
     if random is not None:
@@ -113,14 +119,12 @@ def steps_table(measured: Measured) -> Table:
         _interval("lift", 2),
     ]
     found = {"mass": _mean(measured.shares[OWN].mass, measured, 100), "lift": lift(measured, OWN)}
-    for key, source in (("mean", MEAN), ("random", RANDOM)):
+    for key, source in (("even", EVEN), ("mean", MEAN), ("random", RANDOM)):
         if source in measured.shares:
             gap = measured.shares[OWN].mass - measured.shares[source].mass
             found[key] = _mean(gap, measured, 100)
             columns += [
-                Column(
-                    key, f"Above the {source} (points)", "number", 1, f"Share on the things less that of the {source}"
-                ),
+                Column(key, f"Above: {source} (points)", "number", 1, f"Share on the things less that of: {source}"),
                 _interval(key, 1),
             ]
     columns.append(Column("n", "n", "count"))
@@ -181,6 +185,8 @@ def measures_table(measured: Measured) -> Table:
     rows: list[dict[str, object]] = []
     table = {}
     for source, shares in measured.shares.items():
+        if source == EVEN:
+            continue  # no strongest cell, no spread
         table[source] = {
             "hit": _mean(shares.pointing, measured, 100),
             "near": _mean(shares.near, measured, 100),

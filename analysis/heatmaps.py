@@ -22,6 +22,7 @@ from analysis.heatmap_numbers import mean_map, shape_of_maps
 from analysis.heatmap_samples import TEXT_RULE, choose, mini_pictures, samples_of
 from analysis.heatmap_sanity import Check, checks_by_model, compare_maps, sanity_table, unrelated
 from analysis.heatmap_tables import (
+    EVEN,
     MEAN,
     OWN,
     RANDOM,
@@ -164,7 +165,7 @@ def _verdict(measured: Measured) -> str:
 
     low, high = table["mass_interval"]
     lift_low, lift_high = table["lift_interval"]
-    against = f"{points('mean')} against the {MEAN}"
+    against = f"{points('even')} against the same windows looked at evenly, {points('mean')} against the {MEAN}"
     if RANDOM in measured.shares:
         against += f" and {points('random')} against {RANDOM}"
     return (
@@ -209,9 +210,10 @@ def _methods(maps: Maps, measured: Measured) -> tuple[str, ...]:
         f"knows them. {len(maps.table) - len(measured.clusters):,} of {len(maps.table):,} questions have no box "
         "(things that are not there, comparisons of counts) and take no part in the counts on things; they do in the "
         "mean map and in spread and travel.",
-        "Baselines: the mean of all answers' maps at the same step (a map that knows the data set but not the "
-        "question), and the same weights looking through random windows. In a random window the Extractor still "
-        "chooses within it, so the difference from it is the window's worth, not the Extractor's.",
+        "Baselines: the answers' own windows looked at evenly (what choosing the window alone brings); the mean of "
+        "all answers' maps at the same step (a map that knows the data set but not the question), and the same "
+        "weights looking through random windows. In a random window the Extractor still chooses "
+        "within it, so the difference from it is the window's worth, not the Extractor's.",
         "Intervals are percentiles of a bootstrap over scenes, of which several questions can share one. Lift is a "
         "ratio of sums, so questions with small things do not dominate it.",
         TEXT_RULE + " The paper colours the text of its figure by step and gives no rule.",
@@ -224,7 +226,7 @@ def _arrays(
     measured: Measured, maps: Maps, shapes: dict[str, npt.NDArray[np.float64]], average: npt.NDArray[np.float64]
 ) -> dict[str, npt.NDArray[Any]]:
     """What stands behind the tables, one row an answer."""
-    short = {OWN: "own", MEAN: "mean", RANDOM: "random"}
+    short = {OWN: "own", EVEN: "even", MEAN: "mean", RANDOM: "random"}
     arrays: dict[str, npt.NDArray[Any]] = {
         "task": np.array(measured.maps.table["task"], dtype=str),
         "doc_id": np.array(measured.maps.table["doc_id"], dtype=np.int64),
@@ -235,8 +237,9 @@ def _arrays(
     }
     for source, shares in measured.shares.items():
         arrays[f"mass_{short[source]}"] = shares.mass.astype(np.float32)
-        arrays[f"pointing_{short[source]}"] = shares.pointing.astype(np.uint8)
-        arrays[f"nss_{short[source]}"] = measured.score[source].astype(np.float32)
+        if source in measured.score:
+            arrays[f"pointing_{short[source]}"] = shares.pointing.astype(np.uint8)
+            arrays[f"nss_{short[source]}"] = measured.score[source].astype(np.float32)
     for name, values in shapes.items():
         arrays[f"all_{name}"] = values.astype(np.float32)
     return arrays

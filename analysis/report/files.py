@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from lare.errors import LareError
@@ -25,4 +26,5 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     except OSError as error:
         raise LareError(f"{str(path)!r} can't be written ({error.strerror}); give another --out") from None
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)

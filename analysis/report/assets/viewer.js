@@ -23,7 +23,7 @@
     const maps = view.steps.map((step) => stage.read(step, view.grid));
     const most = Math.max(0, ...maps.map(stage.peak));
     const box = make("section", { class: "view", "aria-label": view.name });
-    box.append(make("h4", {}, view.name), make("p", { class: "answer" }, verdictOf(view.right), " ", view.answer));
+    box.append(make("h4", {}, view.name), make("p", { class: "answer" }, typeof view.right === "boolean" ? [verdictOf(view.right), " "] : null, view.answer));
     if (!view.steps.length) {
       if (sample.picture) box.append(make("div", { class: "stage" }, imageOf(sample.picture)));
       box.append(make("p", { class: "legend" }, "no latent steps"), make("p", { class: "all" }, view.text), factsOf(view));
