@@ -63,7 +63,7 @@ def _ends(low: float, high: float) -> list[float | None]:
     return [100 * end if math.isfinite(end) else None for end in (low, high)]
 
 
-def _main(rows: Mapping[str, Row], found: Mapping[str, Difference], reference: str) -> Table:
+def _main(rows: Mapping[str, Row], found: Mapping[str, Difference], reference: str) -> tuple[Table, Table]:
     family = [name for name in found if rows[name].claim]
     adjusted = dict(zip(family, holm([found[name].p for name in family]), strict=True))
     lines = []
@@ -78,23 +78,31 @@ def _main(rows: Mapping[str, Row], found: Mapping[str, Difference], reference: s
             line |= {"gap_t": _ends(one.t_low, one.t_high), "p": one.p, "holm": adjusted.get(name)}
         lines.append(line)
     title = rows[reference].title
-    columns = (
+    main = (
         Column("row", "Row"),
-        Column("name", "Name"),
         Column("seeds", "Seeds", "count"),
         Column("accuracy", "Right, %", "number", 1, "mean over tasks, then over seeds"),
-        Column("sd", "sd over seeds", "number", 2),
-        Column("t", "95 % (t, seeds)", "interval", 1),
-        Column("gap", "Difference, points", "number", 1, f"this row minus {title!r}, same seeds and questions"),
-        Column("pairs", "Paired seeds", "count"),
+        Column("sd", "sd", "number", 1, "over seeds"),
+        Column("gap", "Difference", "number", 1, f"points, this row minus {title!r}, same seeds and questions"),
         Column("boot", "95 % (bootstrap)", "interval", 1, "over seeds and scenes"),
-        Column("gap_t", "95 % (t, paired seeds)", "interval", 1),
-        Column("p", "p (bootstrap)", "p"),
-        Column("holm", "p (Holm)", "p", help="adjusted over all rows that carry a claim"),
+        Column("gap_t", "95 % (t)", "interval", 1, "over paired seeds; missing with one"),
+        Column("holm", "p (Holm)", "p", help="by the bootstrap, adjusted over all rows that carry a claim"),
+    )
+    more = (
+        Column("name", "Name"),
+        Column("row", "Row"),
         Column("each", "Each seed, %"),
+        Column("t", "95 % (t, seeds)", "interval", 1, "of the mean"),
+        Column("pairs", "Paired seeds", "count"),
+        Column("p", "p (bootstrap)", "p", help="not adjusted"),
     )
     note = f"Reference: {title}. Rows are in the order of the file; none is left out."
-    return Table("rows", "Accuracy by row, and its difference to the reference", columns, tuple(lines), note, main=True)
+    keys = {column.key for column in main}, {column.key for column in more}
+    parts = [tuple({key: value for key, value in line.items() if key in wanted} for line in lines) for wanted in keys]
+    return (
+        Table("rows", "Accuracy by row, and its difference to the reference", main, parts[0], note, main=True),
+        Table("seeds", "Seed by seed", more, parts[1]),
+    )
 
 
 def _costs(rows: Mapping[str, Row]) -> Table:
@@ -273,7 +281,7 @@ def compute(options: argparse.Namespace) -> Computed:
         reproduce=reproduce(options, {f"{one['name']}, seed {one['seed']}": one["fingerprint"] for one in content}),
         warnings=_warnings(rows, found, options.reference),
         tables=(
-            _main(rows, found, options.reference),
+            *_main(rows, found, options.reference),
             _costs(rows),
             _tasks(rows, options.reference),
             *_paper(),

@@ -103,8 +103,10 @@ def _points(result: Result) -> list[float | None]:
 
 def tables(made: Prefixes, values: Mapping[str, Array], judged: Sequence[Judged], usual: int) -> tuple[Table, ...]:
     """All tables, the main one first."""
+    main, more = _main(made, judged, usual)
     return (
-        _main(made, judged, usual),
+        main,
+        more,
         _paper(),
         _fixed(made, usual),
         _area(made, values),
@@ -113,7 +115,7 @@ def tables(made: Prefixes, values: Mapping[str, Array], judged: Sequence[Judged]
     )
 
 
-def _main(made: Prefixes, judged: Sequence[Judged], usual: int) -> Table:
+def _main(made: Prefixes, judged: Sequence[Judged], usual: int) -> tuple[Table, Table]:
     fair = [one for one in judged if one.threshold is not None]
     adjusted = dict(zip(map(id, fair), holm([one.test.p for one in fair]), strict=True))
     start = cluster_mean(made.right[:, usual].astype(float), made.scene)
@@ -125,7 +127,7 @@ def _main(made: Prefixes, judged: Sequence[Judged], usual: int) -> Table:
     for one in judged:
         rows.append(
             {
-                "rule": RULES.get(one.rule, "any").split(":")[0],
+                "rule": RULES.get(one.rule, "none").split(":")[0],
                 "aim": one.aim,
                 "threshold": _threshold(one.threshold),
                 "planned": one.planned,
@@ -142,25 +144,33 @@ def _main(made: Prefixes, judged: Sequence[Judged], usual: int) -> Table:
                 "flipped": 100 * one.flipped,
             }
         )
-    columns = (
+    main = (
         Column("rule", "Rule"),
         Column("aim", "Threshold chosen for"),
-        Column("threshold", "Threshold", help="stop below it; a bound has none"),
-        Column("planned", "Mean steps, validation", "number", 2),
         Column("steps", "Mean steps", "number", 2),
         Column("accuracy", "Right, %", "number", 1),
-        Column("interval", "95 % (scenes)", "interval", 1),
-        Column("gap", f"To {usual} fixed steps, points", "number", 1, "paired difference"),
-        Column("gap_interval", "95 % (scenes)", "interval", 1),
-        Column("holm", "p (McNemar, Holm)", "p", help="exact, adjusted over all rules of this table"),
-        Column("shuffled", "To shuffled stops, points", "number", 1, "above 0: the rule adapts"),
-        Column("shuffled_interval", "95 % (scenes)", "interval", 1),
-        Column("line", "To the fixed line, points", "number", 1, "fixed steps at the same mean"),
+        Column("gap", f"To {usual} fixed", "number", 1, f"points, paired difference to {usual} fixed steps"),
+        Column("gap_interval", "95 %", "interval", 1, "cluster-robust over scenes"),
+        Column("holm", "p (Holm)", "p", help="McNemar, exact, adjusted over all rules of this table"),
+        Column("shuffled", "To shuffled", "number", 1, "points, to the same stops dealt at random; above 0 it adapts"),
+        Column("shuffled_interval", "95 %", "interval", 1, "cluster-robust over scenes"),
+    )
+    more = (
+        *main[:4],
+        Column("interval", "95 %", "interval", 1, "of the accuracy, cluster-robust over scenes"),
+        Column("threshold", "Threshold", help="stop below it; a bound has none"),
+        Column("planned", "Mean steps, validation", "number", 2),
+        Column("line", "To the fixed line", "number", 1, "points, to fixed steps at the same mean"),
         Column("tokens", "Text tokens", "number", 1),
         Column("flipped", "Flips later, %", "number", 1, f"answers that differ from those after {made.most} steps"),
     )
     note = "Bounds know the answers and are no rules. Steps of the bounds count from 1."
-    return Table("rules", "Stop rules on test questions", columns, tuple(rows), note, main=True)
+    keys = {column.key for column in main}, {column.key for column in more}
+    parts = [tuple({key: value for key, value in row.items() if key in wanted} for row in rows) for wanted in keys]
+    return (
+        Table("rules", "Stop rules on test questions", main, parts[0], note, main=True),
+        Table("rules-more", "Stop rules: thresholds and what they cost", more, parts[1], note),
+    )
 
 
 def _threshold(value: float | None) -> str | None:
@@ -264,7 +274,7 @@ def _difficulty(made: Prefixes, judged: Sequence[Judged]) -> Table:
             found = scipy_stats.kendalltau(one.steps, made.hops)
             tau, p = float(found.statistic), float(found.pvalue)
         right = at_stop(made.right, one.steps).astype(bool)
-        row: dict[str, Any] = {"rule": RULES.get(one.rule, "any").split(":")[0], "aim": one.aim, "tau": tau, "p": p}
+        row: dict[str, Any] = {"rule": RULES.get(one.rule, "none").split(":")[0], "aim": one.aim, "tau": tau, "p": p}
         for name, chosen in (("right", right), ("wrong", ~right)):
             row[name] = float(one.steps[chosen].mean()) if chosen.any() else None
         rows.append(row)

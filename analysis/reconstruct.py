@@ -239,7 +239,8 @@ def _samples(
 
 
 _METHODS = (
-    "A crop is what the window of a step showed; the condition is the latents of that step alone, as in training. "
+    "A crop is what the window of a step showed (where the run trained with image.cells: the square around the cell "
+    "attended to most); the condition is the latents of that step alone, as in training. "
     "Sampling is DDIM without added noise, from one noise a question for every step and condition, so that columns "
     "differ by their condition only.",
     "Identification: among the pictures of a group of questions, each cut at the question's own window, is the own one "
@@ -318,7 +319,7 @@ def compute(options: argparse.Namespace) -> Computed:
     questions = _questions(options.rows, options.candidates)
     asker = Asker(questions, str(folder), options.batch_size)
     reconstruction = load_reconstruction(path, int(asker.model.config.text_config.hidden_size))
-    looks = look(asker)
+    looks = look(asker, reconstruction.config.cells)
     training = training_crops(options.training, looks.pictures.shape[-1])
     targets = [target_of(looks, step, reconstruction, options.candidates) for step in range(looks.latents.shape[1])]
     made = _pictures(looks, reconstruction, targets, options, training)

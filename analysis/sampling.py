@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,9 @@ from lare.semantics.image import ImageReconstruction
 from lare.semantics.image_codes import image_features, image_pixels
 from lare.semantics.image_sampling import crop_windows, identify, sample_images
 from lare.training.run_file import load_run_config
+
+if TYPE_CHECKING:
+    from lare.model import LareConfig, LareGeneration
 
 __all__ = [
     "Looks",
@@ -100,7 +104,7 @@ class Looks:
         latents: (N, K, m, d).
         corners: (N, K, 2) top left cells of the windows.
         pictures: (N, 3, H, W) in [0, 1], what the encoder saw.
-        window: w in cells.
+        window: Side in cells of what is compared: of the window, or of the square inside it (`look`).
         grid: g.
     """
 
@@ -117,8 +121,13 @@ class Looks:
 
 
 @torch.inference_mode()
-def look(asker: Asker) -> Looks:
+def look(asker: Asker, cells: int = 0) -> Looks:
     """Think about every question; keep latents, windows and pictures.
+
+    Args:
+        asker: Checkpoint and questions.
+        cells: Side of the square around the most attended cell that stands for the window, as `image.cells` of the run
+            has it; 0 is the whole window.
 
     Raises:
         LareError: If the checkpoint takes no fixed number of steps.
@@ -134,12 +143,25 @@ def look(asker: Asker) -> Looks:
         made = asker.model.generate(**inputs, max_new_tokens=1, output_trace=True, iterations=steps, stop="fixed")
         assert made.latents is not None and made.windows is not None
         latents[rows], corners[rows] = made.latents.float().cpu(), made.windows.cpu()
+        if cells:
+            corners[rows] = _attended(made, config, cells).cpu()
     processor = asker.processor.image_processor
     pixels = processor(images=[one.image for one in asker.questions], return_tensors="pt")["pixel_values"].float()
     mean, deviation = (torch.tensor(one).view(1, 3, 1, 1) for one in (processor.image_mean, processor.image_std))
     pictures = (pixels * deviation + mean).clamp(0, 1)
     window = int(config.window) if config.use_window else int(config.grid)
-    return Looks(latents, corners, pictures, window, int(config.grid))
+    return Looks(latents, corners, pictures, cells or window, int(config.grid))
+
+
+def _attended(made: LareGeneration, config: LareConfig, cells: int) -> Tensor:
+    """(B, K, 2) corners of the squares around the most attended cells."""
+    from lare.semantics.image_sampling import looked_at
+
+    assert made.windows is not None and made.cross_attention is not None
+    side = int(config.window) if config.use_window else int(config.grid)
+    corners = looked_at(made.windows.flatten(0, 1), made.cross_attention.flatten(0, 1), side, int(config.grid), cells)
+    unfolded: Tensor = corners.unflatten(0, made.windows.shape[:2])
+    return unfolded
 
 
 def conditions(latents: Tensor, seed: int, group: int) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ import pytest
 
 from analysis.ablation import compute, parser
 from analysis.ablation_rows import compare, merge, over_seeds, read_rows
+from analysis.report.document import Document
 from lare.errors import LareError
 
 SHARES = {"fine": 0.8, "same": 0.8, "worse": 0.65, "better": 0.9}
@@ -52,9 +53,15 @@ def options(*words: str) -> argparse.Namespace:
     return parser().parse_args(["--now", "then", "--rows", *words])
 
 
+def named(document: Document) -> dict[str, dict[str, Any]]:
+    """Name of a row to what both tables of rows say about it."""
+    main, more = document.tables[:2]
+    return {second["name"]: {**first, **second} for first, second in zip(main.rows, more.rows, strict=True)}
+
+
 def test_planted_effects_are_found(tmp_path: Path) -> None:
     document, _ = compute(options(write(tmp_path / "rows.json", make(SHARES))))
-    main = {row["name"]: row for row in document.tables[0].rows}
+    main = named(document)
     assert list(main) == list(SHARES)
     for name, share in SHARES.items():
         assert main[name]["accuracy"] == pytest.approx(100 * share, abs=0.6)
@@ -69,7 +76,7 @@ def test_planted_effects_are_found(tmp_path: Path) -> None:
     assert main["fine"].get("gap") is None
     assert document.warnings == ()
     assert "worse" in document.verdict
-    costs = document.tables[1].rows[0]
+    costs = document.tables[2].rows[0]
     assert costs["tokens"] == pytest.approx(11.5)
     assert costs["multiply_adds"] == pytest.approx(50)
     assert document.from_json(document.to_json()).tables[0].rows[1]["gap"] is not None
@@ -131,7 +138,7 @@ def test_few_and_unpaired_seeds_are_told(tmp_path: Path) -> None:
     assert "Fewer than 4 seeds: fine (2), one (1), apart (1)" in text
     assert "One paired seed only: one" in text
     assert "No seed in common with fine: apart" in text
-    assert next(row for row in document.tables[0].rows if row["name"] == "apart").get("gap") is None
+    assert named(document)["apart"].get("gap") is None
 
 
 def test_numbered_rows_are_a_curve(tmp_path: Path) -> None:

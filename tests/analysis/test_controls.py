@@ -14,7 +14,8 @@ from PIL import Image
 
 from analysis import controls
 from analysis.asking import Answers, Question
-from analysis.controls import CONTROLS, compute, derange, parser, replacements, summarise
+from analysis.controls import compute, derange, parser, replacements
+from analysis.controls_tables import CONTROLS, summarise
 from lare.errors import LareError
 
 IMAGE = Image.new("RGB", (8, 8))

@@ -64,7 +64,7 @@ def test_planted_pictures_are_told(run: Path, looks: Looks) -> None:
     training = training_crops(20, 128)[12:]
     for step in range(STEPS):
         target = target_of(looks, step, reconstruction, GROUP)
-        torch.testing.assert_close(target.crops, looks.crops(step, 64))
+        torch.testing.assert_close(target.crops, looks.crops(step, reconstruction.size))
         noisy = (target.crops + 0.02 * torch.randn(target.crops.shape)).clamp(0, 1)
         copies, _ = nearest(target.crops, target.corners, looks, training)
         pictures = {"own": noisy, "other": target.candidates[:, 1].contiguous(), "copy": copies}
@@ -126,8 +126,8 @@ def test_own_latents_that_hold_the_picture_win(run: Path, monkeypatch: pytest.Mo
     kept: dict[str, object] = {}
     asked = reconstruct.look
 
-    def remember(asker: object) -> Looks:
-        kept["looks"] = asked(asker)  # type: ignore[arg-type]
+    def remember(*given: object) -> Looks:
+        kept["looks"] = asked(*given)  # type: ignore[arg-type]
         return kept["looks"]  # type: ignore[return-value]
 
     def perfect(made: ImageReconstruction, latents: torch.Tensor, noise: torch.Tensor, steps: int) -> torch.Tensor:
@@ -139,9 +139,9 @@ def test_own_latents_that_hold_the_picture_win(run: Path, monkeypatch: pytest.Mo
                 for one in latents
             ]
             if rows[0] is not None and None not in rows:
-                own = seen.crops(step, 64)[torch.tensor(rows)]
+                own = seen.crops(step, made.size)[torch.tensor(rows)]
                 return (own + 0.02 * torch.randn(own.shape)).clamp(0, 1)
-        return torch.rand(len(latents), 3, 64, 64)
+        return torch.rand(len(latents), 3, made.size, made.size)
 
     monkeypatch.setattr(reconstruct, "look", remember)
     monkeypatch.setattr(reconstruct, "draw", perfect)
