@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from lare.semantics.image import ImageReconstruction
 
-__all__ = ["Identification", "choose_crop", "control_latents", "crop_windows", "identify", "sample_images"]
+__all__ = ["Identification", "choose_crop", "control_latents", "crop_windows", "identify", "looked_at", "sample_images"]
 
 
 @torch.no_grad()
@@ -89,6 +89,31 @@ def choose_crop(
     return iteration, windows[torch.arange(windows.shape[0], device=windows.device), iteration]
 
 
+def looked_at(corners: Tensor, attention: Tensor, window: int, grid: int, cells: int) -> Tensor:
+    """Corner of the square around the cell that the Extractor attends to most.
+
+    Args:
+        corners: (B, 2) of the windows.
+        attention: (B, w * w) the Extractor's attention inside the window, row by row.
+        window: w.
+        grid: g.
+        cells: Side of the square in cells.
+
+    Returns:
+        (B, 2) row and column of its top left cell; moved inside where it would leave the grid.
+
+    Raises:
+        LareError: If the attention is not that of a window, or the square is wider than the grid.
+    """
+    if attention.shape[-1] != window * window:
+        raise LareError(f"attention over {attention.shape[-1]} tokens is not that of a window of {window} cells a side")
+    if not 1 <= cells <= grid:
+        raise LareError(f"a crop of {cells} cells does not fit the grid of {grid}; change image.cells")
+    peak = attention.argmax(-1)
+    place = corners + torch.stack((peak // window, peak % window), -1).to(corners)
+    return (place - (cells - 1) // 2).clamp(0, grid - cells)
+
+
 def control_latents(latents: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
     """Conditions to compare: latents (B, n, d) as they are, the next row's, and noise.
 
@@ -135,7 +160,13 @@ def sample_images(
         raise LareError(f"steps is {steps}; give 1 to {config.steps}, the length of the noise schedule")
     # "trailing" begins at the last timestep, where training saw all but pure noise; codes have no bound to clip to.
     scheduler = DDIMScheduler(
-        config.steps, config.beta_start, config.beta_end, "linear", clip_sample=False, timestep_spacing="trailing"
+        config.steps,
+        config.beta_start,
+        config.beta_end,
+        "linear",
+        clip_sample=False,
+        timestep_spacing="trailing",
+        prediction_type="epsilon" if config.prediction == "epsilon" else "v_prediction",
     )
     scheduler.set_timesteps(steps)
     code = reconstruction.draw(latents.shape[0], generator)[0] if noise is None else noise

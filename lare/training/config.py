@@ -119,6 +119,9 @@ class ImageConfig:
         beta_start: Its first beta; the schedule is linear.
         beta_end: Its last beta.
         share: Share of a batch's rows that carry the loss.
+        prediction: What the U-Net predicts: ``epsilon``, the noise (eq. 7), or ``v`` (Salimans and Ho 2022), whose
+            loss at high noise asks for the picture itself, which only the latents can tell.
+        cells: Side of the crop in fine cells, around the one that the Extractor attends to most; 0 is the whole window.
     """
 
     unet: str = "paper"
@@ -128,8 +131,12 @@ class ImageConfig:
     beta_start: float = 1e-4
     beta_end: float = 0.02
     share: float = 1.0
+    prediction: str = "epsilon"
+    cells: int = 0
 
     def __post_init__(self) -> None:
+        _require(self.prediction in ("epsilon", "v"), f"image.prediction is {self.prediction!r}; give epsilon or v")
+        _require(self.cells >= 0, f"image.cells is {self.cells}; give 0 (the window) or a side in cells")
         _require(self.unet in ("paper", "small"), f"image.unet is {self.unet!r}; give paper or small")
         _require(self.size >= 8, f"image.size is {self.size}; give at least 8 pixels")
         _require(self.steps >= 1, f"image.steps is {self.steps}; give at least 1")

@@ -1,8 +1,8 @@
 """Do latents hold the picture? Crops are sampled from them and must be told from those of other scenes (eq. 7, Fig. 4).
 
-``python -m lare.training.identify runs/embedded`` draws, for validation scenes, the crop at one iteration's window from
-that iteration's latents, and asks which of 16 scenes' crops at that window it is nearest to. Beside the own latents
-stand another scene's and noise of their norm, which should be at chance, one in 16.
+``python -m lare.training.identify runs/embedded_unet`` draws, for validation scenes, the crop at one iteration from
+that iteration's latents (the mean of four samples), and asks which of 16 scenes' crops it is nearest to. Beside the own
+latents stand another scene's and noise of their norm, which should be at chance, one in 16.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from lare.semantics.image_sampling import (
     sample_images,
 )
 from lare.training.checkpoints import load_final
-from lare.training.loader import Split, stage_mode
+from lare.training.loader import Mode, Split, stage_mode
+from lare.training.model import TrainingModel
 from lare.training.prepare import VALIDATION_SCENES, Prepared
 from lare.training.run_file import load_run_config
 from lare.training.world_batches import WorldBatches
@@ -34,6 +35,7 @@ from lare.training.world_batches import WorldBatches
 __all__ = ["identification", "main"]
 
 CANDIDATES = 16
+DRAWS = 4
 
 
 @torch.no_grad()
@@ -93,30 +95,45 @@ def _share(hits: list[float]) -> dict[str, float]:
 
 
 def _one(
-    model: Any, batches: WorldBatches, step: int, steps: int, generator: torch.Generator, mode: Any
+    model: TrainingModel, batches: WorldBatches, step: int, steps: int, generator: torch.Generator, mode: Mode
 ) -> dict[str, Tensor]:
-    """Sixteen scenes: each is sampled under every condition and compared with all of them at its own window."""
+    """Sixteen scenes: each is sampled under every condition and compared with what each of them was looked at for.
+
+    The candidates are the sixteen scenes' own crops, so before anything is known of a row's latents each is as likely
+    as the other, and a control that knows nothing is right once in sixteen. The wrong latents are those of scenes that
+    are no candidates; were they another candidate's, they would rightly point there.
+    """
+    latents, crops = _seen(model, batches, 2 * step, generator, mode)
+    others, _ = _seen(model, batches, 2 * step + 1, generator, mode)
+    assert model.image is not None
+    count = len(latents)
+    order = (torch.arange(count)[:, None] + torch.arange(count)[None]) % count  # candidate 0 is the row's own
+    conditions = control_latents(latents, generator) | {"wrong": others}
+    found = {name: torch.zeros(count) for name in conditions}
+    noises = [model.image.draw(count, generator)[0] for _ in range(DRAWS)]
+    for name, condition in conditions.items():
+        # The mean over draws comes close to what the latents say of each pixel; one draw adds what they don't say.
+        samples = torch.stack([sample_images(model.image, condition, steps, noise=noise) for noise in noises]).mean(0)
+        found[name] = identify(samples, crops[order], model.image.tokenizer).right.float()
+    return found
+
+
+def _seen(
+    model: TrainingModel, batches: WorldBatches, step: int, generator: torch.Generator, mode: Mode
+) -> tuple[Tensor, Tensor]:
+    """A batch's latents at one iteration (B, m, d) and the crops (B, 3, S, S) in [0, 1] that they have to rebuild."""
     scenes, items, _ = batches.draw(step)
     batch = batches.encode(scenes, items, 0, mode)
-    inputs = {name: value for name, value in batch.inputs.items() if not name.startswith(("target", "prefix"))}
+    inputs: dict[str, Any] = {
+        name: value for name, value in batch.inputs.items() if not name.startswith(("target", "prefix"))
+    }
     thoughts = model.lare(**inputs).thoughts
+    rows = torch.arange(len(scenes))
     taken, corners = choose_crop(thoughts.windows, torch.rand(len(scenes), generator=generator))
-    latents = thoughts.latents[torch.arange(len(scenes)), taken].float()
-    assert batch.pictures is not None
-    pictures = batch.pictures.float() / 255
-    window, grid = model.lare.config.window, model.lare.config.grid
-    count = len(scenes)
-    # Candidate j of row i is scene (i + j) mod 16 at row i's window, so candidate 0 is the row's own.
-    order = (torch.arange(count)[:, None] + torch.arange(count)[None]) % count
-    crops = crop_windows(
-        pictures[order.flatten()], corners.repeat_interleave(count, 0), window, grid, model.image.size
-    ).unflatten(0, (count, count))
-    noise, _ = model.image.draw(count, generator)
-    found = {}
-    for name, condition in control_latents(latents, generator).items():
-        samples = sample_images(model.image, condition, steps, noise=noise)
-        found[name] = identify(samples, crops, model.image.tokenizer).right.float()
-    return found
+    assert batch.pictures is not None and model.image is not None
+    corners, side = model.image_crop(thoughts, rows, taken, corners)
+    crops = crop_windows(batch.pictures.float() / 255, corners, side, model.lare.config.grid, model.image.size)
+    return thoughts.latents[rows, taken].float(), crops
 
 
 def main(argv: list[str] | None = None) -> int:

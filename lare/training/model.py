@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from lare.model import LareForConditionalGeneration
 from lare.model.loop import run_decoder
 from lare.model.outputs import LareOutput
+from lare.model.thinking import Thoughts
 from lare.semantics.alignment import Aligned, AlignmentHeads
 from lare.semantics.image import ImageReconstruction
 from lare.semantics.image_codes import image_features
-from lare.semantics.image_sampling import choose_crop, crop_windows
+from lare.semantics.image_sampling import choose_crop, crop_windows, looked_at
 from lare.semantics.looking import look_loss, pick_tokens
 from lare.training.batch import Draws, MicroBatch
 
@@ -145,6 +146,22 @@ class TrainingModel(nn.Module):
         aligned: Aligned = self.alignment(latents, states, batch.rationale_mask, visual)
         return Aligned(*(one.float() for one in aligned))
 
+    def image_crop(self, thoughts: Thoughts, rows: Tensor, step: Tensor, corners: Tensor) -> tuple[Tensor, int]:
+        """What the latents of an iteration have to rebuild (`ImageConfig.cells`): corners (R, 2) and side, in cells.
+
+        Args:
+            thoughts: The loop's.
+            rows: (R,) rows of the batch.
+            step: (R,) iteration of each.
+            corners: (R, 2) of its window.
+        """
+        config = self.lare.config
+        window = config.window if config.use_window else config.grid
+        cells = 0 if self.image is None else self.image.config.cells
+        if not cells:
+            return corners, window
+        return looked_at(corners, thoughts.cross_attention[rows, step], window, config.grid, cells), cells
+
     def _image_loss(self, batch: MicroBatch, out: LareOutput, draws: Draws) -> Tensor:
         """Eq. 7 on the rows that carry it: the crop of one iteration's window from that iteration's latents."""
         assert self.image is not None and out.thoughts is not None and batch.pictures is not None
@@ -155,10 +172,9 @@ class TrainingModel(nn.Module):
         thoughts, per_image = out.thoughts, batch.rows // len(batch.pictures)
         step, corners = choose_crop(thoughts.windows[chosen], draws.pick[chosen])
         pictures = batch.pictures[chosen // per_image].float() / 127.5 - 1.0
-        config = self.lare.config
-        window = config.window if config.use_window else config.grid
+        corners, side = self.image_crop(thoughts, chosen, step, corners)
         with torch.no_grad():
-            crops = crop_windows(pictures, corners, window, config.grid, self.image.size)
+            crops = crop_windows(pictures, corners, side, self.lare.config.grid, self.image.size)
             x0 = image_features(self.image.tokenizer, crops)
         total, _ = self.image.loss(thoughts.latents[chosen, step], x0, draws.noise[chosen], draws.timesteps[chosen])
         return total

@@ -1,6 +1,7 @@
 """Image reconstruction equals a plain loop over rows; crops equal slices; sampling, identification, the tokenizer."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,14 @@ from torch.nn import functional as F
 from lare.errors import LareError
 from lare.semantics.image import ImageReconstruction, build_unet
 from lare.semantics.image_codes import autoencoder, build_tokenizer, image_features, image_pixels
-from lare.semantics.image_sampling import choose_crop, control_latents, crop_windows, identify, sample_images
+from lare.semantics.image_sampling import (
+    choose_crop,
+    control_latents,
+    crop_windows,
+    identify,
+    looked_at,
+    sample_images,
+)
 from lare.training import image_tokenizer
 from lare.training.config import ImageConfig
 from lare.training.image_tokenizer import train_tokenizer
@@ -83,6 +91,38 @@ def test_it_equals_the_plain_loop_in_value_and_gradient(module):
     found = gradients(module, total, latents)
     assert_near(found, gradients(module, expected, latents))
     assert bool((found[0].flatten(1).abs().sum(1) > 0).all()), "every row's latents get a gradient"
+
+
+def test_v_is_what_the_noise_and_the_code_make_of_it():
+    module = tiny().double()
+    module.config = replace(CONFIG, prediction="v")
+    latents, crops, noise, timesteps = inputs(module)
+    kept = torch.linspace(1 - CONFIG.beta_start, 1 - CONFIG.beta_end, CONFIG.steps).double().cumprod(0)
+    a = kept[timesteps].view(-1, 1, 1, 1)
+    code = image_features(module.tokenizer, crops).double()
+    predicted = module(a.sqrt() * code + (1 - a).sqrt() * noise, timesteps, latents)
+    expected = (predicted - (a.sqrt() * noise - (1 - a).sqrt() * code)).square().flatten(1).mean(1).sum()
+    assert_near(module.loss(latents, crops, noise, timesteps)[0], expected)
+
+
+@given(st.integers(1, 4), st.integers(0, 4), st.integers(0, 4), st.integers(0, 15))
+def test_the_looked_at_square_holds_the_peak(cells, row, column, peak):
+    attention = torch.full((1, 16), 0.01)
+    attention[0, peak] = 0.5
+    corner = looked_at(torch.tensor([[row, column]]), attention, 4, 8, cells)[0]
+    place = torch.tensor([row + peak // 4, column + peak % 4])
+    assert bool((corner >= 0).all()) and bool((corner + cells <= 8).all())
+    assert bool((corner <= place).all()) and bool((place < corner + cells).all())
+
+
+def test_squares_that_do_not_fit_are_refused():
+    with pytest.raises(LareError, match="window of 4"):
+        looked_at(torch.zeros(1, 2, dtype=torch.long), torch.ones(1, 9), 4, 8, 2)
+    with pytest.raises(LareError, match="does not fit the grid"):
+        looked_at(torch.zeros(1, 2, dtype=torch.long), torch.ones(1, 16), 4, 8, 9)
+    for wrong in ({"prediction": "x0"}, {"cells": -1}):
+        with pytest.raises(LareError, match=next(iter(wrong))):
+            ImageConfig(**wrong)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
@@ -236,13 +276,16 @@ def test_sampling_is_deterministic_and_follows_the_latents():
         sample_images(module, latents, CONFIG.steps + 1)
 
 
-def test_sampling_with_a_perfect_denoiser_gives_the_codes_back(monkeypatch):
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+def test_sampling_with_a_perfect_denoiser_gives_the_codes_back(monkeypatch, prediction):
     module = tiny()
+    module.config = replace(CONFIG, prediction=prediction)
     codes = torch.randn(ROWS, *module.code_shape)
 
     def perfect(noisy, timesteps, latents):
         kept = module._scheduler.alphas_cumprod[timesteps][:, None, None, None]
-        return (noisy - kept.sqrt() * codes) / (1 - kept).sqrt()
+        noise = (noisy - kept.sqrt() * codes) / (1 - kept).sqrt()
+        return noise if prediction == "epsilon" else kept.sqrt() * noise - (1 - kept).sqrt() * codes
 
     monkeypatch.setattr(module, "forward", perfect)
     found = sample_images(module, torch.zeros(ROWS, TOKENS, WIDTH), 10)
