@@ -141,21 +141,26 @@ def _verdict(compared: dict[str, Comparison], answers: dict[str, Answers], clust
     own = answers["own"].right
     return (
         f"Own latents: {100 * own.mean():.1f} % of {own.size} questions right. Against that: {'; '.join(parts)} "
-        f"(95 %, paired, {clusters} scenes). A drop says that latents are used, not how."
+        f"(95 %, paired, {clusters} scenes). With the image hidden from the answer, own latents give "
+        f"{100 * answers['hidden'].right.mean():.1f} %, none {100 * answers['hidden_none'].right.mean():.1f} %. A drop "
+        "says that latents are used, not how."
     )
 
 
 def _warnings(answers: dict[str, Answers], compared: dict[str, Comparison]) -> tuple[str, ...]:
     found = []
-    for control in CONTROLS[1:]:
-        mine, reference = answers[control.name], answers[control.against]
-        more = 100 * (reference.readable.mean() - mine.readable.mean())
-        if more > 2:
-            found.append(
-                f"{control.title}: {int((~mine.readable).sum())} replies name none of the options, against "
-                f"{int((~reference.readable).sum())}; up to {more:.1f} points of its drop are broken text, not wrong "
-                "reasoning"
-            )
+    more = {
+        control.title: 100 * float(answers[control.against].readable.mean() - answers[control.name].readable.mean())
+        for control in CONTROLS[1:]
+    }
+    broken = {title: share for title, share in more.items() if share > 2}
+    if broken:
+        worst = max(broken, key=broken.__getitem__)
+        found.append(
+            f"Replies that name none of the options are wrong, and more frequent under {len(broken)} controls: at most "
+            f"{min(broken.values()):.1f} to {broken[worst]:.1f} points of their drops (most: {worst}) are broken text "
+            "instead of a wrong choice"
+        )
     gap = compared["hidden_none"].gap
     if gap.low <= 0 <= gap.high:
         found.append("With the image hidden, leaving the latents out makes no difference that can be seen")

@@ -188,7 +188,7 @@ def figures(answers: dict[str, Answers], compared: dict[str, Comparison], hops: 
         tuple(100 * gap.low for gap in gaps),
         tuple(100 * gap.high for gap in gaps),
     )
-    shown = ("own", "none", "noise", "other", "window", "hidden", "hidden_none")
+    shown = ("own", "none", "other", "window")
     levels = sorted(set(hops))
     lines = []
     for name in shown:

@@ -40,7 +40,7 @@ from analysis.sampling import (
     training_crops,
 )
 from analysis.showing import picture
-from analysis.stats import Result, cluster_difference, cluster_mean, holm
+from analysis.stats import Result, cluster_difference, cluster_mean, holm, wilson
 from lare.errors import LareError
 
 __all__ = ["compute", "main"]
@@ -87,8 +87,10 @@ def _interval(result: Result, scale: float = 1.0) -> list[float | None]:
     return [scale * end if np.isfinite(end) else None for end in (result.low, result.high)]
 
 
-def _main(scores: ByStep, scenes: Sequence[str], chance: float) -> tuple[Table, dict[str, dict[str, Result]]]:
-    """The main table, and own latents against each control by metric."""
+def _main(
+    scores: ByStep, scenes: Sequence[str], chance: float
+) -> tuple[tuple[Table, Table], dict[str, dict[str, Result]]]:
+    """The main table and the rest of it, and own latents against each control by metric."""
     controls = [name for name in SAMPLED if name != "own"]
     gaps = {
         name: {
@@ -102,7 +104,7 @@ def _main(scores: ByStep, scenes: Sequence[str], chance: float) -> tuple[Table, 
     rows = []
     for name, title in TITLES.items():
         means = {one.name: cluster_mean(_over_steps(scores[name], one.name), scenes) for one in fields(Scores)}
-        row: dict[str, Any] = {"condition": title, "chance": 100 * chance}
+        row: dict[str, Any] = {"condition": title}
         row |= {"psnr": means["psnr"].estimate, "psnr_interval": _interval(means["psnr"])}
         row |= {"ssim": means["ssim"].estimate, "code": means["code"].estimate}
         row |= {"found": 100 * means["found"].estimate, "found_interval": _interval(means["found"], 100)}
@@ -112,35 +114,46 @@ def _main(scores: ByStep, scenes: Sequence[str], chance: float) -> tuple[Table, 
             row |= {"holm": adjusted[name], "found_gap": 100 * gaps[name]["found"].estimate}
             row |= {"found_gap_interval": _interval(gaps[name]["found"], 100), "found_holm": adjusted_found[name]}
         rows.append(row)
-    columns = (
+    main = (
         Column("condition", "Sampled from"),
         Column("psnr", "PSNR, dB", "number", 2),
-        Column("psnr_interval", "95 % (scenes)", "interval", 2),
         Column("ssim", "SSIM", "number", 3),
-        Column("code", "MSE of codes", "number", 3, "squared difference of the tokenizer's codes, unit variance"),
         Column("found", "Identified, %", "number", 1, "the own crop is the nearest of all candidates"),
-        Column("found_interval", "95 % (scenes)", "interval", 1),
-        Column("chance", "Chance, %", "number", 1),
+        Column("found_interval", "95 %", "interval", 1, "cluster-robust over scenes"),
         Column("gap", "Own minus this, dB", "number", 2, "paired"),
-        Column("gap_interval", "95 % (scenes)", "interval", 2),
+        Column("gap_interval", "95 %", "interval", 2, "cluster-robust over scenes"),
         Column("holm", "p (Holm)", "p", help="of the PSNR's difference, over the four controls"),
-        Column("found_gap", "Own minus this, points identified", "number", 1),
-        Column("found_gap_interval", "95 % (scenes)", "interval", 1),
+    )
+    more = (
+        Column("condition", "Sampled from"),
+        Column("psnr_interval", "PSNR, 95 %", "interval", 2, "cluster-robust over scenes"),
+        Column("code", "MSE of codes", "number", 3, "squared difference of the tokenizer's codes, unit variance"),
+        Column("found_gap", "Own minus this, points identified", "number", 1, "paired"),
+        Column("found_gap_interval", "95 %", "interval", 1, "cluster-robust over scenes"),
         Column("found_holm", "p (Holm)", "p", help="of the identification's difference, over the four controls"),
         Column("copied", "Nearer to a training crop, %", "number", 1, "than to the own crop"),
     )
-    note = "Means over the steps of a question. Bounds and floor are not sampled from anything."
-    return Table("conditions", "Pictures against what the window showed", columns, tuple(rows), note, main=True), gaps
+    note = f"Means over the steps of a question. Chance of identification: {100 * chance:.2f} %."
+    keys = {column.key for column in main}, {column.key for column in more}
+    parts = [tuple({key: value for key, value in row.items() if key in wanted} for row in rows) for wanted in keys]
+    caption = "Pictures against what the window showed"
+    tables = (
+        Table(
+            "conditions", caption, main, parts[0], f"{note} Bounds and floor are not sampled from anything.", main=True
+        ),
+        Table("conditions-more", f"{caption}: codes, identification against controls, copies", more, parts[1], note),
+    )
+    return tables, gaps
 
 
-def _steps(scores: ByStep, scenes: Sequence[str]) -> Table:
+def _steps(scores: ByStep) -> Table:
     rows = []
     for step in range(len(scores["own"])):
         for name in (*SAMPLED, "tokenizer"):
             one = scores[name][step]
-            found = cluster_mean(one.found, scenes)
+            low, high = wilson(float(one.found.sum()), one.found.size)
             row = {"step": step + 1, "condition": TITLES[name], "psnr": one.psnr.mean(), "ssim": one.ssim.mean()}
-            row |= {"code": one.code.mean(), "found": 100 * found.estimate, "interval": _interval(found, 100)}
+            row |= {"code": one.code.mean(), "found": 100 * one.found.mean(), "interval": [100 * low, 100 * high]}
             rows.append(row)
     columns = (
         Column("step", "Step", "count"),
@@ -149,7 +162,7 @@ def _steps(scores: ByStep, scenes: Sequence[str]) -> Table:
         Column("ssim", "SSIM", "number", 3),
         Column("code", "MSE of codes", "number", 3),
         Column("found", "Identified, %", "number", 1),
-        Column("interval", "95 % (scenes)", "interval", 1),
+        Column("interval", "95 % (Wilson)", "interval", 1),
     )
     return Table("steps", "Step by step", columns, tuple(rows))
 
@@ -164,6 +177,9 @@ def _figures(scores: ByStep, scenes: Sequence[str], chance: float) -> tuple[Figu
         for name in SAMPLED:
             means = [cluster_mean(getattr(one, metric), scenes) for one in scores[name]]
             ends = [_interval(one, scale) for one in means]
+            if metric == "found":
+                shares = [wilson(float(one.found.sum()), one.found.size) for one in scores[name]]
+                ends = [[100 * low, 100 * high] for low, high in shares]
             lines.append(
                 Series(
                     TITLES[name],
@@ -329,7 +345,7 @@ def compute(options: argparse.Namespace) -> Computed:
     ]
     scores = {name: [one[name] for one in each] for name in TITLES}
     scenes, chance = [one.scene for one in questions], 1 / options.candidates
-    table, gaps = _main(scores, scenes, chance)
+    first, gaps = _main(scores, scenes, chance)
     shown = _samples(questions, looks, made, scores, reconstruction.size, options.samples, int(options.seeds[0]))
     document = Document(
         name="reconstruct",
@@ -337,7 +353,7 @@ def compute(options: argparse.Namespace) -> Computed:
         verdict=_verdict(scores, gaps, scenes, chance),
         reproduce=reproduce(options, {"checkpoint": asker.fingerprint}),
         warnings=_warnings(scores, scenes, chance),
-        tables=(table, _steps(scores, scenes)),
+        tables=(*first, _steps(scores)),
         figures=_figures(scores, scenes, chance),
         samples=shown,
         sampling=f"{len(shown)} of {len(questions)} questions, drawn by seed {int(options.seeds[0])}.",
