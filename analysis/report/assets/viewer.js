@@ -113,6 +113,7 @@
     const chips = [sample.task, sample.chosen, ...Object.entries(sample.facts).map(([name, value]) => `${name}: ${written(value)}`)];
     pane.replaceChildren(
       make("div", { class: "head" }, title, make("span", {}, besideLink(id, -1, "← previous"), " ", besideLink(id, 1, "next →"))),
+      make("a", { class: "to-list", href: "#samples" }, "back to the list"),
       make("ul", { class: "chips" }, chips.filter(Boolean).map((chip) => make("li", {}, chip))),
       make("p", { class: "asked" }, sample.question),
       make("p", {}, "Right answer: ", make("strong", {}, sample.target || "–")),
