@@ -117,7 +117,7 @@ def from_world(images: int, per_image: int, seed: int = 0) -> list[Asked]:
     if images < 2 or per_image < 2:
         raise LareError(f"--images is {images} and --questions {per_image}; negatives need at least 2 of each")
     sampler = ItemSampler(dict.fromkeys(FAMILIES, 1.0), {"open": 1.0}, (seed, FIRST_SCENE))
-    asked = []
+    asked: list[Asked] = []
     for number in range(images):
         scene = sample_scene("test", FIRST_SCENE + number)
         chosen: dict[str, Asked] = {}
