@@ -108,7 +108,7 @@ def _labels(figure: Figure) -> list[str]:
 
 def _place_labels(axes: Any, labels: Sequence[str]) -> None:
     wide = max((len(label) for label in labels), default=0)
-    room = 62 // max(1, len(labels))
+    room = 50 // max(1, len(labels))
     words = [textwrap.fill(label, max(8, room)) for label in labels]
     slanted = wide > 2 * max(8, room)
     axes.set_xticks(range(len(labels)), words, rotation=30 if slanted else 0, ha="right" if slanted else "center")

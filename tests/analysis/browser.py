@@ -74,10 +74,15 @@ def errors(browser: Any) -> list[str]:
     return [entry["message"] for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
 
 
-def violations(browser: Any) -> list[str]:
+def violations(browser: Any, *rules: str) -> list[str]:
+    """What axe objects to, by all its rules or by some."""
     browser.execute_script(axe())
-    found = browser.execute_async_script("const done = arguments[arguments.length - 1]; axe.run().then(done);")
-    assert len(found["passes"]) > 15
+    options: dict[str, Any] = {"resultTypes": ["violations"]}
+    if rules:
+        options["runOnly"] = list(rules)
+    script = "const [options, done] = arguments; axe.run(options).then(done);"
+    found = browser.execute_async_script(script, options)
+    assert len(found["passes"]) >= (len(rules) or 16), "the rules were not run"
     return [
         f"{one['id']}: {node['target']} {node['failureSummary']}"
         for one in found["violations"]

@@ -50,9 +50,9 @@ def test_opens_clean(browser: Any, page: Path) -> None:
         slider.send_keys(Keys.ARROW_RIGHT)
         assert "Step 2 of" in browser.find_element(By.ID, "live").text or slider.get_attribute("max") == "1"
     assert asked(browser, page) == [] and errors(browser) == []
-    for scheme in ("light", "dark"):
-        emulate(browser, scheme)
-        assert violations(browser) == []
+    assert violations(browser) == []
+    emulate(browser, "dark")
+    assert violations(browser, "color-contrast") == []
     emulate(browser, "light", 390)
     assert browser.execute_script("return document.documentElement.scrollWidth") == 390
     printed = browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})["data"]

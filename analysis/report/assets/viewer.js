@@ -26,7 +26,7 @@
     box.append(make("h4", {}, view.name), make("p", { class: "answer" }, typeof view.right === "boolean" ? [verdictOf(view.right), " "] : null, view.answer));
     if (!view.steps.length) {
       if (sample.picture) box.append(make("div", { class: "stage" }, imageOf(sample.picture)));
-      box.append(make("p", { class: "legend" }, "no latent steps"), make("p", { class: "all" }, view.text), factsOf(view));
+      box.append(make("p", { class: "legend" }, "no latent steps"), make("p", { class: "all" }, view.text), factsOf(view) || "");
       return { box, show: () => [] };
     }
     const canvas = make("canvas", { role: "img" });
@@ -44,7 +44,11 @@
     if (view.steps.some((step) => step.text)) box.append(make("ol", { class: "written" }, lines));
     const { body, table } = tableOf(`Numbers of this step: ${view.name}`);
     if (view.steps.some((step) => Object.keys(step.numbers).length)) box.append(table);
-    box.append(make("details", {}, make("summary", {}, "Everything written", make("span", { class: "unseen" }, ` by ${view.name}`)), make("p", { class: "all" }, view.text || "–")), factsOf(view));
+    if (view.text) {
+      const label = make("summary", {}, "Everything written", make("span", { class: "unseen" }, ` by ${view.name}`));
+      box.append(make("details", {}, label, make("p", { class: "all" }, view.text)));
+    }
+    box.append(factsOf(view) || "");
     const show = (index) => {
       const at = Math.min(index, view.steps.length - 1), step = view.steps[at], map = maps[at];
       const scale = wishes.own ? stage.peak(map) : most;
@@ -57,8 +61,8 @@
       extra.replaceChildren(...(step.picture ? [imageOf(step.picture)] : []));
       lines.forEach((line, i) => (i === at ? line.setAttribute("aria-current", "step") : line.removeAttribute("aria-current")));
       fill(body, step.numbers);
-      const numbers = Object.entries(step.numbers).slice(0, 3).map(([name, value]) => `${name} ${written(value)}`);
-      return [`${view.name}, ${step.label}${numbers.length ? ": " + numbers.join(", ") : ""}${step.text ? `. “${step.text}”` : ""}`];
+      const numbers = Object.entries(step.numbers).filter(([, value]) => value !== null).slice(0, 3).map(([name, value]) => `${name} ${written(value)}`);
+      return [`${view.name}, ${step.label}${numbers.length ? ": " + numbers.join(", ") : ""}${step.text ? `; “${step.text}”` : ""}.`];
     };
     return { box, show };
   };
