@@ -1,4 +1,4 @@
-# make demo   evaluate the embedded model offline and print a summary (under 5 minutes after the install)
+# make demo   evaluate the embedded model offline, analyse its answers, write reports/index.html (under 5 minutes)
 # make test   the default test suite
 # make check  ruff, the formatter's check, and mypy --strict
 # make bench  the speed benchmarks, as tables and as JSON under reports/benchmarks/
@@ -30,6 +30,7 @@ $(READY): pyproject.toml
 
 demo: $(READY)
 	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(PY) -m lare_eval.demo
+	HF_HUB_OFFLINE=1 $(PY) -m analysis
 
 test: $(READY)
 	$(RUN) $(PY) -m pytest -n $(JOBS)
