@@ -4,7 +4,8 @@ A crop is sampled from each step's latents with the U-Net that trained beside th
 noise for every condition, and compared with what the window showed. Beside the own latents stand those of another
 picture, their mean, noise and zeros; a latent that holds the picture beats them and is told among other pictures.
 
-    python analysis/reconstruct.py --run runs/embedded
+    python analysis/reconstruct.py
+    python analysis/reconstruct.py --run runs/embedded_unet
 """
 
 from __future__ import annotations
@@ -57,6 +58,9 @@ TITLES = {
 }
 SAMPLED = ("own", "other", "mean", "noise", "zeros")
 
+SHIPPED = Path(__file__).parents[1] / "lare" / "checkpoints" / "embedded_unet"
+"""U-Net and tokenizer of ``lare train lare/configs/embedded_unet.yaml``."""
+
 ByStep = Mapping[str, Sequence[Scores]]
 """Condition to scores of each step."""
 
@@ -66,12 +70,14 @@ def _pictures(
 ) -> dict[str, list[Tensor]]:
     """Condition to the pictures (N, 3, S, S) of each step."""
     seed = int(options.seeds[0])
-    noise, _ = reconstruction.draw(len(looks.latents), torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    noises = [reconstruction.draw(len(looks.latents), generator)[0] for _ in range(options.draws)]
     made: dict[str, list[Tensor]] = {name: [] for name in TITLES}
     given = conditions(looks.latents, seed, options.candidates)
     for step, target in enumerate(tqdm(targets, desc="sampling", unit="step", disable=not sys.stderr.isatty())):
         for name in SAMPLED:
-            made[name].append(draw(reconstruction, given[name][:, step], noise, options.denoising))
+            drawn = [draw(reconstruction, given[name][:, step], noise, options.denoising) for noise in noises]
+            made[name].append(torch.stack(drawn).mean(0))
         made["tokenizer"].append(through_tokenizer(reconstruction, target.crops))
         made["training"].append(nearest(target.crops, target.corners, looks, training)[0])
         made["crop"].append(target.crops.mean(0, keepdim=True).expand_as(target.crops).contiguous())
@@ -257,12 +263,13 @@ def _samples(
 _METHODS = (
     "A crop is what the window of a step showed (where the run trained with image.cells: the square around the cell "
     "attended to most); the condition is the latents of that step alone, as in training. "
-    "Sampling is DDIM without added noise, from one noise a question for every step and condition, so that columns "
-    "differ by their condition only.",
-    "Identification: among the pictures of a group of questions, each cut at the question's own window, is the own one "
-    "nearest by mean squared difference of pixels? Blurred averages get a fair PSNR and are not identified; PSNR alone "
-    "proves nothing. It may fall below chance where a few plain crops are nearest to every sample. Another picture's "
-    "latents are of the same group.",
+    "Sampling is DDIM without added noise; a picture is the mean of a few draws, which comes close to what the "
+    "condition says of each pixel. Every step and condition starts from the same noises, so that columns differ by "
+    "their condition only.",
+    "Identification: among what a group of questions looked at, is the own crop nearest by mean squared difference of "
+    "pixels? Every candidate was looked at by its own question, so a sampler that knows nothing is right once in that "
+    "many. Blurred averages get a fair PSNR and are not identified; PSNR alone proves nothing. Another picture's "
+    "latents are of another group, so that their own crop is no candidate.",
     "PSNR and SSIM are scikit-image's, on pixels in [0, 1]; codes are the image tokenizer's. Intervals and tests are "
     "cluster-robust over scenes, a question's steps averaged; Holm runs over the four controls.",
     "Nearer to a training crop: among training scenes' crops at the same window, is one nearer to the sample than the "
@@ -333,7 +340,9 @@ def compute(options: argparse.Namespace) -> Computed:
     path = Path(options.run)
     folder = final_folder(path)
     questions = _questions(options.rows, options.candidates)
-    asker = Asker(questions, str(folder), options.batch_size)
+    # What is shipped beside the embedded checkpoint has no weights of its own but the U-Net's.
+    own = (folder / "model.safetensors").is_file()
+    asker = Asker(questions, str(folder) if own else None, options.batch_size)
     reconstruction = load_reconstruction(path, int(asker.model.config.text_config.hidden_size))
     looks = look(asker, reconstruction.config.cells)
     training = training_crops(options.training, looks.pictures.shape[-1])
@@ -370,13 +379,14 @@ def compute(options: argparse.Namespace) -> Computed:
 def parser() -> argparse.ArgumentParser:
     """Command line."""
     made = standard_parser(
-        "reconstruct", (__doc__ or "").split("\n\n")[1], "python analysis/reconstruct.py --run runs/embedded"
+        "reconstruct", (__doc__ or "").split("\n\n")[1], "python analysis/reconstruct.py --run runs/embedded_unet"
     )
     add = made.add_argument
-    add("--run", default="runs/embedded", help="folder of a finished training run (default: %(default)s)")
+    add("--run", default=str(SHIPPED), help="folder of a finished training run (default: the one shipped with LaRe)")
     add("--rows", type=int, default=128, help="validation questions, of different scenes (default: %(default)s)")
     add("--candidates", type=int, default=16, help="pictures to tell apart (default: %(default)s)")
-    add("--denoising", type=int, default=20, help="steps of the sampler (default: %(default)s)")
+    add("--draws", type=int, default=4, help="samples a picture is the mean of (default: %(default)s)")
+    add("--denoising", type=int, default=10, help="steps of the sampler (default: %(default)s)")
     add("--training", type=int, default=256, help="training pictures to look for copies in (default: %(default)s)")
     add("--samples", type=int, default=12, help="questions to show (default: %(default)s)")
     add("--batch-size", type=int, default=64, help="questions at once (default: %(default)s)")

@@ -75,11 +75,14 @@ def load_reconstruction(run: Path, width: int) -> ImageReconstruction:
         LareError: If a part is missing, or was not trained.
     """
     folder = final_folder(run)
-    image = load_run_config(run / "run.yaml", [f"out={run}"]).image
+    config = load_run_config(run / "run.yaml", [f"out={run}"])
+    image = config.image
     if image.tokenizer == "embedded":
-        if not (run / "image_tokenizer" / "config.json").is_file():
-            raise LareError(f"there is no image tokenizer {str(run / 'image_tokenizer')!r}; {TRAIN_FIRST}")
-        image = replace(image, tokenizer=str(run / "image_tokenizer"))
+        places = [one / "image_tokenizer" for one in (run, *([Path(config.start).parent] if config.start else []))]
+        tokenizer = next((one for one in places if (one / "config.json").is_file()), None)
+        if tokenizer is None:
+            raise LareError(f"there is no image tokenizer {str(places[0])!r}; {TRAIN_FIRST}")
+        image = replace(image, tokenizer=str(tokenizer))
     try:
         heads = load_file(folder / "heads.safetensors")
     except (OSError, SafetensorError) as error:
@@ -114,10 +117,9 @@ class Looks:
     window: int
     grid: int
 
-    def crops(self, step: int, size: int, rows: Tensor | None = None) -> Tensor:
-        """What each row's window showed at a step: (N, 3, S, S); with `rows` (N,), in those rows' pictures."""
-        pictures = self.pictures if rows is None else self.pictures[rows]
-        return crop_windows(pictures, self.corners[:, step], self.window, self.grid, size)
+    def crops(self, step: int, size: int) -> Tensor:
+        """What each row's window showed at a step: (N, 3, S, S)."""
+        return crop_windows(self.pictures, self.corners[:, step], self.window, self.grid, size)
 
 
 @torch.inference_mode()
@@ -170,13 +172,13 @@ def conditions(latents: Tensor, seed: int, group: int) -> dict[str, Tensor]:
     Args:
         latents: Of N questions.
         seed: Of noise.
-        group: Rows of a group (see `score_pictures`); another picture's latents are those of the next row in it, so
-            that the picture they belong to is among the candidates.
+        group: Rows of a group (see `target_of`); another picture's latents are of the next group, so that the picture
+            they belong to is no candidate, and a sampler that knows nothing of the row is right once in C.
     """
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(latents.shape, generator=generator)
     noise = noise / noise.norm(dim=-1, keepdim=True) * latents.norm(dim=-1, keepdim=True)
-    other = latents.unflatten(0, (-1, group)).roll(-1, 1).flatten(0, 1)
+    other = latents.roll(-group, 0)
     return {
         "own": latents,
         "other": other,
@@ -221,7 +223,8 @@ class Target:
 
     Attributes:
         crops: (N, 3, S, S) what the windows showed.
-        candidates: (N, C, 3, S, S) the pictures of a row's group, each cut at the row's own window; its own is first.
+        candidates: (N, C, 3, S, S) what the windows of a row's group showed; its own is first. All were looked at, so
+            before anything is known of the latents each is as likely as the other.
         codes: (N, ...) the tokenizer's codes of the crops.
         corners: (N, 2) of the windows.
     """
@@ -239,8 +242,8 @@ def target_of(looks: Looks, step: int, reconstruction: ImageReconstruction, grou
     places = torch.arange(len(looks.pictures))
     start = places // group * group
     shifted = [start + (places - start + shift) % group for shift in range(group)]
-    candidates = torch.stack([looks.crops(step, size, rows) for rows in shifted], 1)
-    crops = candidates[:, 0].contiguous()
+    crops = looks.crops(step, size)
+    candidates = torch.stack([crops[rows] for rows in shifted], 1)
     codes = image_features(reconstruction.tokenizer, crops * 2 - 1)
     return Target(crops, candidates, codes, looks.corners[:, step])
 

@@ -92,7 +92,7 @@ def test_conditions_are_what_they_are_called(looks: Looks) -> None:
     made = conditions(looks.latents, 0, GROUP)
     assert tuple(made) == SAMPLED
     for row in range(2 * GROUP):
-        partner = row // GROUP * GROUP + (row + 1) % GROUP
+        partner = (row + GROUP) % (2 * GROUP)  # the same place in the next group
         assert torch.equal(made["other"][row], looks.latents[partner])
     torch.testing.assert_close(made["noise"].norm(dim=-1), looks.latents.norm(dim=-1))
     torch.testing.assert_close(made["mean"][3], looks.latents.mean(0))
@@ -100,7 +100,20 @@ def test_conditions_are_what_they_are_called(looks: Looks) -> None:
 
 
 def options(run: Path, *words: str) -> argparse.Namespace:
-    small = ["--rows", "8", "--candidates", "4", "--denoising", "2", "--training", "4", "--samples", "2"]
+    small = [
+        "--rows",
+        "8",
+        "--candidates",
+        "4",
+        "--denoising",
+        "2",
+        "--draws",
+        "1",
+        "--training",
+        "4",
+        "--samples",
+        "2",
+    ]
     return parser().parse_args(["--run", str(run), "--now", "then", *small, *words])
 
 
@@ -147,7 +160,7 @@ def test_own_latents_that_hold_the_picture_win(run: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(reconstruct, "draw", perfect)
     document, arrays = compute(options(run))
     assert arrays["found_own"].mean() == 1
-    assert arrays["found_other"].mean() == 0
+    assert arrays["found_other"].mean() < 0.6, "pictures of another group are told by chance, one in four"
     main = {row["condition"]: row for row in document.tables[0].rows}
     assert all(main[TITLES[name]]["gap_interval"][0] > 3 for name in SAMPLED[1:])
     assert all(main[TITLES[name]]["holm"] < 0.01 for name in SAMPLED[1:])
