@@ -38,7 +38,7 @@ FEATURES = ("both", "product", "absdiff", "cosine", "concat", "latent", "partner
 linear rule can't tell a match."""
 
 COSTS = tuple(float(cost) for cost in np.logspace(-3, 2, 6))
-MAX_STEPS = 4_000
+MAX_STEPS = 1_500
 """Of the SVM's solver: a C so large that it has not settled by then (which happens on features that tell nothing, and
 then for hours) is judged as it stands."""
 

@@ -59,6 +59,7 @@ class Settings:
         heads: Of `analysis.probing.projection.HEADS`.
         dim: Projected dimensions.
         steps: Whether to probe every iteration.
+        only: Keys of the conditions to run; empty for all.
     """
 
     pairs: int = 1000
@@ -68,6 +69,7 @@ class Settings:
     heads: str = "auto"
     dim: int = 256
     steps: bool = True
+    only: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -119,12 +121,12 @@ class Condition:
 
 CONDITIONS = (
     Condition("main", "matching", ROLES, coded=True),
-    Condition("shuffled", "control: shuffled partners", ("with", "without"), shuffled=True, coded=True),
-    Condition("cosine", "control: cosine, nothing fitted but a threshold", ROLES, projection="none", feature="cosine"),
-    Condition("none", "control: no projection", ("with", "without"), projection="none"),
-    Condition("latent", "control: latent alone", ("with",), feature="latent"),
-    Condition("partner", "control: partner alone", ("with",), feature="partner"),
-    Condition("mean_image", "control: mean latent of the image", ("with",), mean_image=True),
+    Condition("shuffled", "shuffled partners", ("with", "without"), shuffled=True, coded=True),
+    Condition("cosine", "cosine only", ROLES, projection="none", feature="cosine"),
+    Condition("none", "no projection", ("with", "without"), projection="none"),
+    Condition("latent", "latent alone", ("with",), feature="latent"),
+    Condition("partner", "partner alone", ("with",), feature="partner"),
+    Condition("mean_image", "image's mean latent", ("with",), mean_image=True),
 )
 
 
@@ -182,6 +184,8 @@ def run_seed(
     for model in models:
         for modality in MODALITIES:
             for condition in conditions_of(model.role, model.instances):
+                if settings.only and condition.key not in settings.only:
+                    continue
                 found += _probe(model, modality, condition, split, seed, settings)
             if settings.steps and model.role != "untrained":
                 found += _steps(model, modality, split, seed, settings)
@@ -275,7 +279,7 @@ def _scaled_for_svm(
 
 
 def _steps(model: Model, modality: str, split: Split, seed: int, settings: Settings) -> list[Measured]:
-    """The SVM on the latents of each iteration alone."""
+    """The MLP on the latents of each iteration alone."""
     instances, found = model.instances, []
     groups = instances.image[split.train.left]
     for step in range(instances.steps.shape[1]):
@@ -290,8 +294,10 @@ def _steps(model: Model, modality: str, split: Split, seed: int, settings: Setti
             settings.dim,
         )
         rows = [pair_features(z, v, pairs, settings.feature) for pairs in (split.train, split.test)]
-        judged = judge(svm_scores(*_scaled_for_svm(rows, split.train, groups)), split.test)
-        found.append(Measured(model.backbone, model.role, f"step {step + 1}", modality, "SVM", seed, judged))
+        train, other = scaled(*rows)
+        mlp = fit_mlp(train, split.train.label, *validation_rows(groups, seed), seed)
+        judged = judge(mlp.scores(other), split.test)
+        found.append(Measured(model.backbone, model.role, f"step {step + 1}", modality, "MLP", seed, judged))
     return found
 
 

@@ -24,7 +24,7 @@ def figures(models: Sequence[Model], found: Sequence[Measured]) -> tuple[Figure,
     steps = _step_series(groups)
     if steps:
         text = (
-            "Accuracy of the SVM on the latents of one iteration alone, mean over seeds with the 95 % t interval; a "
+            "Accuracy of the MLP on the latents of one iteration alone, mean over seeds with the 95 % t interval; a "
             "line a model and partner. The dashed line is chance."
         )
         made.insert(
@@ -35,7 +35,16 @@ def figures(models: Sequence[Model], found: Sequence[Measured]) -> tuple[Figure,
         "after the labels before. 1 bit is a guess; below it the probe has learned something."
     )
     made.append(
-        Figure("mdl", "Code length", text, "lines", _code_series(groups), "labels seen", "bits a label", reference=1.0)
+        Figure(
+            "mdl",
+            "Code length",
+            text,
+            "lines",
+            _code_series(groups),
+            "labels seen, as a power of 2",
+            "bits a label",
+            reference=1.0,
+        )
     )
     return tuple(made)
 
@@ -93,18 +102,17 @@ def _code_series(groups: Groups) -> tuple[Series, ...]:
     made = []
     for (backbone, role, key, modality, classifier), results in groups.items():
         codes = [one.code for one in results if one.code is not None]
-        if classifier != "SVM" or not codes or role == "untrained":
+        if key != "main" or classifier != "SVM" or not codes or role == "untrained":
             continue
         # Numbers of labels differ by a few from seed to seed, as held-out images do: blocks are put together by rank.
         shared = min(len(code.ends) for code in codes)
         ends = np.array([(0, *code.ends[:shared]) for code in codes], dtype=float)
         rates = np.array([code.blocks[:shared] for code in codes]) / np.diff(ends, axis=1)
-        control = "" if key == "main" else ", shuffled"
         made.append(
             Series(
-                f"{_name(backbones, backbone, role)}, {modality}{control}",
-                tuple(ends[:, :-1].mean(0).round(1).tolist()),
-                tuple(rates.mean(0).tolist()),
+                f"{_name(backbones, backbone, role)}, {modality}",
+                tuple(np.log2(ends[:, 1:-1].mean(0)).round(2).tolist()),  # nothing is seen before the first block
+                tuple(rates.mean(0)[1:].tolist()),
             )
         )
     return tuple(made)

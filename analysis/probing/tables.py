@@ -24,7 +24,7 @@ PAPER: Mapping[tuple[str, str], tuple[tuple[float, float], ...]] = {
 }
 """Table 6 as reported: (vision, text) in percent of Qwen2.5-0.5B, Qwen2.5-1.5B and Llama-3.2-1B."""
 
-MODULES = {"with": "with Extractor", "without": "w/o Extractor", "untrained": "untrained"}
+MODULES = {"with": "with Extractor", "without": "w/o Extractor", "untrained": "random weights"}
 ABOVE_CHANCE = 53.0
 """A control whose mean is above this is spoken of, in percent."""
 
@@ -80,10 +80,10 @@ def _main(models: Sequence[Model], groups: Groups) -> Table:
     for modality in MODALITIES:
         name = modality.capitalize()
         columns += [
-            Column(modality, f"{name}, accuracy", "percent", 1, f"latent-{modality} matching, mean over seeds"),
-            Column(f"{modality}_i", "95 % over seeds", "interval", 1),
+            Column(modality, name, "percent", 1, f"latent-{modality} matching, mean over seeds"),
+            Column(f"{modality}_i", "95 %", "interval", 1, "t interval over seeds"),
             Column(f"{modality}_sd", "sd", "number", 1, "standard deviation over seeds, in points"),
-            Column(f"{modality}_paper", f"{name}, paper", "text", 1, "Table 6 as reported, its three backbones"),
+            Column(f"{modality}_paper", "Paper", "text", 1, "Table 6 as reported, its three backbones"),
         ]
     rows = []
     for condition in CONDITIONS:
@@ -109,8 +109,10 @@ def _main(models: Sequence[Model], groups: Groups) -> Table:
         tuple(columns),
         tuple(rows),
         note=(
-            "Chance is 50 %. Shuffled partners must be there, latent alone and partner alone too. The paper's values "
-            "are of other models on other data, and are no target. " + (notes + "." if notes else "")
+            "Accuracy in percent; chance is 50 %. Below the first rows stand the controls: shuffled partners, latent "
+            "alone and partner alone must be at chance. Cosine only fits nothing but a threshold. The paper's values "
+            "(range of its three backbones, as reported) are of other models on other data, and are no target. "
+            + (notes + "." if notes else "")
         ),
         main=True,
     )
@@ -369,7 +371,7 @@ def _controls_above_chance(groups: Groups, leaking: bool) -> list[str]:
         value = _accuracy(results)
         if key not in ("shuffled", "latent", "partner") or value.mean <= ABOVE_CHANCE:
             continue
-        what = next(one.label for one in CONDITIONS if one.key == key).removeprefix("control: ")
+        what = next(one.label for one in CONDITIONS if one.key == key)
         where = f"{what} ({backbone}, {MODULES[role]}, {modality}, {classifier})"
         right, total = (
             sum(numbers)

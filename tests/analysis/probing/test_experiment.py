@@ -1,0 +1,110 @@
+"""One seed of everything: planted signals, leaks planted on purpose, and what the report says of them."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from analysis.probing.experiment import Model, Settings, conditions_of, run_seed
+from analysis.probing.figures import figures
+from analysis.probing.tables import tables, verdict, warnings_of
+from tests.analysis.probing.synthetic import planted
+
+
+def _accuracy(found, condition="main", classifier="SVM", modality="vision"):
+    return next(
+        one.judged.accuracy
+        for one in found
+        if (one.condition, one.classifier, one.modality) == (condition, classifier, modality)
+    )
+
+
+@pytest.mark.parametrize(
+    ("strength", "least", "most"), [(0.0, 0.42, 0.58), (0.5, 0.62, 0.9), (0.8, 0.8, 1.0), (2.0, 0.97, 1.0)]
+)
+def test_planted_signals_are_found_as_strong_as_they_are(strength, least, most):
+    models = [Model("planted", "with", planted(strength, 400, width=64))]
+    found, _ = run_seed(models, 0, Settings(steps=False, only=("main",)))
+    for modality in ("vision", "text"):
+        for classifier in ("SVM", "MLP"):
+            assert least <= _accuracy(found, "main", classifier, modality) <= most
+
+
+def test_a_linear_svm_on_a_concatenation_is_at_chance_whatever_is_there():
+    models = [Model("planted", "with", planted(2.0, 300, width=64))]
+    found, _ = run_seed(models, 0, Settings(steps=False, only=("main",), feature="concat"))
+    assert abs(_accuracy(found) - 0.5) < 0.1
+
+
+def test_splitting_pairs_instead_of_images_is_caught_twice():
+    models = [Model("planted", "with", planted(0.0, 150, width=128))]
+    found, split = run_seed(models, 0, Settings(steps=False, only=("shuffled",), split="pairs"))
+    lines = [line for line in warnings_of(models, found, [split]) if line.startswith("LEAK")]
+    assert "images stand in training and test pairs at once" in lines[0]
+    assert any("shuffled partners" in line and "above chance" in line for line in lines[1:])
+
+
+def test_a_latent_that_carries_the_label_of_its_pair_is_caught():
+    """Positives' instances marked in the latent: a sampling artefact that latent alone must show."""
+    made = planted(0.0, 200, width=64)
+    _, split = run_seed([Model("planted", "with", made)], 0, Settings(steps=False, only=("latent",)))
+    unmatched = replace(
+        split,
+        train=_marked(split.train, len(made)),
+        test=_marked(split.test, len(made)),
+    )
+    latent = made.latent.copy()
+    latent[: len(made) // 2, 0] += 4.0
+    models = [Model("planted", "with", replace(made, latent=latent))]
+    import analysis.probing.experiment as experiment
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment, "draw_split", lambda *_: unmatched)
+        found, _ = run_seed(models, 0, Settings(steps=False, only=("latent",)))
+    assert any(line.startswith("LEAK: latent alone") for line in warnings_of(models, found, [unmatched]))
+
+
+def _marked(pairs, total):
+    """Matches among the first half of the instances, negatives among the second."""
+    half = total // 2
+    left = np.where(pairs.kind == 0, pairs.left % half, half + pairs.left % half)
+    return replace(pairs, left=left, right=np.where(pairs.kind == 0, left, pairs.right))
+
+
+def test_the_report_has_every_condition_and_holds_for_two_models():
+    made = planted(0.8, 120, width=16)
+    weak = planted(0.3, 120, width=16)
+    models = [Model("planted", "with", made), Model("planted", "without", weak, "trained without it")]
+    models.append(Model("planted", "untrained", planted(0.0, 120, width=16), "random weights"))
+    settings = Settings(pairs=120, only=("main", "shuffled", "latent"))
+    runs = [run_seed(models, seed, settings) for seed in (0, 1)]
+    found = [one for results, _ in runs for one in results]
+    splits = [split for _, split in runs]
+    main, gap, *_ = tables(models, found, splits, settings)
+    assert main.main and {row["probe"] for row in main.rows} >= {"matching", "shuffled partners", "latent alone"}
+    first = main.rows[0]
+    assert first["vision"] == pytest.approx(100 * np.mean([_accuracy(run) for run, _ in runs]))
+    assert first["vision_paper"] == "93.8\u201395.3 %"
+    assert len(gap.rows) == 4 and all(row["interval"] is not None for row in gap.rows)
+    assert {figure.id for figure in figures(models, found)} == {"steps", "kinds-vision", "kinds-text", "mdl"}
+    said = verdict(models, found, splits)
+    assert "trained without it" in said and "Shuffled partners" in said and "2 seeds" in said
+    step = {one.condition: one.judged.auc for one in found if one.role == "with" and one.modality == "vision"}
+    assert step["step 2"] > step["step 1"] + 0.1  # the planted latents' first step is noise
+
+
+def test_equal_anchors_bound_the_accuracy():
+    made = planted(2.0, 200, width=64)
+    alike = np.unique(made.image, return_inverse=True)[1]
+    blind = replace(made, looked=alike, vision=made.vision[np.unique(alike, return_index=True)[1]][alike])
+    models = [Model("planted", "with", blind)]
+    found, split = run_seed(models, 0, Settings(pairs=600, steps=False, only=("main",)))
+    assert found[0].ceiling == pytest.approx(5 / 6, abs=0.01)
+    assert _accuracy(found) <= found[0].ceiling + 0.03
+    assert any("no probe can pass 83.3 %" in line for line in warnings_of(models, found, [split]))
+
+
+def test_sides_of_unequal_width_leave_out_what_needs_equal_ones():
+    made = planted(1.0, 60, width=16)
+    keys = {one.key for one in conditions_of("with", replace(made, vision=made.vision[:, :8]))}
+    assert "main" in keys and not keys & {"none", "cosine"}
