@@ -72,16 +72,17 @@ def _marked(pairs, total):
 
 
 def test_the_report_has_every_condition_and_holds_for_two_models():
-    made = planted(0.8, 120, width=16)
-    weak = planted(0.3, 120, width=16)
-    models = [Model("planted", "with", made), Model("planted", "without", weak, "trained without it")]
-    models.append(Model("planted", "untrained", planted(0.0, 120, width=16), "random weights"))
-    settings = Settings(pairs=120, only=("main", "shuffled", "latent"))
+    made = planted(1.5, 80, width=32)
+    models = [
+        Model("planted", "with", made),
+        Model("planted", "without", planted(0.3, 80, width=32), "trained without it"),
+    ]
+    settings = Settings(pairs=80, only=("main", "latent"))
     runs = [run_seed(models, seed, settings) for seed in (0, 1)]
     found = [one for results, _ in runs for one in results]
     splits = [split for _, split in runs]
     main, gap, *_ = tables(models, found, splits, settings)
-    assert main.main and {row["probe"] for row in main.rows} >= {"matching", "shuffled partners", "latent alone"}
+    assert main.main and {row["probe"] for row in main.rows} == {"matching", "latent alone"}
     first = main.rows[0]
     assert first["vision"] == pytest.approx(100 * np.mean([_accuracy(run) for run, _ in runs]))
     assert first["vision_paper"] == "93.8\u201395.3 %"
