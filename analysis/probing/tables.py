@@ -110,9 +110,9 @@ def _main(models: Sequence[Model], groups: Groups) -> Table:
         tuple(rows),
         note=(
             "Accuracy in percent; chance is 50 %. Below the first rows stand the controls: shuffled partners, latent "
-            "alone and partner alone must be at chance. Cosine only fits nothing but a threshold. The paper's values "
-            "(range of its three backbones, as reported) are of other models on other data, and are no target. "
-            + (notes + "." if notes else "")
+            "alone (by construction: each test latent stands in a match and in a negative) and partner alone must be "
+            "at chance. Cosine only fits nothing but a threshold. The paper's values (range of its three backbones, as "
+            "reported) are of other models on other data, and are no target. " + (notes + "." if notes else "")
         ),
         main=True,
     )
@@ -163,7 +163,7 @@ def _gap_table(models: Sequence[Model], groups: Groups, splits: Sequence[Split])
     note = (
         "In points of accuracy, paired by seed. Seeds draw from the same instances, so the variance of the mean is "
         "corrected for that (Nadeau and Bengio 2003). One pair of models: the interval is over splits, not over "
-        "trainings."
+        "trainings, and the gap is the Extractor's only if the two were otherwise trained alike."
     )
     return Table("gap", "What the Extractor changes.", columns, tuple(rows), note)
 
