@@ -1,6 +1,6 @@
 """``python -m lare_eval.refocus``: does refocusing earn its place? Trains, asks and times the rows of the comparison.
 
-Every row of ``lare/configs/refocus_rows.yaml`` begins with the same weights and sees the same number of samples; it
+Every row of ``lare/configs/rows/refocus.yaml`` begins with the same weights and sees the same number of samples; it
 differs in what the decoder reads (4 pooled or all 64 fine tokens), in whether latents look again, and where. What is
 done already is kept, so a stopped run goes on where it was:
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["RefocusRow", "hit_rates", "load_rows", "main", "multiply_adds"]
 
 BASE = Path("lare/configs/refocus.yaml")
-ROWS = Path("lare/configs/refocus_rows.yaml")
+ROWS = Path("lare/configs/rows/refocus.yaml")
 RUNS, OUT = Path("runs/refocus"), Path("reports/refocus")
 TIMED = 64
 """Questions that are timed at batch 1 and 16."""

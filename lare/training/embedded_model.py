@@ -8,13 +8,17 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import LlamaConfig
+from transformers import AutoConfig
 
+from lare.errors import LareError
 from lare.model import LareConfig, LareForConditionalGeneration
 from lare.model.extractor import Extractor
 from lare.model.vision_conv import LareVisionModel
 
 __all__ = ["Sizes", "build_model", "mimetic_start", "warm_start"]
+
+FAMILIES = ("llama", "qwen2")
+"""Decoders that an embedded model can have."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,7 @@ class Sizes:
     small that captions stayed at their prior for 1,000 steps; with 0.08 they leave it after 300.
     """
 
+    family: str = "llama"
     scenes: int = 24_000
     encoder_images: int = 96_000
     tokenizer_images: int = 20_000
@@ -47,9 +52,16 @@ class Sizes:
 def build_model(
     sizes: Sizes, encoder: LareVisionModel, vocab: Mapping[str, int], seed: int = 0
 ) -> LareForConditionalGeneration:
-    """A fresh embedded LaRe around a trained encoder."""
+    """A fresh embedded LaRe around a trained encoder.
+
+    Raises:
+        LareError: If the decoder's family has other settings or modules than Llama and Qwen2 have.
+    """
+    if sizes.family not in FAMILIES:
+        raise LareError(f"model.sizes.family is {sizes.family!r}; give one of {', '.join(FAMILIES)}")
     torch.manual_seed(seed)
-    text = LlamaConfig(
+    text = AutoConfig.for_model(
+        sizes.family,
         vocab_size=len(vocab),
         hidden_size=sizes.hidden,
         intermediate_size=sizes.ffn,

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
 import torch
 
+from lare.errors import LareError
 from lare.model.extractor import Extractor
 from lare.model.vision_conv import LareVisionConfig, LareVisionModel
 from lare.training.embedded_model import Sizes, build_model, mimetic_extractor, warm_start
@@ -12,10 +16,10 @@ from tests.training.plain import processor
 SIZES = Sizes(hidden=32, layers=3, heads=2, ffn=48, projector=24, mimetic_extractor=True, overrides={"window": 2})
 
 
-def make():
+def make(sizes=SIZES):
     torch.manual_seed(7)
     encoder = LareVisionModel(LareVisionConfig(widths=(4, 4, 8, 8)))
-    return build_model(SIZES, encoder, processor().tokenizer.get_vocab(), 0), encoder
+    return build_model(sizes, encoder, processor().tokenizer.get_vocab(), 0), encoder
 
 
 def test_attention_begins_as_a_look_up_by_likeness() -> None:
@@ -25,6 +29,15 @@ def test_attention_begins_as_a_look_up_by_likeness() -> None:
         assert torch.equal(attention.q_proj.weight, attention.k_proj.weight)
         assert torch.equal(attention.o_proj.weight, attention.v_proj.weight.T)
     assert not torch.equal(layers[2].q_proj.weight, layers[2].k_proj.weight)
+
+
+def test_families_are_decoders_of_their_own() -> None:
+    model, _ = make(replace(SIZES, family="qwen2"))
+    assert model.config.text_config.model_type == "qwen2"
+    assert model.decoder.layers[0].self_attn.q_proj.bias is not None, "Qwen2's queries have biases, Llama's none"
+    assert make()[0].decoder.layers[0].self_attn.q_proj.bias is None
+    with pytest.raises(LareError, match="family is 'gpt'; give one of llama, qwen2"):
+        make(replace(SIZES, family="gpt"))
 
 
 def test_settings_are_overridden_and_the_encoder_is_taken_over() -> None:
