@@ -1,7 +1,7 @@
 """``python -m analysis``: every analysis over the newest demo run, and the page that links their reports.
 
-Each analysis is its own process, two at a time, so that one that fails takes no other with it. What they print goes to
-a log beside the reports; a verdict each stands on the terminal. ``make demo`` ends with it.
+Each analysis is its own process, two at a time, so that one that fails takes no other with it; a verdict each stands on
+the terminal. ``make demo`` ends with it, and so that it takes minutes, some ask fewer questions; ``--full`` asks all.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from lare.errors import LareError
 __all__ = ["ANALYSES", "main"]
 
 ANALYSES: Mapping[str, tuple[str, ...]] = {
-    "controls": (),
-    "probe": (),
-    "adaptive": (),
+    "probe": ("--images", "300", "--pairs", "500"),
+    "adaptive": ("--limit", "150"),
+    "controls": ("--limit", "200"),
+    "reconstruct": ("--rows", "64"),
     "heatmaps": (),
-    "reconstruct": (),
     "ablation": (),
     "attention": (),
     "compare": (),
     "tokens": (),
 }
-"""Analyses by name, with their words; the longest first, so that two processes end together."""
+"""Analyses by name, the longest first, so that two processes end together; and what keeps each short without --full."""
 
 
-def _analyse(name: str, out: Path) -> tuple[str, float, str | None]:
+def _analyse(name: str, out: Path, full: bool) -> tuple[str, float, str | None]:
     """Run one; returns its name, seconds, and what went wrong."""
     target = out / f"{name}.html"
-    words = [sys.executable, "-m", f"analysis.{name}", "--out", str(target), *ANALYSES[name]]
+    words = [sys.executable, "-m", f"analysis.{name}", "--out", str(target), *(() if full else ANALYSES[name])]
     started = time.perf_counter()
     # One thread each: on small models two processes beat two threads.
     quiet = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -66,6 +66,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--only", nargs="+", choices=list(ANALYSES), help="analyses to run (default: all)")
     parser.add_argument("--out", type=Path, default=REPORTS, help="folder of the reports (default: %(default)s)")
+    parser.add_argument("--full", action="store_true", help="on all questions, as the committed reports are")
     parser.add_argument("--at-once", type=int, default=2, help="processes side by side (default: %(default)s)")
     options = parser.parse_args(arguments)
     if options.at_once < 1:
@@ -81,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.out.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(options.at_once) as pool:
-            jobs = pool.map(lambda name: _analyse(name, options.out), names)
+            jobs = pool.map(lambda name: _analyse(name, options.out, options.full), names)
             found = list(tqdm(jobs, total=len(names), desc="analyses", unit="report"))
         for name, seconds, problem in found:
             failed += problem is not None
