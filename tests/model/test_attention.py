@@ -11,7 +11,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import eager_attention_forward
 
 from lare.model import extend, prefill
-from lare.model.attention import ATTENTION_NAME, LastQueryCapture, lare_sdpa
+from lare.model.attention import ATTENTION_NAME, LastQueryCapture, _slow_kernel, lare_sdpa
 from lare.model.loop import LoopState
 
 from . import reference
@@ -142,3 +142,26 @@ def test_capture_changes_no_number(model_of: ModelOf, kind: str, train: bool) ->
         plain, _ = extend(model, state_of(model_of, kind, make_samples(model.config)), embeds)
         seen, _ = extend(model, state_of(model_of, kind, make_samples(model.config)), embeds, capture=True)
     torch.testing.assert_close(plain, seen)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["none", "additive", "boolean"])
+def test_half_precision_decode_steps_equal_the_kernel_in_float32(dtype: torch.dtype, kind: str) -> None:
+    """One query a head on the CPU takes a path of its own; padding, grouped heads and scaling must all reach it."""
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(3, 4, 1, 16, generator=generator).to(dtype)
+    key, value = (torch.randn(3, 2, 9, 16, generator=generator).to(dtype) for _ in range(2))
+    real = torch.arange(9) >= torch.tensor([[0], [2], [5]])  # left padding of different lengths
+    mask = {
+        "none": None,
+        "boolean": real[:, None, None],
+        "additive": torch.zeros(3, 9, dtype=dtype).masked_fill(~real, float("-inf"))[:, None, None],
+    }[kind]
+    with torch.inference_mode():
+        assert _slow_kernel(query, 0.0), "or the test looks at another path"
+        found, _ = lare_sdpa(torch.nn.Module(), query, key, value, mask, scaling=0.3)
+    whole = None if mask is None else real[:, None, None]
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        query.float(), *(one.float().repeat_interleave(2, 1) for one in (key, value)), attn_mask=whole, scale=0.3
+    ).transpose(1, 2)
+    torch.testing.assert_close(found.float(), expected, rtol=2e-2, atol=2e-2)
