@@ -15,7 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from analysis import attention_layers as by_layer
+from analysis import attention_live_tables as live_tables
 from analysis import attention_tables as tables
+from analysis.attention_again import Live, ask_again
 from analysis.attention_data import HEADLINE, ROWS, Compared, Values, compare, measures, read_side
 from analysis.cli import Computed, reproduce, run, standard_parser
 from analysis.pictures import Looks, mini_pictures
@@ -28,12 +31,16 @@ __all__ = ["compute", "document", "main"]
 
 TASK = "lare_mini_mmstar"
 
+LARGEST_GAP = 0.05
+"""Points of visual share that rounding may move between the traces and asking again."""
+
 
 def compute(options: argparse.Namespace) -> Computed:
     """Table 5 on two traces.
 
     Args:
-        options: traces (judged first, then the other; None for the demo's K4 and K0), task, samples, seeds.
+        options: traces (judged first, then the other; None for the demo's K4 and K0), task, samples, seeds, and for
+            what asks the model again: live, checkpoint, cover, draws, sinks.
 
     Raises:
         LareError: If the traces can't be compared.
@@ -52,7 +59,25 @@ def compute(options: argparse.Namespace) -> Computed:
         "shares_b": compared.shares[1],
         **{f"measure_{name.replace(' ', '_')}": values for name, values in numbers.items()},
     }
-    return document(compared, numbers, options, again, further), arrays
+    _check(options)
+    live = ask_again(compared, options) if options.live else "--live 0 leaves them out"
+    if isinstance(live, Live):
+        arrays |= live_tables.live_arrays(live)
+    return document(compared, numbers, options, again, further, live), arrays
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuse impossible numbers.
+
+    Raises:
+        LareError: If one is.
+    """
+    if options.live < 0 or options.live == 1:
+        raise LareError(f"--live is {options.live}; give 0 to leave these parts out, or 2 questions or more")
+    if options.draws < 1:
+        raise LareError(f"--draws is {options.draws}; give 1 random choice of patches or more")
+    if min(options.sinks, default=1) < 1:
+        raise LareError(f"--sinks holds {min(options.sinks)}; give numbers of positions from 1")
 
 
 def _further(options: argparse.Namespace) -> list[Path]:
@@ -67,23 +92,42 @@ def document(
     options: argparse.Namespace,
     again: Reproduce,
     further: Sequence[Compared] = (),
+    live: Live | str = "",
 ) -> Document:
-    """The report of one comparison, with further settings in a table of their own."""
+    """The report of one comparison, with further settings in a table of their own.
+
+    Args:
+        compared: Both settings.
+        numbers: From `measures`.
+        options: Of the command.
+        again: How to get the report again.
+        further: Other settings against the judged one.
+        live: What asking again gave, or why it was left out.
+    """
+    asked = live if isinstance(live, Live) else None
+    said = f" {live_tables.live_sentences(asked, compared, options.sinks)}" if asked else ""
     samples = _samples(compared, numbers["visual"], options.samples, options.seeds[0])
     return Document(
         name="attention",
         title=f"Attention to the image: {compared.names[1]} against {compared.names[0]}",
-        verdict=_verdict(compared, numbers, options.task),
+        verdict=_verdict(compared, numbers, options.task, said),
         reproduce=again,
-        warnings=_warnings(compared, numbers),
+        warnings=(*_warnings(compared, numbers), *_live_warnings(live)),
         tables=(
             tables.table5(compared, numbers),
+            *(live_tables.live_tables(asked, compared, options.sinks) if asked else ()),
             tables.settings([compared, *further]),
+            by_layer.classes([compared, *further]),
+            by_layer.layers(compared),
             tables.tests(compared, numbers),
             tables.measured(compared, numbers),
             tables.split(compared),
         ),
-        figures=tables.figures(compared, numbers),
+        figures=(
+            *tables.figures(compared, numbers),
+            by_layer.curve(compared),
+            *(live_tables.live_figures(asked, compared, options.sinks) if asked else ()),
+        ),
         samples=samples,
         sampling=(
             f"{len(samples)} of {len(compared.items)} items: a third with the largest, a third with the smallest "
@@ -93,7 +137,7 @@ def document(
     )
 
 
-def _verdict(compared: Compared, numbers: Mapping[str, Values], task: str) -> str:
+def _verdict(compared: Compared, numbers: Mapping[str, Values], task: str, said: str) -> str:
     a, b = compared.names
     (left, right) = numbers["visual"][:, :, HEADLINE]
     gap = cluster_difference(right, left, compared.items["cluster"])
@@ -107,8 +151,8 @@ def _verdict(compared: Compared, numbers: Mapping[str, Values], task: str) -> st
         f"{direction}, {gap.estimate:+.2f} points, 95 % interval {gap.low:+.2f} to {gap.high:+.2f}, "
         f"{gap.n} items in {gap.clusters} scenes, d_z {size.estimate:.2f} ({size.low:.2f} to "
         f"{size.high:.2f}), cluster-robust t, p = {format_p(gap.log10_p)}. With the latent tokens, which carry what "
-        f"was looked at, counted as well it is {both.estimate:+.2f} points ({both.low:+.2f} to {both.high:+.2f}). "
-        "More attention is not by itself more seeing: this says nothing on whether the answers use it."
+        f"was looked at, counted as well it is {both.estimate:+.2f} points ({both.low:+.2f} to {both.high:+.2f})."
+        f"{said} More attention is not by itself more seeing; only covered patches say whether an answer uses them."
     )
 
 
@@ -142,6 +186,18 @@ def _warnings(compared: Compared, numbers: Mapping[str, Values]) -> tuple[str, .
     failed = int((compared.items["failed_a"] | compared.items["failed_b"]).sum())
     if failed:
         found.append(f"{failed} of the compared items could not be answered by one side.")
+    return tuple(found)
+
+
+def _live_warnings(live: Live | str) -> tuple[str, ...]:
+    """Why asking again was left out, or how far it is from the traces."""
+    if isinstance(live, str):
+        return (f"Sinks, covered patches and forced first tokens were left out: {live}.",) if live else ()
+    found = []
+    if live.same_text < 1:
+        found.append(f"{100 * (1 - live.same_text):.1f} % of the answers read otherwise when asked again.")
+    if live.gap > LARGEST_GAP:
+        found.append(f"Asked again, a question's visual share is up to {live.gap:.2f} points from the traces'.")
     return tuple(found)
 
 
@@ -215,15 +271,29 @@ _METHODS = (
     "of the latents' closing delimiter) and the token's own. Both are in every table; the headline is the own row.",
     "Lift: the share by what even attention over all positions would give, so that models with other numbers of visual "
     "tokens or with latents in their context can be compared. 'Without first' leaves out the sequence's first token, "
-    "an attention sink, and renormalises in each head. Other sinks are not left out: the trace keeps shares, not rows.",
+    "an attention sink, and renormalises in each head.",
     "The paper names Student's T for means and Mann-Whitney's U for medians. Both are shown; Welch's does without "
     "equal variances, the paired tests use that both settings answered the same items, and the cluster-robust one that "
     "questions on one scene are not independent. U tests stochastic order, not medians: medians and the other "
     "quantiles have bootstrap intervals in the first table. Holm's adjustment is over all measures and rows of a test.",
     "The paper's scale is lost: 4.47 and 10.84 can be sums in percent or means per token x 10^-4, not x 10^-3. Their "
     "ratio does not depend on it. The paper's numbers are for other models on MMStar and stand here as reported.",
-    "Attention is no explanation (Jain and Wallace, 2019), and visual tokens have sinks of their own (Kang et al., "
-    "2025): the causal controls are in the report of analysis/controls.py.",
+    "Asked again: traces keep shares of kinds of positions, not rows, so the same checkpoint answers a random part "
+    "of the questions once more, in both settings. The table of sinks says how far its shares are from the traces'.",
+    "Sinks: visual tokens have sinks of their own, in background that can go without loss (Kang et al., 2025). Here a "
+    "sink is a position, not a thing: the visual tokens with the largest mean over all questions, layers and heads, "
+    "each setting's own. They and the sequence's first token are left out of part and whole, in each layer. A model "
+    "that looks at one place because things often stand there has such a position as well.",
+    "Covered patches: attention is no explanation (Jain and Wallace, 2019). A tenth of the patches (at least one) of "
+    "the picture as the encoder sees it is covered, the method runs anew, latent steps included, and the "
+    "log-probability of the text that it wrote on the whole picture is taken token by token. Covered are the patches "
+    "most attended to, as many at random, the least attended to, and those most attended to under a question on "
+    "another scene. A loss above that of random patches says that the answer needs what is there; it does not say "
+    "that attention is the way by which it gets it. An encoder's features reach beyond their patch, and a covered "
+    "patch is a picture that training did not show. Settings write texts of other lengths: compare losses within a "
+    "setting. The answer's words are scored behind the own rationale, which may already hold the answer.",
+    "Forced first token: the own row depends on which token stands there. Both settings get the same token, once "
+    "LaRe's own and once the other's, question by question; prompt and latents stay as they are.",
 )
 
 
@@ -236,6 +306,16 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--task", default=TASK, help="task whose items are compared (default: %(default)s)")
     made.add_argument("--also", nargs="+", metavar="DIR", help="traces of further settings to set beside the second")
+    made.add_argument(
+        "--live", type=int, default=200, metavar="N", help="questions to ask again; 0 for none (default: %(default)s)"
+    )
+    made.add_argument(
+        "--checkpoint", nargs="+", metavar="PATH", help="for --live: both settings', or the first's and the second's; "
+        "default: the one shipped with LaRe",
+    )  # fmt: skip
+    made.add_argument("--cover", choices=("mean", "grey"), default="mean", help="colour of covered patches")
+    made.add_argument("--draws", type=int, default=5, help="random choices of patches (default: %(default)s)")
+    made.add_argument("--sinks", nargs="+", type=int, default=[1, 2], metavar="K", help="visual sinks to leave out")
     made.add_argument("--samples", type=int, default=60, help="items in the sample table (default: %(default)s)")
     return made
 

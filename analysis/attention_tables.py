@@ -33,7 +33,10 @@ from analysis.stats import (
 )
 from lare.trace import SHARES
 
-__all__ = ["PAPER", "battery", "effect", "figures", "first_classes", "measured", "settings", "split", "table5", "tests"]
+__all__ = [
+    "PAPER", "battery", "effect", "figures", "first_class", "first_classes", "measured", "settings", "split", "table5",
+    "tests",
+]  # fmt: skip
 
 PAPER: Mapping[str, tuple[float, float]] = {
     "mean": (4.47, 10.84),
@@ -299,11 +302,10 @@ def split(compared: Compared) -> Table:
 
 
 def figures(compared: Compared, numbers: Mapping[str, Values]) -> tuple[Figure, ...]:
-    """Distributions, layer x head difference, layers' curves and the split."""
+    """Distributions, layer x head difference and the split."""
     return (
         _distributions(compared, numbers["visual"]),
         *(_heads(compared, row) for row in (HEADLINE, 1 - HEADLINE)),
-        _layers(compared),
         _stacked(compared),
     )
 
@@ -333,20 +335,6 @@ def _heads(compared: Compared, row: int) -> Figure:
     return Figure(f"heads-{name}", title, words, "grid", series, "head", "layer", 0.0, True)
 
 
-def _layers(compared: Compared) -> Figure:
-    """Means by layer with 95 % intervals over items."""
-    series = []
-    for row in (HEADLINE, 1 - HEADLINE):
-        for side, name in enumerate(compared.names):
-            by_layer = 100 * compared.shares[side, :, row, ..., 2].astype(np.float64).mean(2)
-            mean, half = by_layer.mean(0), 1.96 * by_layer.std(0, ddof=1) / np.sqrt(len(by_layer))
-            places = tuple(float(layer + 1) for layer in range(len(mean)))
-            label = f"{name}, {'own row' if row == HEADLINE else 'predicting'}"
-            series.append(Series(label, places, tuple(mean), tuple(mean - half), tuple(mean + half)))
-    words = "Attention to the image by layer, mean over heads and items; the bands are 95 % intervals over items."
-    return Figure("layers", "Attention by layer", words, "lines", tuple(series), "layer", "sum over visual tokens (%)")
-
-
 def _stacked(compared: Compared) -> Figure:
     bars = [(row, side) for row in (HEADLINE, 1 - HEADLINE) for side in (0, 1)]
     labels = tuple(f"{compared.names[side]}, {'own row' if row == HEADLINE else 'predicting'}" for row, side in bars)
@@ -362,10 +350,11 @@ def _stacked(compared: Compared) -> Figure:
 
 def first_classes(texts: Iterable[str]) -> dict[str, int]:
     """Counts of what answers begin with: the answer mark, an option letter, yes or no, another word, nothing."""
-    return dict(Counter(_first_class(str(text)) for text in texts))
+    return dict(Counter(first_class(str(text)) for text in texts))
 
 
-def _first_class(text: str) -> str:
+def first_class(text: str) -> str:
+    """What an answer begins with, see `first_classes`."""
     word = text.split(maxsplit=1)[0] if text.split() else ""
     if not word:
         return "nothing"
