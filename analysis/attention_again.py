@@ -175,7 +175,7 @@ def _masked(name: str, again: Again, rows: Rows, items: pd.DataFrame, options: a
 
     maps: Mapping[str, Values | None] = {
         "first token's own row": rows.visual[:, HEADLINE].mean(1),
-        "Extractor, all steps": rows.extractor,
+        "Extractor over all steps": rows.extractor,
     }
     words = answer_words(*again.own, again.method.processor.tokenizer)
     other = strangers(items["cluster"], options.seeds[0])

@@ -21,6 +21,9 @@ __all__ = ["find_sinks", "live_arrays", "live_figures", "live_sentences", "live_
 SHOWN = 40
 """Visual tokens that the figure of positions shows at most: those with the most mass."""
 
+FEW = 6
+"""Visual tokens up to which that figure has a bar for each."""
+
 
 def find_sinks(visual: Values, count: int) -> npt.NDArray[np.int64]:
     """The positions that take the most mass over all items: places of the `count` largest means, largest first.
@@ -193,14 +196,15 @@ def _class_counts(live: Live, compared: Compared) -> str:
     return "; ".join(told)
 
 
-_SAID = ("everything written", "the answer's words, given its own rationale")
+_SAID = ("everything written", "the answer's words")
 
 
 def _contrasts(live: Live) -> list[dict[str, Any]]:
     """One row a setting, map, text and comparison; Holm over all of them."""
     rows: list[dict[str, Any]] = []
-    for one in live.masked:
-        for said, losses in zip(_SAID, (one.effects.whole, one.effects.words), strict=True):
+    for place, said in enumerate(_SAID):
+        for one in live.masked:
+            losses = (one.effects.whole, one.effects.words)[place]
             most = losses["most attended"]
             for against in ("random", "least attended", "another question's"):
                 gap = cluster_difference(most, losses[against], live.items["cluster"])
@@ -217,7 +221,7 @@ def _masking(live: Live) -> Table:
     columns = (
         Column("setting", "setting"),
         Column("map", "patches chosen by"),
-        Column("said", "log-probability of"),
+        Column("said", "log-probability of", help="The answer's words are scored behind the own rationale."),
         Column("against", "against"),
         Column("most", "lost, most attended (nats)", "number", 3),
         Column("other", "lost, the other (nats)", "number", 3),
@@ -269,20 +273,23 @@ def _losses(live: Live) -> Figure:
 
 
 def _positions(live: Live, compared: Compared) -> Figure:
+    few = max(rows.visual.shape[-1] for rows in live.rows) <= FEW
     series = []
-    for name, rows in zip(compared.names, live.rows, strict=True):
+    for name, rows, side in zip(compared.names, live.rows, live.side, strict=True):
         values = 100 * rows.visual[:, HEADLINE].mean(1)
-        order = np.sort(find_sinks(rows.visual, SHOWN)) if values.shape[1] > SHOWN else np.arange(values.shape[1])
+        order = np.sort(find_sinks(rows.visual, SHOWN))
         found = [cluster_mean(values[:, place], live.items["cluster"]) for place in order]
         ends = (tuple(getattr(one, end) for one in found) for end in ("estimate", "low", "high"))
-        series.append(Series(name, tuple(float(place + 1) for place in order), *ends))
+        labels = tuple(f"row {place // side + 1}, column {place % side + 1}" for place in order.tolist())
+        series.append(Series(name, labels if few else tuple(float(place + 1) for place in order), *ends))
     words = (
-        "Attention of the first token's own row to each visual token of the decoder's grid (row by row), mean over "
-        f"heads, layers and questions; 95 % intervals over scenes. At most the {SHOWN} positions with the most mass. "
+        "Attention of the first token's own row to each visual token of the decoder's grid, mean over heads, layers "
+        f"and questions; 95 % intervals over scenes. At most the {SHOWN} positions with the most mass. "
         "A position high above the others in every picture is a sink."
     )
-    title = "Attention by visual position"
-    return Figure("positions", title, words, "lines", tuple(series), "visual token", "attention (%)")
+    title, kind = "Attention by visual position", "bars" if few else "lines"
+    label = "" if few else "visual token, row by row"
+    return Figure("positions", title, words, kind, tuple(series), label, "attention (%)")
 
 
 def _layers_without(live: Live, compared: Compared, counts: Sequence[int]) -> Figure:
@@ -297,7 +304,13 @@ def _layers_without(live: Live, compared: Compared, counts: Sequence[int]) -> Fi
             by_layer.append(np.stack([one[:, HEADLINE] for one in each]))
         found = [cluster_difference(right, left, live.items["cluster"]) for left, right in zip(*by_layer, strict=True)]
         ends = (tuple(getattr(one, end) for one in found) for end in ("estimate", "low", "high"))
-        series.append(Series(f"without {kind.name}", tuple(float(i + 1) for i in range(len(found))), *ends))
+        series.append(
+            Series(
+                "all positions" if kind.name == "nothing" else f"without {kind.name}",
+                tuple(float(i + 1) for i in range(len(found))),
+                *ends,
+            )
+        )
     words = (
         f"Points of attention to the image that {b} has over {a} in each layer (first token's own row), with nothing, "
         "the first token, and visual sinks left out and the rest made to add up to 1; 95 % bands over scenes."
@@ -308,19 +321,21 @@ def _layers_without(live: Live, compared: Compared, counts: Sequence[int]) -> Fi
 
 def live_sentences(live: Live, compared: Compared, counts: Sequence[int]) -> str:
     """For the verdict: covered patches, sinks and forced first tokens, each with its interval."""
-    told = [f"Asked again on {len(live.items)} of the questions, with patches of the picture covered:"]
     rows = [row for row in _contrasts(live) if row["said"] == _SAID[0] and row["against"] == "random"]
     parts = [
-        f"{row['setting']} loses {row['most']:.2f} nats of its own text's log-probability with the "
-        f"{one.effects.count} of {one.effects.cells} most attended to ({row['map']}) and {row['other']:.2f} with "
-        f"random ones, {_apart(row['gap'], row['interval'])}"
+        f"{row['most']:.2f} against {row['other']:.2f} nats for {row['setting']} by its {row['map']} "
+        f"({one.effects.count} of {one.effects.cells} patches; {_apart(row['gap'], row['interval'])})"
         for row, one in zip(rows, live.masked, strict=True)
     ]
-    told.append(f"{'; '.join(parts)}.")
+    told = [
+        f"Asked again on {len(live.items)} of the questions with the most attended patches of the picture covered, or "
+        f"as many random ones, the own text loses {', '.join(parts)}."
+    ]
     kind = _kinds(live, counts)[-1]
     left, right = (values[:, HEADLINE] for values in _without(live, kind))
     gap = cluster_difference(right, left, live.items["cluster"])
-    told.append(f"Attention to the image without {kind.name.replace(', ', ' and ')}: {_points(gap)}.")
+    left_out = kind.name.replace(", ", " and ").replace("first", "the first")
+    told.append(f"Without {left_out}, the difference in attention to the image is {_points(gap)}.")
     return f"{' '.join(told)} {_forced_sentence(live, compared)}"
 
 
@@ -331,14 +346,14 @@ def _forced_sentence(live: Live, compared: Compared) -> str:
         left, right, _ = values[name]
         gap = cluster_difference(right, left, live.items["cluster"])
         parts.append(f"{_points(gap)} with {name.replace(', in both', '')}")
-    return f"With one first token in both settings: {' and '.join(parts)}."
+    return f"With the same first token in both settings it is {' and '.join(parts)}."
 
 
 def _apart(gap: float, interval: Sequence[float | None]) -> str:
     low, high = interval
     if low is None or high is None:
-        return f"difference {gap:+.2f}, no interval"
-    return f"difference {gap:+.2f}, 95 % interval {low:+.2f} to {high:+.2f}"
+        return f"{gap:+.2f}, no interval"
+    return f"{gap:+.2f}, 95 % interval {low:+.2f} to {high:+.2f}"
 
 
 def _points(result: Result) -> str:

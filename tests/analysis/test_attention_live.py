@@ -95,6 +95,19 @@ def test_a_forced_token_changes_the_own_row_alone(live) -> None:
         assert np.abs(own.shares[:, 1] - forced.shares[:, 1]).max() > 0.01
 
 
+def test_forced_tokens_stand_in_the_right_rows_of_the_table(live) -> None:
+    found, compared = live
+    own, forced = (
+        [100 * float(one.shares[:, 1, ..., 2].mean()) for one in both] for both in (found.rows, found.forced)
+    )
+    table = live_tables.live_tables(found, compared, [1])[2]
+    wanted = {"each its own": own, "K0's, in both": [own[0], forced[1]], "K4's, in both": [forced[0], own[1]]}
+    for row in table.rows[:3]:
+        assert [row["a"], row["b"]] == pytest.approx(wanted[row["first"]])
+        assert row["gap"] == pytest.approx(row["b"] - row["a"])
+    assert table.rows[3]["n"] == 0 and table.rows[3].get("gap") is None, "K0 begins with the mark, K4 never"
+
+
 def test_the_report_has_what_asking_again_gave(traces) -> None:
     document, arrays = attention.compute(options(traces, "--live", "6", "--draws", "2", "--cover", "grey"))
     by_id = {table.id: table for table in document.tables}
