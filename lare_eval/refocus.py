@@ -16,21 +16,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 
 from lare.errors import LareError
+from lare.training.rows import RowRun, read_rows, train_rows
 from lare_eval.passes import evaluate_pass, random_windows, save_text
 
 if TYPE_CHECKING:
@@ -73,57 +70,11 @@ def load_rows(path: Path = ROWS) -> list[RefocusRow]:
     Raises:
         LareError: If the file can't be read or a row has unknown keys.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return [RefocusRow(name, **{**row, "train": tuple(row.get("train", ()))}) for name, row in content.items()]
-    except OSError as error:
-        raise LareError(f"{str(path)!r} can't be read ({error.strerror}); start in the repository") from None
-    except (TypeError, AttributeError, yaml.YAMLError) as error:
-        raise LareError(f"{str(path)!r} is no file of rows ({error}); see lare_eval.refocus.RefocusRow") from None
+    return read_rows(path, RefocusRow)
 
 
-# Training -----------------------------------------------------------------------------------------------------------
-
-
-def _folder(row: RefocusRow, seed: int) -> Path:
-    return RUNS / f"{row.name}-{seed}"
-
-
-def _checkpoint(row: RefocusRow, seed: int) -> Path:
-    return _folder(row, seed) / "IV" / "final"
-
-
-def _train(row: RefocusRow, seed: int) -> str | None:
-    """Train a row unless it is done; returns what went wrong."""
-    out = _folder(row, seed)
-    if (_checkpoint(row, seed) / "meta.json").is_file():
-        return None
-    out.mkdir(parents=True, exist_ok=True)
-    started = (out / "run.yaml").is_file()
-    words = ["--resume", str(out)] if started else [str(BASE), f"out={out}", f"seed={seed}", *row.train]
-    threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    with (out / "train.log").open("a", encoding="utf-8") as log:
-        done = subprocess.run(
-            [sys.executable, "-m", "lare", "train", *words],
-            env=os.environ | threads,
-            stdout=log,
-            stderr=log,
-            check=False,
-        )
-    return None if done.returncode == 0 else f"{out}: ended with {done.returncode}; see {out / 'train.log'}"
-
-
-def _train_all(jobs: Sequence[tuple[RefocusRow, int]], at_once: int) -> None:
-    from tqdm import tqdm
-
-    with ThreadPoolExecutor(at_once) as pool:
-        failures = [
-            one
-            for one in tqdm(pool.map(lambda job: _train(*job), jobs), total=len(jobs), desc="rows", unit="run")
-            if one
-        ]
-    if failures:
-        raise LareError("; ".join(failures))
+def _run(row: RefocusRow, seed: int) -> RowRun:
+    return RowRun(BASE, RUNS / f"{row.name}-{seed}", (f"seed={seed}", *row.train))
 
 
 # Asking -------------------------------------------------------------------------------------------------------------
@@ -195,12 +146,12 @@ def _ask(row: RefocusRow, seed: int, limit: int | None) -> dict[str, Any]:
     """Scores and costs of a trained row; asked once for each state of its weights."""
     from lare.trace import TraceReader
 
-    method = method_of(row, _checkpoint(row, seed))
-    cache = _folder(row, seed) / f"asked-{method.fingerprint()}-{limit or 'all'}.json"
+    method = method_of(row, _run(row, seed).checkpoint)
+    cache = _run(row, seed).out / f"asked-{method.fingerprint()}-{limit or 'all'}.json"
     if cache.is_file():
         found: dict[str, Any] = json.loads(cache.read_text(encoding="utf-8"))
         return found
-    out = _folder(row, seed) / f"asked-{time.time_ns()}"
+    out = _run(row, seed).out / f"asked-{time.time_ns()}"
     out.mkdir()
     passed = evaluate_pass("answers", method, ["lare_mini"], out, limit=limit)
     traces = TraceReader(out / "traces" / "answers")
@@ -227,7 +178,7 @@ def _timed(rows: Sequence[RefocusRow], seed: int) -> dict[str, dict[str, float]]
     asked = make_task("mmstar")[:TIMED]
     images = [one["image"].convert("RGB") for one in asked]
     questions = [str(task_prompt("mmstar", one)) for one in asked]
-    methods = {row.name: method_of(row, _checkpoint(row, seed)) for row in rows}
+    methods = {row.name: method_of(row, _run(row, seed).checkpoint) for row in rows}
     seconds: dict[str, dict[int, list[float]]] = {row.name: {1: [], 16: []} for row in rows}
     for _ in range(5):
         for name, method in methods.items():
@@ -273,8 +224,8 @@ def run(options: argparse.Namespace) -> None:
     rows = _chosen(options.rows)
     jobs = [(row, seed) for seed in options.seeds for row in rows]
     if not options.no_train:
-        _train_all(jobs, options.at_once)
-    done = [job for job in jobs if (_checkpoint(*job) / "meta.json").is_file()]
+        train_rows([_run(*job) for job in jobs], options.at_once)
+    done = [job for job in jobs if _run(*job).trained]
     if not done:
         raise LareError(f"no trained rows under {RUNS}; leave --no-train out")
     content = [_ask(row, seed, options.limit) for row, seed in tqdm(done, desc="asked", unit="run")]
