@@ -13,10 +13,23 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from analysis.heatmap_overlap import spearman, top_mass
 from analysis.stats import codes_of
 from lare.errors import LareError
 
-__all__ = ["Shares", "cover", "lay_out", "mean_map", "nss", "on_things", "ratio_of_sums", "shape_of_maps"]
+__all__ = [
+    "Shares",
+    "cover",
+    "entropy_bits",
+    "jensen_shannon",
+    "lay_out",
+    "mean_map",
+    "mean_of_others",
+    "nss",
+    "on_things",
+    "ratio_of_sums",
+    "shape_of_maps",
+]
 
 Values = npt.NDArray[np.float64]
 Truths = npt.NDArray[np.bool_]
@@ -74,25 +87,38 @@ def shape_of_maps(maps: Values) -> dict[str, Values]:
     """Spread and travel of maps (N, K, g, g).
 
     Returns:
-        (N, K) each: "entropy" in bits; "effective", 2 to its power, in cells; "travel" of the centre of mass since the
-        step before, in cells, and "divergence" (Jensen-Shannon) from it, in bits; both missing at the first step.
+        (N, K) each: "entropy" in bits; "effective", 2 to its power, in cells; "top", the share in the strongest tenth
+        of the grid's cells; the centre of mass's "row" and "column", in cells from the top left corner; its "travel"
+        since the step before, in cells, and that step's map's "divergence" (Jensen-Shannon), in bits, and "spearman"
+        rank correlation. The last three are missing at the first step.
     """
-    entropy = _entropy(maps)
+    entropy = entropy_bits(maps)
     cells = np.arange(maps.shape[-1]) + 0.5
     centre = np.stack([maps.sum(-1) @ cells, maps.sum(-2) @ cells], -1)
-    travel, divergence = np.full(entropy.shape, np.nan), np.full(entropy.shape, np.nan)
+    travel, divergence, ranks = (np.full(entropy.shape, np.nan) for _ in range(3))
     travel[:, 1:] = np.linalg.norm(np.diff(centre, axis=1), axis=-1)
     divergence[:, 1:] = jensen_shannon(maps[:, 1:], maps[:, :-1])
-    return {"entropy": entropy, "effective": 2.0**entropy, "travel": travel, "divergence": divergence}
+    ranks[:, 1:] = spearman(maps[:, 1:], maps[:, :-1])
+    return {
+        "entropy": entropy,
+        "effective": 2.0**entropy,
+        "top": top_mass(maps),
+        "row": centre[..., 0],
+        "column": centre[..., 1],
+        "travel": travel,
+        "divergence": divergence,
+        "spearman": ranks,
+    }
 
 
 def jensen_shannon(first: Values, second: Values) -> Values:
     """Jensen-Shannon divergence of maps (..., g, g) in bits: 0 for equal ones, 1 for ones that share no cell."""
-    gap = _entropy((first + second) / 2) - (_entropy(first) + _entropy(second)) / 2
+    gap = entropy_bits((first + second) / 2) - (entropy_bits(first) + entropy_bits(second)) / 2
     return np.clip(gap, 0.0, 1.0)
 
 
-def _entropy(maps: Values) -> Values:
+def entropy_bits(maps: Values) -> Values:
+    """Entropy of maps (..., g, g) in bits."""
     logs = np.log2(maps, out=np.zeros_like(maps), where=maps > 0)
     return np.asarray(-(maps * logs).sum((-2, -1)), dtype=np.float64)
 
@@ -100,6 +126,21 @@ def _entropy(maps: Values) -> Values:
 def mean_map(maps: Values) -> Values:
     """The data set's mean map at each step, (K, g, g): what a model would look at without looking at the question."""
     return np.asarray(maps.mean(0), dtype=np.float64)
+
+
+def mean_of_others(maps: Values, clusters: Sequence[object]) -> Values:
+    """For each answer the mean map at each step of all answers of other clusters, (N, K, g, g).
+
+    An answer's own map is left out because it knows its question; with one cluster the mean is that of all.
+    """
+    codes = codes_of(np.asarray(clusters, object), len(maps))
+    groups = int(codes.max()) + 1
+    if groups < 2:
+        return np.broadcast_to(mean_map(maps), maps.shape)
+    totals = np.zeros((groups, *maps.shape[1:]))
+    np.add.at(totals, codes, maps)
+    counts = len(maps) - np.bincount(codes, minlength=groups)
+    return np.asarray(((totals.sum(0) - totals) / counts[:, None, None, None])[codes], dtype=np.float64)
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,17 @@ picture or the model. The reference on the other side is the map of an unrelated
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats as scipy_stats
 
 from analysis.heatmap_data import Maps
-from analysis.heatmap_numbers import jensen_shannon, lay_out, on_things, ratio_of_sums
+from analysis.heatmap_disturbed import cascade, maps_of, mirrored, mirrored_back, randomised, shuffled_heads
+from analysis.heatmap_numbers import entropy_bits, jensen_shannon, on_things, ratio_of_sums
+from analysis.heatmap_overlap import spearman
 from analysis.report.document import Column, Table
 
 if TYPE_CHECKING:
@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 
     from lare.methods.base import Method
 
-__all__ = ["Check", "checks_by_model", "compare_maps", "sanity_table", "unrelated"]
-
-BATCH = 32
+__all__ = ["Check", "cascade_table", "checks_by_model", "compare_maps", "sanity_table", "steps_of_cascade", "unrelated"]
 
 
 @dataclass(frozen=True)
@@ -38,8 +36,9 @@ class Check:
         expected: What a sound map does.
         divergence: Jensen-Shannon divergence from the answer's own map, bits, (n, K).
         spearman: Rank correlation with it over the grid's cells, (n, K).
+        entropy: Of the changed map, bits, (n, K).
         same_window: Whether the window stayed where it was, (n, K).
-        mass: Share on the things of the question, (n,) mean over steps; missing without boxes.
+        mass: Share of the changed map on the things of the question, (n,) mean over steps; missing without boxes.
         clusters: (n,) names.
     """
 
@@ -47,6 +46,7 @@ class Check:
     expected: str
     divergence: npt.NDArray[np.float64]
     spearman: npt.NDArray[np.float64]
+    entropy: npt.NDArray[np.float64]
     same_window: npt.NDArray[np.float64]
     mass: npt.NDArray[np.float64]
     clusters: Sequence[object]
@@ -74,21 +74,11 @@ def compare_maps(
         name,
         expected,
         jensen_shannon(maps.extractor, changed),
-        _spearman(maps.extractor, changed),
+        spearman(maps.extractor, changed),
+        entropy_bits(changed),
         (maps.corners == corners).all(-1).astype(np.float64),
         np.where(known, mass, np.nan),
         list(maps.table["cluster"]),
-    )
-
-
-def _spearman(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Rank correlation over cells, (N, K); cells outside a window tie at 0."""
-    ranks = [scipy_stats.rankdata(one.reshape(*one.shape[:2], -1), axis=-1) for one in (first, second)]
-    gaps = [rank - rank.mean(-1, keepdims=True) for rank in ranks]
-    scale = np.sqrt((gaps[0] ** 2).sum(-1) * (gaps[1] ** 2).sum(-1))
-    return np.asarray(
-        np.divide((gaps[0] * gaps[1]).sum(-1), scale, out=np.full(scale.shape, np.nan), where=scale > 0),
-        dtype=np.float64,
     )
 
 
@@ -125,98 +115,113 @@ def checks_by_model(method: Method, maps: Maps, pictures: Sequence[Image], seed:
         ("another question, same picture", "moves", method, pictures, others),
         ("another picture, same question", "moves", method, strangers, questions),
         (
-            "Extractor with random weights",
+            "Extractor's heads shuffled",
             "keeps what the window gives",
-            _randomised(method, seed, False),
+            shuffled_heads(method, seed),
             pictures,
             questions,
         ),
-        ("whole model with random weights", "falls to chance", _randomised(method, seed, True), pictures, questions),
+        (
+            "Extractor with random weights",
+            "keeps what the window gives",
+            randomised(method, seed, ["extractor."]),
+            pictures,
+            questions,
+        ),
+        ("whole model with random weights", "falls to chance", randomised(method, seed, [""]), pictures, questions),
     ]
     for name, expected, model, shown, asked in plans:
-        changed, corners = _maps_of(model, shown, asked, maps.grid)
-        yield compare_maps(name, expected, maps, changed, corners)
+        yield compare_maps(name, expected, maps, *maps_of(model, shown, asked, maps.grid))
+    turned = [mirrored(*pair) for pair in zip(pictures, questions, strict=True)]
+    changed, corners = maps_of(method, [one for one, _ in turned], [asked for _, asked in turned], maps.grid)
+    yield compare_maps("picture and question mirrored: the map as it is", "moves", maps, changed, corners)
+    back = mirrored_back(changed, corners, maps.window)
+    yield compare_maps("picture and question mirrored: the map mirrored back", "stays near", maps, *back)
 
 
-def _maps_of(
-    method: Method, pictures: Sequence[Image], questions: Sequence[str], grid: int
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    from lare.methods.base import Sampling
-
-    attention, corners = [], []
-    for start in range(0, len(questions), BATCH):
-        part = slice(start, start + BATCH)
-        for answer in method.answer(pictures[part], questions[part], Sampling(max_new_tokens=1), trace=True):
-            attention.append(answer.arrays["cross_attention"])
-            corners.append(answer.arrays["windows"])
-    places = np.stack(corners).astype(np.int64)
-    return lay_out(np.stack(attention), places, grid)[0], places
-
-
-def _randomised(method: Method, seed: int, whole: bool) -> Method:
-    """A copy whose Extractor, or everything, has the weights that training starts from, drawn anew."""
-    import torch
-
-    from lare.model import LareForConditionalGeneration
-
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        fresh = LareForConditionalGeneration(copy.deepcopy(method.model.config))
-    fresh.to(method.model.device, method.model.dtype).eval()  # type: ignore[arg-type]
-    if not whole:
-        weights = dict(method.model.state_dict())
-        weights |= {name: value for name, value in fresh.state_dict().items() if "extractor" in name}
-        fresh.load_state_dict(weights)
-    return type(method)(fresh, method.processor, iterations=method.iterations, window=method.window)
-
-
-def sanity_table(checks: Sequence[Check], own_mass: npt.NDArray[np.float64], own: Sequence[object]) -> Table:
-    """All checks, one a row; the first row is the answers' own maps.
+def steps_of_cascade(method: Method, maps: Maps, pictures: Sequence[Image], seed: int) -> Iterator[Check]:
+    """Cascading randomisation: the maps while more and more of the Extractor is drawn anew, see `cascade`.
 
     Args:
-        checks: The manipulations.
-        own_mass: Share of the answers' own maps on the things, (N,).
-        own: Their clusters.
+        method: The model that gave the answers.
+        maps: The answers' own maps.
+        pictures: One an answer.
+        seed: Of the random weights.
     """
+    yield compare_maps("nothing", "", maps, maps.extractor, maps.corners)
+    questions = list(maps.table["question"])
+    for number, (label, model) in enumerate(cascade(method, seed)):
+        found = maps_of(model, pictures, questions, maps.grid)
+        yield compare_maps(label if number == 0 else f"+ {label}", "", maps, *found)
+
+
+def sanity_table(checks: Sequence[Check]) -> Table:
+    """All checks, one a row."""
+    caption = "Sanity checks: how far the Extractor's maps move."
     columns = (
         Column("check", "What was changed"),
         Column("expected", "A sound map"),
-        Column("divergence", "Distance from own map (bits)", "number", 2, "Jensen-Shannon: 0 equal, 1 no shared cell"),
-        Column("divergence_interval", "95 % interval", "interval", 2),
-        Column("spearman", "Rank correlation", "number", 2, "Spearman over all cells; cells outside the window tie"),
-        Column("spearman_interval", "95 % interval", "interval", 2),
-        Column("window", "Same window", "percent", 1, "Share of steps whose window stayed where it was"),
-        Column("mass", "On the things asked about", "percent", 1),
-        Column("mass_interval", "95 % interval", "interval", 1),
-        Column("n", "n", "count"),
+        *_MEASURES,
     )
-    mass, low, high = ratio_of_sums(100 * own_mass[:, None], None, own)
-    rows = [
-        {"check": "nothing: the traced answers", "expected": "–", "divergence": 0.0, "spearman": 1.0, "window": 100.0,
-         "mass": mass[0], "mass_interval": (low[0], high[0]), "n": len(own)}
-    ]  # fmt: skip
-    for check in checks:
-        values = np.stack(
-            [
-                np.nanmean(check.divergence, 1), _mean_known(check.spearman), 100 * check.same_window.mean(1),
-                100 * check.mass,
-            ],
-            1,
-        )  # fmt: skip
-        mean, low, high = ratio_of_sums(values, None, check.clusters)
-        rows.append(
-            {
-                "check": check.name, "expected": check.expected, "divergence": mean[0],
-                "divergence_interval": (low[0], high[0]), "spearman": mean[1], "spearman_interval": (low[1], high[1]),
-                "window": mean[2], "mass": mean[3], "mass_interval": (low[3], high[3]), "n": len(check.mass),
-            }
-        )  # fmt: skip
-    return Table("sanity", "Sanity checks: how far the Extractor's maps move.", columns, tuple(rows), _NOTE)
+    return Table("sanity", caption, columns, tuple(_row(check) for check in checks), _NOTE)
+
+
+def cascade_table(checks: Sequence[Check]) -> Table:
+    """The steps of the cascade, one a row."""
+    caption = (
+        "Cascading randomisation: the Extractor is drawn anew from its output to its input, a layer more each row."
+    )
+    first = Column("first", "Rank correlation, step 1", "number", 2, "The first step's window is still the model's own")
+    columns = (
+        Column("check", "Drawn anew"),
+        first,
+        Column("first_interval", "95 % interval", "interval", 2),
+        *_MEASURES,
+    )
+    note = (
+        "A map that holds the model's weights leaves its own (rank correlation falls) and spreads (entropy rises). "
+        "The output changes what the next step is fed with, so the first step's map stays until an attention layer is "
+        "drawn anew. The window is the decoder's choice; it moves only because the Extractor feeds the decoder."
+    )
+    return Table("cascade", caption, columns, tuple(_row(check) for check in checks), note)
+
+
+_MEASURES = (
+    Column("divergence", "Distance from own map (bits)", "number", 2, "Jensen-Shannon: 0 equal, 1 no shared cell"),
+    Column("divergence_interval", "95 % interval", "interval", 2),
+    Column("spearman", "Rank correlation", "number", 2, "Spearman over all cells; cells outside the window tie"),
+    Column("spearman_interval", "95 % interval", "interval", 2),
+    Column("entropy", "Entropy (bits)", "number", 2, "Of the changed map"),
+    Column("entropy_interval", "95 % interval", "interval", 2),
+    Column("window", "Same window", "percent", 1, "Share of steps whose window stayed where it was"),
+    Column("mass", "On the things asked about", "percent", 1),
+    Column("mass_interval", "95 % interval", "interval", 1),
+    Column("n", "n", "count"),
+)
+
+
+def _row(check: Check) -> dict[str, Any]:
+    parts = {
+        "divergence": check.divergence.mean(1),
+        "spearman": _mean_known(check.spearman),
+        "first": check.spearman[:, 0],
+        "entropy": check.entropy.mean(1),
+        "window": 100 * check.same_window.mean(1),
+        "mass": 100 * check.mass,
+    }
+    mean, low, high = ratio_of_sums(np.stack(list(parts.values()), 1), None, check.clusters)
+    row: dict[str, Any] = {"check": check.name, "expected": check.expected, "n": len(check.mass)}
+    for i, key in enumerate(parts):
+        row |= {key: mean[i], f"{key}_interval": (low[i], high[i])}
+    del row["window_interval"]
+    return row
 
 
 _NOTE = (
     "Means over steps, then over answers; intervals by bootstrap over scenes. Checks with fewer answers were run anew "
-    "on a seeded sample of them. Random weights are those that training starts from, drawn anew."
+    "on a seeded sample of them. Random weights are those that training starts from, drawn anew. Heads shuffled: the "
+    "queries of each head meet the keys of another. Mirrored: the picture left to right, and with it left and right "
+    "and the columns' letters in the question, so that the same things are asked about."
 )
 
 

@@ -9,10 +9,21 @@ import numpy as np
 import numpy.typing as npt
 
 from analysis.heatmap_data import Maps
-from analysis.heatmap_numbers import Shares, mean_map, nss, on_things, ratio_of_sums, shape_of_maps
+from analysis.heatmap_numbers import Shares, mean_of_others, nss, on_things, ratio_of_sums, shape_of_maps
+from analysis.heatmap_overlap import TOP, Agreement, agreement
 from analysis.report.document import Column, Figure, Series, Table
 
-__all__ = ["Measured", "curves", "hops_table", "measure", "measures_table", "shape_table", "steps_table", "thing_grids"]
+__all__ = [
+    "Measured",
+    "boxes_table",
+    "curves",
+    "hops_table",
+    "measure",
+    "measures_table",
+    "shape_table",
+    "steps_table",
+    "thing_grids",
+]
 
 Values = npt.NDArray[np.float64]
 
@@ -30,6 +41,7 @@ class Measured:
             such traces), (n, K) inside.
         score: NSS by source, (n, K); none for `EVEN`.
         seen: Share of the things that lies in the window, by source (`OWN`, `RANDOM`), (n, K).
+        boxes: AUC-Judd and IoU with the true boxes over the whole picture, by source, (n, K) inside.
         clusters: (n,) scenes.
         seed: Of the bootstrap.
     """
@@ -39,6 +51,7 @@ class Measured:
     shares: Mapping[str, Shares]
     score: Mapping[str, Values]
     seen: Mapping[str, Values]
+    boxes: Mapping[str, Agreement]
     clusters: Sequence[object]
     seed: int
 
@@ -52,29 +65,35 @@ def measure(maps: Maps, random: Maps | None, seed: int) -> Measured:
     """Count where maps lie.
 
     Args:
-        maps: All thinking answers; those without boxes count for the mean map alone.
+        maps: All thinking answers; those without boxes count for the mean map alone, which is for each answer that of
+            the other scenes.
         random: The same with random windows, in the same order.
         seed: Of the bootstrap.
     """
-    average = mean_map(maps.extractor)
     rows = np.flatnonzero([bool(boxes) for boxes in maps.boxes])
     boxed = maps.take(rows)
     covered = boxed.covered()
     area = covered.sum((-2, -1))[:, None]
-    even = boxed.inside / boxed.window**2
-    shares = {
-        OWN: on_things(boxed.extractor, covered),
-        EVEN: on_things(even, covered),
-        MEAN: on_things(average, covered),
-    }
-    score = {OWN: nss(boxed.extractor, boxed.inside, covered), MEAN: nss(average, boxed.inside, covered)}
-    seen = {OWN: (covered[:, None] * boxed.inside).sum((-2, -1)) / area}
+    average = mean_of_others(maps.extractor, list(maps.table["cluster"]))[rows]
+    sources = {OWN: boxed.extractor, EVEN: boxed.inside / boxed.window**2, MEAN: average}
+    inside = {OWN: boxed.inside}
     if random is not None:
         part = random.take(rows)
-        shares[RANDOM] = on_things(part.extractor, covered)
-        score[RANDOM] = nss(part.extractor, part.inside, covered)
-        seen[RANDOM] = (covered[:, None] * part.inside).sum((-2, -1)) / area
-    return Measured(boxed, covered, shares, score, seen, list(boxed.table["cluster"]), seed)
+        sources[RANDOM], inside[RANDOM] = part.extractor, part.inside
+    return Measured(
+        boxed,
+        covered,
+        {source: on_things(maps, covered) for source, maps in sources.items()},
+        {
+            source: nss(maps, inside.get(source, boxed.inside), covered)
+            for source, maps in sources.items()
+            if source != EVEN
+        },
+        {source: (covered[:, None] * windows).sum((-2, -1)) / area for source, windows in inside.items()},
+        {source: agreement(maps, covered) for source, maps in sources.items()},
+        list(boxed.table["cluster"]),
+        seed,
+    )
 
 
 def with_all(values: Values) -> Values:
@@ -205,29 +224,76 @@ def measures_table(measured: Measured) -> Table:
     return Table("measures", "Pointing game, NSS and what the windows hold.", columns, tuple(rows), note)
 
 
+def boxes_table(measured: Measured) -> Table:
+    """AUC-Judd and best-threshold IoU by step and source, and what the Extractor has above each baseline."""
+    columns = [Column("step", "Latent step"), Column("source", "Map")]
+    for key, label, digits, help_text in (
+        (
+            "auc",
+            "AUC-Judd",
+            3,
+            "How often a point on the things has more attention than one beside them; 0.5 is chance",
+        ),
+        ("auc_gap", "Extractor above it", 3, "Difference of the two AUC on the same questions"),
+        ("iou", "Best IoU (%)", 1, "Overlap by union of the things and the map cut at its best threshold"),
+        ("iou_gap", "Extractor above it (points)", 1, "Difference of the two IoU on the same questions"),
+    ):
+        columns += [Column(key, label, "number", digits, help_text), _interval(key, digits)]
+    columns.append(Column("n", "n", "count"))
+    own = measured.boxes[OWN]
+    found = {}
+    for source, one in measured.boxes.items():
+        found[source] = {"auc": _mean(one.auc, measured), "iou": _mean(one.iou, measured, 100)}
+        if source != OWN:
+            found[source]["auc_gap"] = _mean(own.auc - one.auc, measured)
+            found[source]["iou_gap"] = _mean(own.iou - one.iou, measured, 100)
+    rows: list[dict[str, object]] = []
+    for i, label in enumerate(measured.labels):
+        for source, parts in found.items():
+            row: dict[str, object] = {"step": label, "source": source, "n": len(measured.clusters)}
+            for key, values in parts.items():
+                row |= _cells(key, values, i)
+            rows.append(row)
+    note = (
+        "Over the whole picture; cells outside a window tie as the lowest. The threshold of the IoU is chosen for each "
+        "map with the truth in view, for the baselines as well: an upper bound."
+    )
+    return Table("boxes", "Agreement of whole maps with the true boxes.", tuple(columns), tuple(rows), note)
+
+
 def shape_table(maps: Maps, random: Maps | None, seed: int) -> Table:
     """Spread and travel of all answers' maps, by step."""
     columns = [Column("step", "Latent step"), Column("source", "Map")]
     for key, label, help_text in (
         ("entropy", "Entropy (bits)", f"Even over a {maps.window} x {maps.window} window: {_bits(maps):.1f}"),
         ("effective", "Effective cells", "2 to the power of the entropy"),
+        ("top", "In the strongest tenth", _tenth(maps)),
         ("travel", "Travel (cells)", "Of the centre of mass since the step before"),
         ("divergence", "Change (bits)", "Jensen-Shannon divergence from the step before; 1: no shared cell"),
+        ("spearman", "Rank correlation", "Spearman, with the step before, over all cells; those without a value tie"),
     ):
         columns += [Column(key, label, "number", 2, help_text), _interval(key, 2)]
+    keys = [column.key for column in columns if column.kind == "number"]
     columns.append(Column("n", "n", "count"))
     rows: list[dict[str, object]] = []
     for source, one in ((OWN, maps), (RANDOM, random)):
         if one is None:
             continue
         clusters = list(one.table["cluster"])
-        found = {key: ratio_of_sums(v, None, clusters, seed) for key, v in shape_of_maps(one.extractor).items()}
+        shapes = shape_of_maps(one.extractor)
+        found = {key: ratio_of_sums(shapes[key], None, clusters, seed) for key in keys}
         for k in range(one.steps):
             row: dict[str, object] = {"step": f"step {k + 1}", "source": source, "n": len(clusters)}
             for key, values in found.items():
                 row |= _cells(key, values, k)
             rows.append(row)
     return Table("shape", "How spread the maps are and how they move, over all answers.", tuple(columns), tuple(rows))
+
+
+def _tenth(maps: Maps) -> str:
+    cells = int(np.ceil(TOP * maps.grid**2))
+    even = min(1.0, cells / maps.window**2)
+    return f"Share of a map in its {cells} strongest cells of {maps.grid**2}; even over the window: {even:.2f}"
 
 
 def _bits(maps: Maps) -> float:

@@ -19,14 +19,24 @@ import pandas as pd
 from analysis.cli import Computed, reproduce, run, standard_parser
 from analysis.heatmap_data import Maps, read_maps, same_items
 from analysis.heatmap_numbers import mean_map, shape_of_maps
+from analysis.heatmap_overlap import agreement
 from analysis.heatmap_samples import TEXT_RULE, choose, mini_pictures, samples_of
-from analysis.heatmap_sanity import Check, checks_by_model, compare_maps, sanity_table, unrelated
+from analysis.heatmap_sanity import (
+    Check,
+    cascade_table,
+    checks_by_model,
+    compare_maps,
+    sanity_table,
+    steps_of_cascade,
+    unrelated,
+)
 from analysis.heatmap_tables import (
     EVEN,
     MEAN,
     OWN,
     RANDOM,
     Measured,
+    boxes_table,
     curves,
     hops_table,
     measure,
@@ -82,7 +92,7 @@ def compute(options: argparse.Namespace) -> Computed:
     if scenes < FEW_CLUSTERS:
         warnings.append(f"There are only {scenes} scenes: the intervals are rough.")
     pictures = mini_pictures(list(maps.table["task"]))
-    checks = _checks(options, maps, blind, pictures, warnings, seed)
+    checks, fallen = _checks(options, maps, blind, pictures, warnings, seed)
     shapes = shape_of_maps(maps.extractor)
     chosen = choose(maps.table, direct, options.samples, seed)
     average = mean_map(maps.extractor)
@@ -95,9 +105,11 @@ def compute(options: argparse.Namespace) -> Computed:
         tables=(
             steps_table(measured),
             measures_table(measured),
+            boxes_table(measured),
             hops_table(measured),
             shape_table(maps, random, seed),
-            sanity_table(checks, measured.shares[OWN].mass.mean(1), measured.clusters),
+            sanity_table(checks),
+            *([cascade_table(fallen)] if fallen else []),
         ),
         figures=(*curves(measured), *thing_grids(measured, average)),
         samples=samples_of(maps, _beside(maps, shapes), direct, chosen, pictures),
@@ -132,13 +144,16 @@ def _direct(maps: Maps, path: Path, warnings: list[str]) -> pd.DataFrame | None:
 def _checks(
     options: argparse.Namespace, maps: Maps, blind: Maps | None, pictures: dict[tuple[str, int], Any],
     warnings: list[str], seed: int,
-) -> list[Check]:  # fmt: skip
-    """The sanity checks: from traces, and, if asked for and possible, by running the model."""
-    checks = [unrelated(maps, seed)]
+) -> tuple[list[Check], list[Check]]:  # fmt: skip
+    """The sanity checks, from traces and, if asked for and possible, by running the model; and the cascade's steps."""
+    checks = [
+        compare_maps("nothing: the traced answers", "stays", maps, maps.extractor, maps.corners),
+        unrelated(maps, seed),
+    ]
     if blind is not None:
         checks.append(compare_maps("grey picture", "moves", maps, blind.extractor, blind.corners))
     if not options.sanity:
-        return checks
+        return checks, []
     from lare.methods import load_method
 
     keys = list(zip(maps.table["task"], maps.table["doc_id"], strict=True))
@@ -150,9 +165,11 @@ def _checks(
             "The checks that need the model were left out: the traces are not of the checkpoint at hand, or their "
             "pictures are not. Give it with --checkpoint."
         )
-        return checks
+        return checks, []
     rows = np.sort(np.random.default_rng(seed).permutation(known)[: options.sanity_questions])
-    return checks + list(checks_by_model(method, maps.take(rows), [pictures[keys[row]] for row in rows], seed))
+    part, shown = maps.take(rows), [pictures[keys[row]] for row in rows]
+    checks += checks_by_model(method, part, shown, seed)
+    return checks, list(steps_of_cascade(method, part, shown, seed))
 
 
 def _verdict(measured: Measured) -> str:
@@ -178,15 +195,26 @@ def _verdict(measured: Measured) -> str:
 
 
 def _beside(maps: Maps, shapes: dict[str, npt.NDArray[np.float64]]) -> dict[str, npt.NDArray[np.float64]]:
-    """Numbers that stand beside a sample's map."""
-    known = np.array([bool(boxes) for boxes in maps.boxes])
-    mass = (maps.extractor * maps.covered()[:, None]).sum((-2, -1))
+    """Numbers that stand beside a sample's map, in the order in which they are shown: that of their names."""
+    known = np.array([bool(boxes) for boxes in maps.boxes])[:, None]
+    covered = maps.covered()
+    mass, area = (maps.extractor * covered[:, None]).sum((-2, -1)), covered.mean((-2, -1))[:, None]
+    found = agreement(maps.extractor, covered)
     return {
-        "on the things (%)": np.where(known[:, None], 100 * mass, np.nan),
-        "entropy (bits)": shapes["entropy"],
-        "effective cells": shapes["effective"],
-        "travel (cells)": shapes["travel"],
-        "change (bits)": shapes["divergence"],
+        "attention on the things (%)": np.where(known, 100 * mass, np.nan),
+        "attention on the things, lift": np.divide(
+            mass, area, out=np.full_like(mass, np.nan), where=known & (area > 0)
+        ),
+        "boxes: AUC-Judd": found.auc,
+        "boxes: best IoU (%)": 100 * found.iou,
+        "centre, from the left (cells)": shapes["column"],
+        "centre, from the top (cells)": shapes["row"],
+        "centre, travel (cells)": shapes["travel"],
+        "spread, effective cells": shapes["effective"],
+        "spread, entropy (bits)": shapes["entropy"],
+        "spread, in the strongest tenth (%)": 100 * shapes["top"],
+        "step before, distance from it (bits)": shapes["divergence"],
+        "step before, rank correlation": shapes["spearman"],
     }
 
 
@@ -211,9 +239,12 @@ def _methods(maps: Maps, measured: Measured) -> tuple[str, ...]:
         "(things that are not there, comparisons of counts) and take no part in the counts on things; they do in the "
         "mean map and in spread and travel.",
         "Baselines: the answers' own windows looked at evenly (what choosing the window alone brings); the mean of "
-        "all answers' maps at the same step (a map that knows the data set but not the question), and the same "
+        "all maps of other scenes at the same step (it knows the data set but not the question), and the same "
         "weights looking through random windows. In a random window the Extractor still chooses "
         "within it, so the difference from it is the window's worth, not the Extractor's.",
+        "AUC-Judd and IoU are over the whole picture. A cell that a box covers in part counts in that part: both are "
+        "those of the map painted onto the pixels. NSS and AUC against the mean map tell what is more than a habit of "
+        "looking at some places (Bylinskii 2019).",
         "Intervals are percentiles of a bootstrap over scenes, of which several questions can share one. Lift is a "
         "ratio of sums, so questions with small things do not dominate it.",
         TEXT_RULE + " The paper colours the text of its figure by step and gives no rule.",
@@ -240,6 +271,8 @@ def _arrays(
         if source in measured.score:
             arrays[f"pointing_{short[source]}"] = shares.pointing.astype(np.uint8)
             arrays[f"nss_{short[source]}"] = measured.score[source].astype(np.float32)
+        arrays[f"auc_{short[source]}"] = measured.boxes[source].auc.astype(np.float32)
+        arrays[f"iou_{short[source]}"] = measured.boxes[source].iou.astype(np.float32)
     for name, values in shapes.items():
         arrays[f"all_{name}"] = values.astype(np.float32)
     return arrays

@@ -24,7 +24,7 @@ __all__ = ["asset", "environment", "render"]
 
 _HERE = Path(__file__).parent
 
-SCRIPTS = ("colours.js", "list.js", "stage.js", "viewer.js")
+SCRIPTS = ("colours.js", "list.js", "outline.js", "stage.js", "maps.js", "viewer.js")
 
 
 @lru_cache(maxsize=1)

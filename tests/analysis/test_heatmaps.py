@@ -14,7 +14,16 @@ from scipy.spatial.distance import jensenshannon
 
 from analysis import heatmaps
 from analysis.heatmap_data import boxes_of, read_maps, same_items
-from analysis.heatmap_numbers import cover, lay_out, mean_map, nss, on_things, ratio_of_sums, shape_of_maps
+from analysis.heatmap_numbers import (
+    cover,
+    lay_out,
+    mean_map,
+    mean_of_others,
+    nss,
+    on_things,
+    ratio_of_sums,
+    shape_of_maps,
+)
 from analysis.heatmap_samples import by_step, choose
 from analysis.heatmap_sanity import compare_maps, unrelated
 from lare.errors import LareError
@@ -187,6 +196,25 @@ def test_the_planted_signal_is_found_at_its_step_alone(computed) -> None:
     assert f"{rows[4]['mass']:.1f} %" in document.verdict and "n = 72 questions" in document.verdict
 
 
+def test_agreement_with_the_boxes_finds_the_planted_step(computed) -> None:
+    document, arrays = computed
+    rows = next(table for table in document.tables if table.id == "boxes").rows
+    own = [row for row in rows if row["source"] == "Extractor"]
+    assert [row["step"] for row in own] == ["step 1", "step 2", "step 3", "step 4", "all steps"]
+    assert own[0]["auc"] > 0.95 and own[0]["iou"] > 90
+    assert all(0.4 < row["auc"] < 0.6 for row in own[1:4])
+    gaps = {row["source"]: row for row in rows if row["step"] == "step 1" and row["source"] != "Extractor"}
+    assert set(gaps) == {"even over the window", "data set's mean map", "random windows"}
+    for source, row in gaps.items():
+        assert row["auc_gap_interval"][0] > 0 and row["iou_gap_interval"][0] > 0, source
+        assert 0.4 < row["auc"] < 0.6 or source == "even over the window", source
+        assert row["auc_gap"] == pytest.approx(own[0]["auc"] - row["auc"])
+    assert gaps["even over the window"]["auc_gap"] < gaps["random windows"]["auc_gap"]
+    assert arrays["auc_own"].shape == arrays["iou_mean"].shape == (72, STEPS)
+    numbers = document.samples[0].views[0].steps[1].numbers
+    assert {"boxes: AUC-Judd", "boxes: best IoU (%)", "step before, rank correlation"} <= set(numbers)
+
+
 def test_samples_carry_the_map_that_was_computed(computed, run_folder) -> None:
     import base64
 
@@ -271,31 +299,11 @@ def test_the_mean_map_is_a_map(run_folder) -> None:
     assert mean_map(read_maps(run_folder / "traces" / "K4").extractor).sum((-2, -1)) == pytest.approx(1)
 
 
-def test_the_shipped_model_gives_its_own_maps_again_and_others_when_disturbed() -> None:
-    import pandas as pd
-
-    from analysis.heatmap_data import Maps
-    from analysis.heatmap_sanity import _maps_of, checks_by_model
-    from lare.methods import load_method
-    from lare.world.benchmark import make_task
-
-    method = load_method("lare", device="cpu")
-    rows = make_task("mmvp", n=12)
-    pictures, questions = (
-        [row["image"] for row in rows],
-        [f"{row['Question']}\nAnswer with the letter." for row in rows],
-    )
-    grid = method.model.config.grid
-    own, corners = _maps_of(method, pictures, questions, grid)
-    table = pd.DataFrame({"question": questions, "cluster": [row["scene"] for row in rows]})
-    boxes = [boxes_of(row["boxes"], 128.0, "x") for row in rows]
-    maps = Maps(table, own, own > 0, own, corners, grid, boxes, method.fingerprint())
-    before = method.fingerprint()
-    found = {check.name: check for check in checks_by_model(method, maps, pictures, 0)}
-    assert method.fingerprint() == before
-    assert np.abs(found["nothing changed"].divergence).max() < 1e-6
-    for name, check in found.items():
-        if name != "nothing changed":
-            assert check.divergence.mean() > 0.1, name
-    scrambled = found["whole model with random weights"].mass
-    assert np.nanmean(scrambled) < np.nanmean(found["nothing changed"].mass)
+def test_the_mean_of_the_others_leaves_an_answers_own_scene_out() -> None:
+    maps = np.random.default_rng(0).dirichlet(np.ones(16), (5, 2)).reshape(5, 2, 4, 4)
+    clusters = ["a", "b", "a", "c", "b"]
+    found = mean_of_others(maps, clusters)
+    for i, own in enumerate(clusters):
+        expected = np.mean([one for one, cluster in zip(maps, clusters, strict=True) if cluster != own], 0)
+        assert found[i] == pytest.approx(expected)
+    assert mean_of_others(maps, ["a"] * 5)[3] == pytest.approx(maps.mean(0))

@@ -1,9 +1,11 @@
 "use strict";
-/* Colour maps as nine stops each (matplotlib's viridis and cividis); both read right for those who see few colours. */
+/* Colour maps as nine stops each (matplotlib's viridis and cividis, ColorBrewer's RdBu from blue to red, whose middle is
+   0); all read right for those who see few colours. */
 const colours = (() => {
   const stops = {
     viridis: ["440154", "472d7b", "3b528b", "2c728e", "21918c", "28ae80", "5ec962", "addc30", "fde725"],
     cividis: ["00224e", "1e3a6f", "3e5170", "5a6772", "757575", "918d76", "b0a470", "d1be63", "fee838"],
+    change: ["2166ac", "4393c3", "92c5de", "d1e5f0", "f7f7f7", "fddbc7", "f4a582", "d6604d", "b2182b"],
   };
   const numbers = {};
   for (const [name, list] of Object.entries(stops))
@@ -16,7 +18,7 @@ const colours = (() => {
     return list[low].map((value, i) => Math.round(value + (list[low + 1][i] - value) * (place - low)));
   };
   const ramp = (name) => `linear-gradient(to right, ${stops[name].map((hex) => "#" + hex).join(", ")})`;
-  return { at, ramp, names: Object.keys(stops) };
+  return { at, ramp, names: ["viridis", "cividis"] };
 })();
 
 /** An element with properties and children; children that are text stay text. */

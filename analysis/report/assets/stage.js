@@ -38,31 +38,60 @@ const stage = (() => {
       pen.strokeRect(...box);
     }
   };
-  /** Paint: map (or null), the step's window and boxes. */
-  const paint = (canvas, map, step, { most, bilinear, ramp }) => {
+  const valueOf = (bilinear) => (bilinear ? smooth : cells);
+  /** Change from one map to the next: a cell outside a window has no attention there; outside both there is no value. */
+  const change = (now, before) => {
+    if (!now || !before) return null;
+    const value = (map, i) => (map.inside(i) ? map.values[i] : 0);
+    const values = now.values.map((_, i) => value(now, i) - value(before, i));
+    return { grid: now.grid, values, inside: (i) => now.inside(i) || before.inside(i) };
+  };
+  const fill = (pen, side, map, { most, bilinear, ramp, signed }) => {
+    const image = pen.createImageData(side, side);
+    const value = valueOf(bilinear);
+    for (let row = 0; row < side; row += 1)
+      for (let column = 0; column < side; column += 1) {
+        const found = value(map, ((column + 0.5) / side) * map.grid, ((row + 0.5) / side) * map.grid);
+        if (found === null) continue;
+        const share = Math.max(-1, Math.min(1, found / most)), at = 4 * (row * side + column);
+        image.data.set(colours.at(ramp, signed ? (1 + share) / 2 : share), at);
+        image.data[at + 3] = Math.round(255 * OPAQUE * Math.abs(share));
+      }
+    pen.putImageData(image, 0, 0);
+  };
+  /** The sign of each cell that changed much, for those who cannot tell the colours and for grey paper. */
+  const signs = (pen, side, map, most) => {
+    const cell = side / map.grid, arm = Math.min(7, cell / 4);
+    pen.setLineDash([]);
+    map.values.forEach((value, i) => {
+      if (!map.inside(i) || Math.abs(value) < most / 8) return;
+      const x = ((i % map.grid) + 0.5) * cell, y = (Math.floor(i / map.grid) + 0.5) * cell;
+      for (const [style, width] of [["#ffffff", 5], ["#111111", 2]]) {
+        pen.strokeStyle = style;
+        pen.lineWidth = width;
+        pen.beginPath();
+        pen.moveTo(x - arm, y);
+        pen.lineTo(x + arm, y);
+        if (value > 0) { pen.moveTo(x, y - arm); pen.lineTo(x, y + arm); }
+        pen.stroke();
+      }
+    });
+  };
+  /** Paint a map (or null) with a step's window and boxes.
+   * kind: "map", "change" (a map from `change`) or "outline"; most: the scale's top. */
+  const paint = (canvas, map, step, { kind, most, bilinear, ramp, grid }) => {
     const side = (canvas.width = canvas.height = 384);
     const pen = canvas.getContext("2d");
-    if (map && most > 0) {
-      const image = pen.createImageData(side, side);
-      const value = bilinear ? smooth : cells;
-      for (let row = 0; row < side; row += 1)
-        for (let column = 0; column < side; column += 1) {
-          const found = value(map, ((column + 0.5) / side) * map.grid, ((row + 0.5) / side) * map.grid);
-          if (found === null) continue;
-          const share = Math.min(1, found / most), at = 4 * (row * side + column);
-          image.data.set(colours.at(ramp, share), at);
-          image.data[at + 3] = Math.round(255 * OPAQUE * share);
-        }
-      pen.putImageData(image, 0, 0);
-    }
-    if (!step) return;
-    const grid = map ? map.grid : 1;
+    const signed = kind === "change";
+    if (map && most > 0 && kind !== "outline") fill(pen, side, map, { most, bilinear, ramp: signed ? "change" : ramp, signed });
     if (step.window.length === 4) {
       const [top, left, rows, columns] = step.window.map((cell) => cell / grid);
       const edge = 2.5 / side;
       frame(pen, side, [Math.max(edge, left), Math.max(edge, top), Math.min(1 - edge, left + columns), Math.min(1 - edge, top + rows)], false);
     }
     for (const box of step.boxes) frame(pen, side, box, true);
+    if (map && most > 0 && signed) signs(pen, side, map, most);
+    if (map && most > 0 && kind === "outline") outline.draw(pen, side, map, valueOf(bilinear), bilinear);
   };
-  return { read, peak, paint };
+  return { read, peak, change, paint };
 })();

@@ -3,12 +3,11 @@
 (() => {
   const pane = document.getElementById("viewer");
   const places = new Map(list.rows.map((row, i) => [row.id, i]));
-  const wishes = { bilinear: false, own: false, ramp: "viridis", step: 0 };
+  const wishes = { show: "map", bilinear: false, own: false, ramp: "viridis", step: 0 };
   let shown = "";
 
   const dataOf = (picture) => `data:${/^image\/(png|jpeg)$/.test(picture.media) ? picture.media : "image/jpeg"};base64,${picture.data}`;
   const imageOf = (picture) => make("img", { alt: picture.alt, src: dataOf(picture) });
-  const percent = (share) => `${(100 * share).toPrecision(3)} %`;
 
   const tableOf = (label) => {
     const body = make("tbody");
@@ -20,8 +19,6 @@
 
   /** A view's elements, and how it shows a step. */
   const viewOf = (view, sample) => {
-    const maps = view.steps.map((step) => stage.read(step, view.grid));
-    const most = Math.max(0, ...maps.map(stage.peak));
     const box = make("section", { class: "view", "aria-label": view.name });
     box.append(make("h4", {}, view.name), make("p", { class: "answer" }, typeof view.right === "boolean" ? [verdictOf(view.right), " "] : null, view.answer));
     if (!view.steps.length) {
@@ -29,15 +26,8 @@
       box.append(make("p", { class: "legend" }, "no latent steps"), make("p", { class: "all" }, view.text), factsOf(view) || "");
       return { box, show: () => [] };
     }
-    const canvas = make("canvas", { role: "img" });
-    const drawn = maps.some(Boolean) || view.steps.some((step) => step.window.length || step.boxes.length);
-    const ramp = make("span", { class: "ramp", "aria-hidden": "true" });
-    const top = make("span");
-    if (drawn) {
-      box.append(make("div", { class: "stage" }, sample.picture ? imageOf(sample.picture) : null, canvas));
-      if (maps.some(Boolean)) box.append(make("p", { class: "bar" }, "0", ramp, top));
-      box.append(make("p", { class: "legend" }, "Solid: the window. Dashed: what the question needs. Clear: no value."));
-    }
+    const drawing = maps.of(view, sample.picture && imageOf(sample.picture));
+    box.append(...drawing.parts);
     const extra = make("div", { class: "step-picture" });
     if (view.steps.some((step) => step.picture)) box.append(extra);
     const lines = view.steps.map((step) => make("li", {}, make("span", { class: "step" }, step.label), step.text || "–"));
@@ -50,19 +40,13 @@
     }
     box.append(factsOf(view) || "");
     const show = (index) => {
-      const at = Math.min(index, view.steps.length - 1), step = view.steps[at], map = maps[at];
-      const scale = wishes.own ? stage.peak(map) : most;
-      if (drawn) {
-        stage.paint(canvas, map, step, { most: scale, bilinear: wishes.bilinear, ramp: wishes.ramp });
-        canvas.setAttribute("aria-label", `Map of ${step.label}: ${map ? `its strongest cell has ${percent(stage.peak(map))}` : "no values"}`);
-        ramp.style.background = colours.ramp(wishes.ramp);
-        top.textContent = `${percent(scale)} of attention`;
-      }
+      const at = Math.min(index, view.steps.length - 1), step = view.steps[at];
+      const seen = drawing.show(at, wishes);
       extra.replaceChildren(...(step.picture ? [imageOf(step.picture)] : []));
       lines.forEach((line, i) => (i === at ? line.setAttribute("aria-current", "step") : line.removeAttribute("aria-current")));
       fill(body, step.numbers);
       const numbers = Object.entries(step.numbers).filter(([, value]) => value !== null).slice(0, 3).map(([name, value]) => `${name} ${written(value)}`);
-      return [`${view.name}, ${step.label}${numbers.length ? ": " + numbers.join(", ") : ""}${step.text ? `; “${step.text}”` : ""}.`];
+      return [`${view.name}, ${step.label}${numbers.length ? ": " + numbers.join(", ") : ""}${step.text ? `; “${step.text}”` : ""}.${seen ? ` ${seen}.` : ""}`];
     };
     return { box, show };
   };
@@ -78,18 +62,28 @@
     input.addEventListener("input", () => { wishes[name] = input.checked; update(); });
     return make("label", {}, input, ` ${label}`);
   };
+  const showChoice = (modes, update) => {
+    const buttons = modes.map((mode) => {
+      const input = make("input", { type: "radio", name: "show", value: mode });
+      input.checked = wishes.show === mode;
+      input.addEventListener("input", () => { wishes.show = mode; update(); });
+      return make("label", {}, input, ` ${maps.modes[mode]}`);
+    });
+    return make("fieldset", { class: "show" }, make("legend", {}, "Show"), buttons);
+  };
   const rampChoice = (update) => {
     const choice = make("select", {}, colours.names.map((name) => make("option", { value: name }, name)));
     choice.value = wishes.ramp;
     choice.addEventListener("input", () => { wishes.ramp = choice.value; update(); });
     return make("label", {}, "Colours ", choice);
   };
-  const controlsOf = (steps, update) => {
+  const controlsOf = (steps, modes, update) => {
     const slider = make("input", { type: "range", id: "step", min: "1", max: String(steps), step: "1" });
     slider.value = String(wishes.step + 1);
     slider.addEventListener("input", () => { wishes.step = Number(slider.value) - 1; update(); });
     return make("div", { class: "controls" },
       make("label", { class: "slide" }, "Latent step", slider),
+      modes.length > 1 ? showChoice(modes, update) : null,
       wish("smooth", "bilinear", update), wish("each step on its own scale", "own", update), rampChoice(update));
   };
   const besideLink = (id, by, label) => {
@@ -105,11 +99,13 @@
     const sample = JSON.parse(document.getElementById(`sample-${place}`).textContent);
     const steps = Math.max(0, ...sample.views.map((view) => view.steps.length));
     wishes.step = Math.min(wishes.step, Math.max(0, steps - 1));
+    const modes = maps.modesOf(sample);
+    if (!modes.includes(wishes.show)) wishes.show = "map";
     const views = sample.views.map((view) => viewOf(view, sample));
     const live = make("p", { class: "live", "aria-live": "polite", id: "live" });
     const update = () => {
       const said = views.flatMap((view) => view.show(wishes.step));
-      live.textContent = steps ? `Step ${wishes.step + 1} of ${steps}. ${said.join(" ")}` : "";
+      live.textContent = steps ? `Step ${wishes.step + 1} of ${steps}${maps.words(wishes, modes)}. ${said.join(" ")}` : "";
       const slider = document.getElementById("step");
       if (slider) slider.setAttribute("aria-valuetext", `step ${wishes.step + 1} of ${steps}`);
     };
@@ -121,7 +117,7 @@
       make("ul", { class: "chips" }, chips.filter(Boolean).map((chip) => make("li", {}, chip))),
       make("p", { class: "asked" }, sample.question),
       make("p", {}, "Right answer: ", make("strong", {}, sample.target || "–")),
-      ...(steps ? [controlsOf(steps, update), live] : []),
+      ...(steps ? [controlsOf(steps, modes, update), live] : []),
       make("div", { class: "views" }, views.map((view) => view.box)));
     shown = id;
     update();
