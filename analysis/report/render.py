@@ -24,6 +24,9 @@ __all__ = ["asset", "environment", "render"]
 
 _HERE = Path(__file__).parent
 
+STYLES = ("report.css", "maps.css")
+"""The second is for the sample viewer alone."""
+
 SCRIPTS = ("colours.js", "list.js", "outline.js", "stage.js", "maps.js", "viewer.js")
 
 
@@ -62,7 +65,7 @@ def render(document: Document) -> str:
     text = template.render(
         document=document,
         title=document.title,
-        styles=asset("report.css"),
+        styles=Markup("").join(asset(name) for name in STYLES[: 2 if document.samples else 1]),
         scripts=Markup("\n").join(asset(name) for name in SCRIPTS),
         main_tables=mains,
         more_tables=[table for table in document.tables if table not in mains],
