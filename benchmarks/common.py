@@ -319,7 +319,10 @@ def read_options(parser: argparse.ArgumentParser, parsed: argparse.Namespace) ->
         parser.error("--rounds and --threads need at least 1, --warmup at least 0")
     import torch
 
+    from lare.allocator import keep_freed_memory
+
     torch.set_num_threads(options.threads)
+    keep_freed_memory()  # for every side of a comparison alike: it is one process
     return options
 
 

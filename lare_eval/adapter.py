@@ -19,6 +19,7 @@ from accelerate import Accelerator
 from lmms_eval.api.model import lmms
 from lmms_eval.utils import simple_parse_args_string
 
+from lare.allocator import keep_freed_memory
 from lare.errors import LareError
 from lare.methods import get_method, load_method
 from lare.methods.base import Method
@@ -91,6 +92,7 @@ class LareAdapter(lmms):  # type: ignore[misc]
         name = method or self.method_name
         get_method(name).check_options(options)
         explain_missing_data()
+        keep_freed_memory()
         self.accelerator = Accelerator()
         self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
         if model is None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from lare import __version__
+from lare.allocator import keep_freed_memory
 from lare.errors import LareError
 
 __all__ = ["main"]
@@ -49,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 when all went well, 2 for a mistake that the message on stderr explains, 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    keep_freed_memory()
     try:
         code = _run(words)
         sys.stdout.flush()
