@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import argparse
 import math
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from analysis.ablation_curves import curve_figures, curve_tables, curves
 from analysis.ablation_rows import FEW_SEEDS, Difference, Row, compare, merge, over_seeds, read_rows
 from analysis.cli import Computed, reproduce, run, standard_parser
 from analysis.report.document import Column, Document, Figure, Series, Table
@@ -154,7 +154,9 @@ def _paper() -> tuple[Table, Table]:
 
 
 def _figures(rows: Mapping[str, Row], found: Mapping[str, Difference], reference: str) -> tuple[Figure, ...]:
-    figures = [
+    if not found:
+        return ()
+    return (
         Figure(
             "differences",
             f"Difference to: {rows[reference].title}",
@@ -171,42 +173,8 @@ def _figures(rows: Mapping[str, Row], found: Mapping[str, Difference], reference
             ),
             x_label="difference of accuracy, points",
             reference=0.0,
-        )
-    ]
-    if not found:
-        figures = []
-    for stem, names in _sweeps(rows).items():
-        means = [over_seeds(rows[name].accuracy) for _, name in names]
-        ends = [_ends(low, high) for _, low, high in means]
-        line = Series(
-            stem,
-            tuple(value for value, _ in names),
-            tuple(100 * mean for mean, _, _ in means),
-            tuple(low for low, _ in ends),
-            tuple(high for _, high in ends),
-        )
-        figures.append(
-            Figure(
-                f"sweep-{re.sub('[^a-z0-9]+', '-', stem.lower())}",
-                f"Accuracy by {stem}",
-                f"Rows that differ in {stem}; intervals are t over seeds, missing with one seed.",
-                "lines",
-                (line,),
-                x_label=stem,
-                y_label="right, %",
-            )
-        )
-    return tuple(figures)
-
-
-def _sweeps(rows: Mapping[str, Row]) -> dict[str, list[tuple[float, str]]]:
-    """Rows whose names are one word with several numbers behind it ("steps_2", "steps_4"): the word to its values."""
-    found: dict[str, list[tuple[float, str]]] = {}
-    for name in rows:
-        match = re.fullmatch(r"(.*[a-zA-Z])[_=-]?(\d+(?:\.\d+)?)", name)
-        if match:
-            found.setdefault(match[1], []).append((float(match[2]), name))
-    return {stem: sorted(names) for stem, names in found.items() if len(names) > 1}
+        ),
+    )
 
 
 _METHODS = (
@@ -216,6 +184,8 @@ _METHODS = (
     "both with replacement and independently (questions are shared by all seeds), 10,000 times; its p-value is twice "
     "the smaller tail. With so few seeds a bootstrap over them is too narrow: read it with the t interval beside it. "
     "With one paired seed only scenes are drawn, and the interval is about these trained models, not about training.",
+    "Rows whose names end in a number after one word (prefix_2, prefix_8; steps_4), or whose settings in the file "
+    "differ in one number, are a curve as well: prefix lengths are the paper's Fig. 6, latent steps its Fig. 5.",
     "Holm runs over all rows that carry a claim. Nothing was chosen on these questions by this script; what the rows "
     "were tuned on is said where they were trained.",
 )
@@ -274,6 +244,7 @@ def compute(options: argparse.Namespace) -> Computed:
             difference = compare(rows[name], rows[options.reference], int(options.seeds[0]))
             if difference is not None:
                 found[name] = difference
+    sweeps = curves(rows)
     document = Document(
         name="ablation",
         title="Ablations over seeds",
@@ -282,11 +253,15 @@ def compute(options: argparse.Namespace) -> Computed:
         warnings=_warnings(rows, found, options.reference),
         tables=(
             *_main(rows, found, options.reference),
+            *curve_tables(rows, sweeps, int(options.seeds[0])),
             _costs(rows),
             _tasks(rows, options.reference),
             *_paper(),
         ),
-        figures=_figures(rows, found, options.reference),
+        figures=(
+            *_figures(rows, found, options.reference),
+            *curve_figures(rows, sweeps, int(options.seeds[0])),
+        ),
         methods=_METHODS,
     )
     arrays = {f"accuracy_{name}": np.array(row.accuracy) for name, row in rows.items()}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from scipy import stats as scipy_stats
 from analysis.stats import LEVEL
 from lare.errors import LareError
 
-__all__ = ["DRAWS", "FEW_SEEDS", "Difference", "Row", "compare", "merge", "over_seeds", "read_rows"]
+__all__ = ["DRAWS", "FEW_SEEDS", "Difference", "Row", "compare", "level", "merge", "over_seeds", "read_rows"]
 
 FEW_SEEDS = 4
 """Below this many seeds a report says so."""
@@ -44,6 +44,7 @@ class Row:
         tables: By task, scores (S, n).
         scenes: By task, the scene of each question.
         costs: Means over seeds.
+        settings: Numbers that the row was trained with, where the file says so.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Row:
     tables: tuple[Array, ...]
     scenes: tuple[tuple[str, ...], ...]
     costs: Mapping[str, float]
+    settings: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def accuracy(self) -> list[float]:
@@ -130,7 +132,9 @@ def _checked(row: Mapping[str, Any]) -> dict[str, Any]:
         if not all(math.isfinite(value) for value in docs.values()):
             raise LareError(f"row {name!r} with seed {seed} has a score of {task} that is no number; ask it again")
     costs = {str(cost): float(value) for cost, value in (row.get("costs") or {}).items() if value is not None}
+    settings = {str(word): float(value) for word, value in (row.get("settings") or {}).items()}
     return {
+        "settings": settings,
         "name": name,
         "title": str(row.get("title") or name),
         "seed": seed,
@@ -146,7 +150,7 @@ def merge(content: Sequence[Mapping[str, Any]]) -> dict[str, Row]:
     """Gather seeds, in the order in which rows first appear.
 
     Raises:
-        LareError: If rows were asked different questions; the message names what differs.
+        LareError: If rows were asked different questions, or a row's seeds differ in settings; the message names what.
     """
     first = content[0]
     tasks = tuple(sorted(first["scores"]))
@@ -170,7 +174,10 @@ def merge(content: Sequence[Mapping[str, Any]]) -> dict[str, Row]:
         }
         seeds = tuple(int(one["seed"]) for one in mine)
         claim = any(one["claim"] for one in mine)
-        rows[name] = Row(name, mine[0]["title"], claim, seeds, tasks, questions, tables, scenes, costs)
+        if any(one["settings"] != mine[0]["settings"] for one in mine):
+            raise LareError(f"row {name!r} has seeds of different settings; give each setting a name of its own")
+        title, settings = mine[0]["title"], mine[0]["settings"]
+        rows[name] = Row(name, title, claim, seeds, tasks, questions, tables, scenes, costs, settings)
     return rows
 
 
@@ -229,6 +236,22 @@ def compare(row: Row, reference: Row, seed: int = 0) -> Difference | None:
     _, t_low, t_high = over_seeds(each.tolist())
     p = min(1.0, 2 * (float(tail) + 1) / (DRAWS + 1))
     return Difference(float(each.mean()), float(low), float(high), t_low, t_high, p, len(common))
+
+
+def level(row: Row, seed: int = 0) -> tuple[float, float]:
+    """95 % bootstrap interval of a row's accuracy over seeds and scenes; with one seed over scenes alone.
+
+    Args:
+        row: The row.
+        seed: Of the bootstrap.
+    """
+    rng, count = np.random.default_rng(seed), len(row.seeds)
+    drawn = np.zeros((DRAWS, count))
+    for table, scenes in zip(row.tables, row.scenes, strict=True):
+        drawn += _scene_means(table, scenes, rng) / len(row.tables)
+    shares = rng.multinomial(count, np.full(count, 1 / count), DRAWS) / count
+    low, high = np.quantile((drawn * shares).sum(1), [(1 - LEVEL) / 2, 0.5 + LEVEL / 2])
+    return float(low), float(high)
 
 
 def _scene_means(gap: Array, scenes: Sequence[str], rng: np.random.Generator) -> Array:

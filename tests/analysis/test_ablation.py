@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from analysis.ablation import compute, parser
-from analysis.ablation_rows import compare, merge, over_seeds, read_rows
+from analysis.ablation_rows import compare, level, merge, over_seeds, read_rows
 from analysis.report.document import Document
 from lare.errors import LareError
 
@@ -147,6 +147,53 @@ def test_numbered_rows_are_a_curve(tmp_path: Path) -> None:
     curve = next(figure for figure in document.figures if figure.id == "sweep-prefix")
     assert curve.series[0].x == (2.0, 8.0, 32.0)
     assert list(curve.series[0].y) == pytest.approx([60, 70, 80], abs=0.6)
+
+
+def test_prefix_lengths_are_figure_6(tmp_path: Path) -> None:
+    """Rows named for P and rows that say it in their settings give one curve, beside what the paper prints."""
+    rows = make({"fine": 0.8, "prefix_0": 0.6, "prefix_2": 0.7, "long": 0.85}, 2)
+    for row in rows:
+        if row["name"] in ("fine", "long"):
+            row["settings"] = {"text_prefix": 32 if row["name"] == "fine" else 128, "iterations": 4}
+    document, _ = compute(options(write(tmp_path / "rows.json", rows)))
+    table = next(one for one in document.tables if one.id == "curve-prefix")
+    assert [line["number"] for line in table.rows] == [0, 2, 32, 128]
+    assert [line["accuracy"] for line in table.rows] == pytest.approx([60, 70, 80, 85], abs=0.6)
+    assert [line.get("paper") for line in table.rows] == [40.9, None, 42.7, None]
+    assert table.rows[2]["paper_tokens"] == 269.2 and "Fig. 6" in table.caption
+    assert table.rows[0].get("step") is None and table.rows[1]["step"] == pytest.approx(10, abs=0.6)
+    assert table.rows[1]["step_boot"][0] > 0
+    assert all(line["boot"][0] < line["accuracy"] < line["boot"][1] for line in table.rows)
+    figure = next(one for one in document.figures if one.id == "sweep-prefix")
+    assert figure.series[0].x == (0, 2, 32, 128) and figure.series[0].low[1] == table.rows[1]["boot"][0]
+    assert figure.series[1].x == (0, 32) and figure.series[1].y == (40.9, 42.7)
+    assert not any(one.id == "curve-steps" for one in document.tables), "all of one number of steps: no curve"
+
+
+def test_settings_that_differ_in_two_numbers_are_no_curve(tmp_path: Path) -> None:
+    rows = make({"fine": 0.8, "a": 0.7, "b": 0.6}, 1)
+    for row, (prefix, steps) in zip(rows, ((32, 4), (8, 4), (2, 2)), strict=True):
+        row["settings"] = {"text_prefix": prefix, "iterations": steps}
+    document, _ = compute(options(write(tmp_path / "rows.json", rows)))
+    assert not any(one.id.startswith("curve-") for one in document.tables)
+    rows = make({"fine": 0.8, "steps_1": 0.7, "steps_4": 0.8}, 2)
+    document, _ = compute(options(write(tmp_path / "steps.json", rows)))
+    table = next(one for one in document.tables if one.id == "curve-steps")
+    assert [line.get("paper") for line in table.rows] == [None, 42.7] and "Fig. 5" in table.note
+    rows[0]["settings"] = {"iterations": 3}
+    with pytest.raises(LareError, match="row 'fine' has seeds of different settings"):
+        compute(options(write(tmp_path / "mixed.json", rows)))
+
+
+def test_an_interval_of_one_seed_is_over_scenes() -> None:
+    """Its width is that of scene means; with more seeds it holds their spread as well."""
+    row = merge(read(make({"fine": 0.7}, 1, n=400)))["fine"]
+    low, high = level(row)
+    errors = [np.std(table[0].reshape(-1, 2).mean(1), ddof=1) / 200**0.5 for table in row.tables]
+    wide = 2 * 1.96 * (errors[0] ** 2 + errors[1] ** 2) ** 0.5 / 2
+    assert high - low == pytest.approx(wide, rel=0.08)
+    calm, wild = (merge(read(make({"fine": 0.7}, 6, spread=spread)))["fine"] for spread in (0.0, 0.1))
+    assert np.diff(level(wild))[0] > 1.2 * np.diff(level(calm))[0]
 
 
 def test_files_are_joined_and_twins_refused(tmp_path: Path) -> None:
