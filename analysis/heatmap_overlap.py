@@ -14,12 +14,15 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats as scipy_stats
 
-__all__ = ["Agreement", "agreement", "spearman", "top_mass"]
+__all__ = ["Agreement", "agreement", "spearman", "spearman_within", "top_mass"]
 
 Values = npt.NDArray[np.float64]
 
 TOP = 0.1
 """Which part of the grid's cells is "the strongest" in `top_mass`."""
+
+FEWEST = 4
+"""Cells that a rank correlation needs."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +94,29 @@ def spearman(first: Values, second: Values) -> Values:
 
     Missing where a map is even over the whole grid.
     """
-    ranks = [scipy_stats.rankdata(one.reshape(*one.shape[:2], -1), axis=-1) for one in (first, second)]
-    gaps = [rank - rank.mean(-1, keepdims=True) for rank in ranks]
+    return spearman_within(first, second, np.ones(first.shape, bool))
+
+
+def spearman_within(first: Values, second: Values, shared: npt.NDArray[np.bool_]) -> Values:
+    """Rank correlation of maps (N, K, g, g) over some of their cells alone, (N, K).
+
+    Over the cells of both maps' windows it says whether the order within the window is the same; over all cells, two
+    maps with one window are alike whatever is in it.
+
+    Args:
+        first: Maps.
+        second: Others.
+        shared: Which cells count, (N, K, g, g).
+
+    Returns:
+        Missing where fewer than `FEWEST` cells count, or a map is even over them.
+    """
+    kept = shared.reshape(*shared.shape[:2], -1)
+    masked = [np.where(kept, one.reshape(kept.shape), np.nan) for one in (first, second)]
+    ranks = [scipy_stats.rankdata(one, axis=-1, nan_policy="omit") for one in masked]
+    count = kept.sum(-1, keepdims=True)
+    gaps = [np.where(kept, rank - (count + 1) / 2, 0.0) for rank in ranks]  # n ranks have the mean (n + 1) / 2
     scale = np.sqrt((gaps[0] ** 2).sum(-1) * (gaps[1] ** 2).sum(-1))
+    known = (scale > 0) & (count[..., 0] >= FEWEST)
     product = (gaps[0] * gaps[1]).sum(-1)
-    return np.asarray(np.divide(product, scale, out=np.full(scale.shape, np.nan), where=scale > 0), dtype=np.float64)
+    return np.asarray(np.divide(product, scale, out=np.full(scale.shape, np.nan), where=known), dtype=np.float64)

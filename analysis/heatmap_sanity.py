@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from analysis.heatmap_data import Maps
 from analysis.heatmap_disturbed import cascade, maps_of, mirrored, mirrored_back, randomised, shuffled_heads
-from analysis.heatmap_numbers import entropy_bits, jensen_shannon, on_things, ratio_of_sums
-from analysis.heatmap_overlap import spearman
+from analysis.heatmap_numbers import entropy_bits, jensen_shannon, lay_out, on_things, ratio_of_sums
+from analysis.heatmap_overlap import spearman, spearman_within
 from analysis.report.document import Column, Table
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ class Check:
         expected: What a sound map does.
         divergence: Jensen-Shannon divergence from the answer's own map, bits, (n, K).
         spearman: Rank correlation with it over the grid's cells, (n, K).
+        within: The same over the cells that lie in both maps' windows, (n, K); missing where there are few.
         entropy: Of the changed map, bits, (n, K).
         same_window: Whether the window stayed where it was, (n, K).
         mass: Share of the changed map on the things of the question, (n,) mean over steps; missing without boxes.
@@ -46,6 +47,7 @@ class Check:
     expected: str
     divergence: npt.NDArray[np.float64]
     spearman: npt.NDArray[np.float64]
+    within: npt.NDArray[np.float64]
     entropy: npt.NDArray[np.float64]
     same_window: npt.NDArray[np.float64]
     mass: npt.NDArray[np.float64]
@@ -70,11 +72,13 @@ def compare_maps(
     """
     mass = on_things(changed, maps.covered()).mass.mean(1)
     known = np.array([bool(boxes) for boxes in maps.boxes])
+    inside = lay_out(np.ones((*corners.shape[:2], maps.window**2)), corners, maps.grid)[1]
     return Check(
         name,
         expected,
         jensen_shannon(maps.extractor, changed),
         spearman(maps.extractor, changed),
+        spearman_within(maps.extractor, changed, maps.inside & inside),
         entropy_bits(changed),
         (maps.corners == corners).all(-1).astype(np.float64),
         np.where(known, mass, np.nan),
@@ -171,17 +175,11 @@ def cascade_table(checks: Sequence[Check]) -> Table:
     caption = (
         "Cascading randomisation: the Extractor is drawn anew from its output to its input, a layer more each row."
     )
-    first = Column("first", "Rank correlation, step 1", "number", 2, "The first step's window is still the model's own")
-    columns = (
-        Column("check", "Drawn anew"),
-        first,
-        Column("first_interval", "95 % interval", "interval", 2),
-        *_MEASURES,
-    )
+    columns = (Column("check", "Drawn anew"), *_MEASURES)
     note = (
-        "A map that holds the model's weights leaves its own (rank correlation falls) and spreads (entropy rises). "
-        "The output changes what the next step is fed with, so the first step's map stays until an attention layer is "
-        "drawn anew. The window is the decoder's choice; it moves only because the Extractor feeds the decoder."
+        "A map that holds the model's weights leaves its own and spreads (entropy rises). Over all cells two maps with "
+        "one window are alike whatever is in it: what is left of the Extractor's own choice is the correlation in both "
+        "windows. The window is the decoder's choice; it moves because the Extractor feeds the decoder."
     )
     return Table("cascade", caption, columns, tuple(_row(check) for check in checks), note)
 
@@ -191,6 +189,10 @@ _MEASURES = (
     Column("divergence_interval", "95 % interval", "interval", 2),
     Column("spearman", "Rank correlation", "number", 2, "Spearman over all cells; cells outside the window tie"),
     Column("spearman_interval", "95 % interval", "interval", 2),
+    Column(
+        "within", "In both windows", "number", 2, "Spearman over the cells in both windows, where there are 4 or more"
+    ),
+    Column("within_interval", "95 % interval", "interval", 2),
     Column("entropy", "Entropy (bits)", "number", 2, "Of the changed map"),
     Column("entropy_interval", "95 % interval", "interval", 2),
     Column("window", "Same window", "percent", 1, "Share of steps whose window stayed where it was"),
@@ -204,7 +206,7 @@ def _row(check: Check) -> dict[str, Any]:
     parts = {
         "divergence": check.divergence.mean(1),
         "spearman": _mean_known(check.spearman),
-        "first": check.spearman[:, 0],
+        "within": _mean_known(check.within),
         "entropy": check.entropy.mean(1),
         "window": 100 * check.same_window.mean(1),
         "mass": 100 * check.mass,

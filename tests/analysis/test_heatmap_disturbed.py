@@ -100,6 +100,7 @@ def test_the_shipped_model_gives_its_own_maps_again_and_others_when_disturbed(me
     assert np.nanmean(kept["mirrored back"].mass) > np.nanmean(kept["as it is"].mass)
     fallen = list(steps_of_cascade(method, maps, pictures, 0))
     assert fallen[0].spearman == pytest.approx(1) and fallen[1].spearman[:, 0] == pytest.approx(1, abs=0.02)
+    assert fallen[0].within == pytest.approx(1) and abs(np.nanmean(fallen[-1].within)) < 0.4
     assert fallen[-1].spearman.mean() < 0.6 and fallen[-1].entropy.mean() > fallen[0].entropy.mean() + 0.5
     assert np.allclose(fallen[-1].divergence, found["Extractor with random weights"].divergence)
     assert [row["check"] for row in cascade_table(fallen).rows][:2] == ["nothing", "output"]

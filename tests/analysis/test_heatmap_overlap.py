@@ -10,7 +10,7 @@ from scipy import stats as scipy_stats
 from sklearn.metrics import roc_auc_score
 
 from analysis.heatmap_numbers import cover, lay_out, shape_of_maps
-from analysis.heatmap_overlap import agreement, spearman, top_mass
+from analysis.heatmap_overlap import agreement, spearman, spearman_within, top_mass
 
 GRID, SIDE = 8, 4
 
@@ -131,3 +131,25 @@ def test_an_even_map_has_no_ranks_and_a_tenth_in_its_strongest_tenth() -> None:
     even = np.full((1, 1, 10, 10), 0.01)
     assert np.isnan(spearman(even, even)).all()
     assert top_mass(even).item() == pytest.approx(0.1)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from(["plain", "ties"]))
+def test_rank_correlation_within_shared_cells_equals_scipy_on_them(seed: int, kind: str) -> None:
+    maps, _ = made(seed, kind, 2, 2)
+    first, second = maps[:1], maps[1:]
+    shared = (first > 0) & (second > 0)
+    found = spearman_within(first, second, shared)
+    for k in range(2):
+        a, b = first[0, k][shared[0, k]], second[0, k][shared[0, k]]
+        if len(a) < 4 or len(set(a.tolist())) < 2 or len(set(b.tolist())) < 2:
+            assert np.isnan(found[0, k])
+        else:
+            assert found[0, k] == pytest.approx(scipy_stats.spearmanr(a, b).statistic)
+
+
+def test_one_window_makes_maps_alike_over_all_cells_but_not_within() -> None:
+    rng = np.random.default_rng(0)
+    maps, inside = lay_out(rng.dirichlet(np.ones(16), (2, 200)), np.ones((2, 200, 2), int), GRID)
+    assert spearman(maps[:1], maps[1:]).mean() > 0.9
+    assert abs(spearman_within(maps[:1], maps[1:], inside[:1]).mean()) < 0.1
