@@ -43,6 +43,8 @@ _STYLE: Any = {
     "hatch.linewidth": 0.6,
 }
 _WIDTH = 5.4  # inches: at a phone's width the letters are still read
+_LETTERS = (60, 48, 38, 30, 24)
+"""Letters of a legend's line, tried until the widest name fits: sixty narrow ones do, or twenty-four of the widest."""
 
 
 def draw(figure: Figure) -> str:
@@ -55,25 +57,52 @@ def draw(figure: Figure) -> str:
         An ``<svg>`` element with title and description, ``role="img"``, and no other font than the page's.
     """
     with matplotlib.rc_context(_STYLE):
-        canvas = Canvas(figsize=(_WIDTH, _height(figure)), layout="constrained")
-        FigureCanvasSVG(canvas)
-        axes = canvas.add_subplot()
-        _PAINTERS[figure.kind](canvas, axes, figure)
-        axes.set_xlabel(figure.x_label)
-        axes.set_ylabel(figure.y_label)
-        if len(figure.series) > 1 and figure.kind != "grid":
-            _legend(canvas, axes)
+        canvas = _painted(figure)
         buffer = io.StringIO()
         canvas.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     return _page_ready(buffer.getvalue(), figure)
 
 
+def _painted(figure: Figure) -> Canvas:
+    canvas = Canvas(figsize=(_WIDTH, _height(figure)), dpi=72, layout="constrained")
+    FigureCanvasSVG(canvas)
+    axes = canvas.add_subplot()
+    _PAINTERS[figure.kind](canvas, axes, figure)
+    axes.set_xlabel(figure.x_label)
+    axes.set_ylabel(figure.y_label)
+    if len(figure.series) > 1 and figure.kind != "grid":
+        _legend(canvas, axes)
+    return canvas
+
+
 def _legend(canvas: Any, axes: Any) -> None:
-    """Above the drawing, in as many columns as the longest name leaves room for."""
+    """Above the drawing, in as many columns as fit; the canvas grows by its height, so that it takes nothing away."""
     handles, names = axes.get_legend_handles_labels()
-    names = [textwrap.shorten(name, 60, placeholder="…") for name in names]
-    columns = max(1, min(len(names), 62 // (max(len(name) for name in names) + 7)))
-    canvas.legend(handles, names, loc="outside upper left", ncols=columns, fontsize=9)
+    if not names:
+        return
+    wide, high = canvas.get_size_inches()
+    room = (wide - 0.1) * canvas.dpi
+    for letters in _LETTERS:
+        wrapped = [textwrap.fill(name, letters, max_lines=3, placeholder=" …") for name in names]
+        box = _drawn(canvas, handles, wrapped, 1)
+        if box.width <= room:
+            break
+    for columns in range(min(len(names), int(room // box.width)), 1, -1):
+        several = _drawn(canvas, handles, wrapped, columns)
+        if several.width <= room:
+            box = several
+            break
+    else:
+        box = _drawn(canvas, handles, wrapped, 1)
+    canvas.set_size_inches(wide, high + box.height / canvas.dpi)
+
+
+def _drawn(canvas: Any, handles: Sequence[Any], names: Sequence[str], columns: int) -> Any:
+    """Put the legend there instead of an earlier one; returns its measured box, in pixels."""
+    for earlier in list(canvas.legends):
+        earlier.remove()
+    legend = canvas.legend(handles, names, loc="outside upper left", ncols=columns, fontsize=9)
+    return legend.get_window_extent()
 
 
 def _height(figure: Figure) -> float:

@@ -5,9 +5,14 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as Tree
 from dataclasses import replace
+from typing import Any
 
+import matplotlib
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from analysis import plots
 from analysis.plots import draw, numbers_of
 from analysis.report.document import Figure, Series
 from lare.errors import LareError
@@ -75,3 +80,53 @@ def test_numbers_stand_in_a_table() -> None:
 def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(LareError, match="pie"):
         Figure("f", "t", "d", "pie", ())
+
+
+def _boxes(figure: Figure) -> tuple[Any, Any, Any, Any]:
+    """The drawn canvas's boxes: all of it, the axes, the axes with their labels, the legend."""
+    with matplotlib.rc_context(plots._STYLE):
+        canvas = plots._painted(figure)
+        canvas.draw_without_rendering()
+        (legend,) = canvas.legends
+        axes = canvas.axes[0]
+        return canvas.bbox, axes.get_window_extent(), axes.get_tightbbox(), legend.get_window_extent()
+
+
+def _named(kind: str, names: list[str]) -> Figure:
+    edges: tuple[float | str, ...] = (1.0, 2.0, 3.0) if kind in ("lines", "histogram") else ("first", "second", "third")
+    heights = (1.0, 2.0, 3.0)[: 2 if kind == "histogram" else 3]
+    return Figure("f", "t", "d", kind, tuple(Series(name, edges, heights) for name in names), "x", "y")
+
+
+NAMES = ("a", "qwen2-96, with Extractor, latent-vision matching, linear SVM", "W" * 90, "several words " * 9)
+
+
+@settings(max_examples=16, deadline=None)
+@given(
+    kind=st.sampled_from(("lines", "bars", "stacked", "intervals", "histogram")),
+    count=st.integers(2, 20),
+    name=st.sampled_from(NAMES),
+)
+def test_a_legend_never_covers_the_plot_nor_takes_its_room(kind: str, count: int, name: str) -> None:
+    names = [f"{i} {name}" for i in range(count)]
+    whole, axes, labelled, legend = _boxes(_named(kind, names))
+    assert legend.y0 >= labelled.y1 and legend.y1 <= whole.y1
+    assert legend.x0 >= 0 and legend.x1 <= whole.x1
+    with matplotlib.rc_context(plots._STYLE):
+        bare = plots._height(_named(kind, names)) * 72
+    assert axes.height > bare - 60  # what is left of the height without a legend goes to ticks and the axis's name
+
+
+def test_a_canvas_grows_by_the_rows_of_its_legend() -> None:
+    long = "a name that fills a row of its own, of which there is one for each"
+    heights = [_boxes(_named("lines", [f"{long} {i}" for i in range(count)]))[0].height for count in (2, 3, 10, 20)]
+    row = heights[1] - heights[0]
+    assert row > 9 and heights[2] - heights[0] == pytest.approx(8 * row) and heights[3] > heights[2] + 9 * row
+    short = [_boxes(_named("lines", list("abcdefgh")[:count]))[0].height for count in (2, 5)]
+    assert short[0] == short[1], "short names stand beside one another"
+
+
+def test_a_cut_name_shows_that_it_is_cut_and_whole_ones_stay() -> None:
+    text = draw(_named("bars", ["first " * 60, "a name of some length that is wrapped but whole, all of it"]))
+    words = "".join(Tree.fromstring(text).itertext())
+    assert "…" in words and "all of it" in words
