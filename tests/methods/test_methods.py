@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -171,3 +173,10 @@ def test_fingerprint_knows_weights_settings_and_dtype(checkpoint):
     prints.add(first.fingerprint())
     prints.add(load_method("lare", str(checkpoint), device="cpu", dtype="bfloat16").fingerprint())
     assert len(prints) == 4
+
+
+def test_fingerprint_is_the_same_wherever_the_checkpoint_lies(checkpoint, tmp_path):
+    moved = shutil.copytree(checkpoint, tmp_path / "elsewhere")
+    first, other = (load_method("lare", str(path), device="cpu") for path in (checkpoint, moved))
+    assert first.model.config._name_or_path != other.model.config._name_or_path
+    assert first.fingerprint() == other.fingerprint()
