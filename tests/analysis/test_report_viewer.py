@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
@@ -25,18 +27,19 @@ WORDS = ("What?", "word", "white", "yes")
 
 
 def planted(steps: int) -> Sample:
-    """Step 1: 0.6 and 0.3 in two cells, 0.1 in a third; step 2: all of it elsewhere in another window."""
-    first, second = np.zeros((GRID, GRID)), np.zeros((GRID, GRID))
+    """Step 1: 0.6 and 0.3 in two cells, 0.1 in a third; step 2: all of it in another window; step 3: a fifth moves."""
+    first, second, third = (np.zeros((GRID, GRID)) for _ in range(3))
     first[1, 1], first[1, 2], first[2, 1] = 0.6, 0.3, 0.1
-    second[6, 5] = 1.0
+    second[4, 5] = 1.0
+    third[4, 5], third[5, 5] = 0.8, 0.2
     made = []
-    for i, (values, corner) in enumerate(((first, 0), (second, 4))):
+    for i, (values, corner) in enumerate(((first, 0), (second, 4), (third, 4))):
         inside = np.zeros((GRID, GRID))
         inside[corner : corner + 4, corner : corner + 4] = 1
         scale = float(values.max())
         made.append(
             Step(
-                label=f"step {i + 1} of 2",
+                label=f"step {i + 1} of 3",
                 map=bytes64(np.rint(255 * values / scale)),
                 scale=scale,
                 inside=bytes64(inside),
@@ -55,18 +58,16 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = replace(document(WORDS, 0, charts=False), samples=(planted(2), planted(1)))
+    made = replace(document(WORDS, 0, charts=False), samples=(planted(3), planted(1)))
     file = tmp_path_factory.mktemp("viewer") / "made.html"
     file.write_text(render(made), encoding="utf-8")
     return file
 
 
 def pixels(browser: Any) -> np.ndarray:
-    found = browser.execute_script(
-        "const canvas = document.querySelector('.view canvas');"
-        "return Array.from(canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data)"
-    )
-    return np.array(found, np.int64).reshape(SIDE, SIDE, 4)
+    address = browser.execute_script("return document.querySelector('.view canvas').toDataURL()")
+    image = Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2]))).convert("RGBA")
+    return np.asarray(image, np.int64)
 
 
 def cell(image: np.ndarray, row: int, column: int) -> list[int]:
@@ -102,11 +103,11 @@ def test_change_is_signed_centred_on_zero_and_clear_outside_both_windows(browser
     assert cell(pixels(browser), 1, 1)[3] == 0
     browser.find_element(By.ID, "step").send_keys(Keys.ARROW_RIGHT)
     image = pixels(browser)
-    more, less, little, outside = (cell(image, *place) for place in ((6, 5), (1, 1), (2, 1), (0, 6)))
+    more, less, little, outside = (cell(image, *place) for place in ((4, 5), (1, 1), (2, 1), (3, 5)))
     assert more[:3] == [0xB2, 0x18, 0x2B] and more[3] == round(255 * 0.82)
     assert less[2] > less[0] and less[3] == pytest.approx(255 * 0.82 * 0.6, abs=2)
     assert little[3] == pytest.approx(255 * 0.82 * 0.1, abs=2) and outside[3] == 0
-    assert live(browser).startswith("Step 2 of 2, change since the step before.")
+    assert live(browser).startswith("Step 2 of 3, change since the step before.")
     assert "from −60.0 points to +100 points" in live(browser) and "+100 points" in label(browser)
     words = browser.find_element(By.CSS_SELECTOR, ".bar").text
     assert "−100 points" in words and "+100 points of attention" in words
@@ -114,19 +115,19 @@ def test_change_is_signed_centred_on_zero_and_clear_outside_both_windows(browser
     # Signs stand in what changed much: a bar across, and one up where there is more.
     size = SIDE // GRID
     middle = {
-        place: image[place[0] * size + size // 2, place[1] * size + size // 2, :3].max() for place in ((6, 5), (1, 1))
+        place: image[place[0] * size + size // 2, place[1] * size + size // 2, :3].max() for place in ((4, 5), (1, 1))
     }
     above = {
         place: image[place[0] * size + size // 2 - 5, place[1] * size + size // 2, :3].tolist()
-        for place in ((6, 5), (1, 1))
+        for place in ((4, 5), (1, 1))
     }
-    assert max(middle.values()) < 40 and max(above[6, 5]) < 40 and max(above[1, 1]) > 80
+    assert max(middle.values()) < 40 and max(above[4, 5]) < 40 and max(above[1, 1]) > 80
 
 
 def test_outlines_go_around_half_and_nine_tenths_of_the_attention(browser: Any, page: Path) -> None:
     visit(browser, page)
     choose(browser, "outline")
-    assert "Step 1 of 2, outlines of 50 % and 90 %." in live(browser)
+    assert "Step 1 of 3, outlines of 50 % and 90 %." in live(browser)
     assert "50 % lies in 1 cells, 90 % in 2" in live(browser) and "50 % lies in 1 cells" in label(browser)
     assert not browser.find_element(By.CSS_SELECTOR, ".bar").is_displayed()
     image = pixels(browser)
@@ -144,6 +145,25 @@ def test_outlines_go_around_half_and_nine_tenths_of_the_attention(browser: Any, 
     assert 0.1 < share(one, edge(3)) < 0.8, "a dotted line behind the second cell"
     assert 0.1 < share(edge(1), two) < 0.8 and share(edge(3), one) == 0, "none around the third"
     assert not image[size + 10 : 2 * size - 10, size + 10 : 2 * size - 10, 3].any(), "nothing hides the picture"
+
+
+def test_changes_have_one_scale_or_each_its_own_and_smoothing_leaves_no_window(browser: Any, page: Path) -> None:
+    visit(browser, page)
+    choose(browser, "change")
+    smooth, own = browser.find_elements(By.CSS_SELECTOR, ".controls input[type=checkbox]")
+    browser.find_element(By.ID, "step").send_keys(Keys.ARROW_RIGHT)
+    smooth.send_keys(Keys.SPACE)
+    image, size = pixels(browser), SIDE // GRID
+    assert image[4 * size + 8, 5 * size + size // 2 - 10, 3] > 50, "the strong cell at the window's edge"
+    # The row above it is in neither window; nothing flows into it, the frame's line apart.
+    assert not image[3 * size : 4 * size - 8, 5 * size : 6 * size, 3].any()
+    smooth.send_keys(Keys.SPACE)
+    browser.find_element(By.ID, "step").send_keys(Keys.END)
+    assert cell(pixels(browser), 4, 5)[3] == pytest.approx(255 * 0.82 * 0.2, abs=2)
+    assert "+100 points" in browser.find_element(By.CSS_SELECTOR, ".bar").text
+    own.send_keys(Keys.SPACE)
+    assert cell(pixels(browser), 4, 5)[3] == pytest.approx(255 * 0.82, abs=2)
+    assert "+20" in browser.find_element(By.CSS_SELECTOR, ".bar").text
 
 
 def test_smooth_and_own_scale_are_said_and_redrawn(browser: Any, page: Path) -> None:
@@ -170,7 +190,7 @@ def test_what_is_shown_stays_from_sample_to_sample_where_it_can(browser: Any, pa
     values = [one.get_attribute("value") for one in browser.find_elements(By.CSS_SELECTOR, ".show input")]
     assert values == ["map", "outline"], "one step has no step before it"
     assert browser.find_element(By.CSS_SELECTOR, ".show input:checked").get_attribute("value") == "outline"
-    browser.execute_script("location.hash = '#s0002'")
+    browser.execute_script("location.hash = '#s0003'")
     choose(browser, "change")
     browser.execute_script("location.hash = '#s0001'")
     assert browser.find_element(By.CSS_SELECTOR, ".show input:checked").get_attribute("value") == "map"
