@@ -163,7 +163,8 @@ def run_table(report: Mapping[str, Any]) -> str:
             f"stage {stage['name']}: batch {stage['batch']}, {rows}",
             f"  trains       {trained}",
             f"  in all       {stage['trained']:,}",
-            f"  a row        {lengths}, {row['iterations']} latent iterations",
+            f"  a row        {lengths}, {_steps(row)}",
+            *_ways(stage["rows"]),
             f"  memory       {_held(memory, 'weights', 'gradients', 'optimiser')}",
             f"  (estimate)   {_held(memory, 'autocast', 'activations')}",
             f"  in all       {_held(memory, 'total', 'sharded')}",
@@ -172,11 +173,30 @@ def run_table(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _ways(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each way of answering of a stage that has several."""
+    if len(rows) == 1:
+        return []
+    return [
+        f"    {100 * row['share']:3.0f} %      {row['prompt']} prompt and {row['target']} target tokens, {_steps(row)}"
+        for row in rows
+    ]
+
+
+def _steps(row: Mapping[str, Any]) -> str:
+    return f"{row['iterations']} {'tokens fetched' if row['fetch'] else 'latent iterations'}"
+
+
 def _held(memory: Mapping[str, int], *names: str) -> str:
-    return ", ".join(f"{name} {memory[name] / 1e9:.1f} GB" for name in names)
+    return ", ".join(f"{name} {_short(memory[name] / 1e9)} GB" for name in names)
+
+
+def _short(value: float) -> str:
+    """One digit behind the point; one that counts for what is smaller."""
+    return f"{value:,.1f}" if not value or value >= 0.1 else f"{value:.1g}"
 
 
 def _flops(flops: Mapping[str, Any]) -> str:
     forward, backward = flops["forward"], flops["backward"]
-    parts = ", ".join(f"{name} {(forward[name] + backward[name]) / 1e12:,.1f}" for name in forward)
-    return f"{flops['total'] / 1e12:,.1f} an update ({parts})"
+    parts = ", ".join(f"{name} {_short((forward[name] + backward[name]) / 1e12)}" for name in forward)
+    return f"{_short(flops['total'] / 1e12)} an update ({parts})"

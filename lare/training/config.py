@@ -9,9 +9,9 @@ import dataclasses
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
-from lare.errors import LareError
+from lare.training.stage_config import PARTS, STAGE_NAMES, WEIGHTED, DataConfig, StageConfig, require
 
 __all__ = [
     "PARTS",
@@ -25,21 +25,6 @@ __all__ = [
     "StageConfig",
     "plain",
 ]
-
-STAGE_NAMES = ("I", "II", "III", "IV")
-PARTS = ("projector", "refocus_projector", "extractor", "language_model", "alignment", "unet")
-"""What can be trained; the vision encoder and the image tokenizer never are."""
-WEIGHTED = ("alignment", "image", "text", "look")
-"""Losses that have a weight; L_lm has none."""
-WINDOWS = ("saliency", "random", "full")
-_OF_LATENTS = ("extractor", "refocus_projector", "alignment", "unet")
-"""Parts that only batches with latents train; stage II has no others."""
-T = TypeVar("T")
-
-
-def _require(ok: bool, message: str) -> None:
-    if not ok:
-        raise LareError(message)
 
 
 @dataclass(frozen=True)
@@ -66,16 +51,16 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if self.checkpoint is not None:
-            _require(
+            require(
                 self.text is None and self.vision is None,
                 "model.checkpoint and model.text or model.vision are both given; leave one of them out",
             )
         else:
-            _require(
+            require(
                 self.text is not None and self.vision is not None,
                 "model needs text and vision (a decoder and an encoder), or checkpoint; add them",
             )
-        _require(not self.sizes or self.text == "embedded", "model.sizes is only for text: embedded; leave it out")
+        require(not self.sizes or self.text == "embedded", "model.sizes is only for text: embedded; leave it out")
 
 
 @dataclass(frozen=True)
@@ -101,9 +86,9 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         for name in WEIGHTED:
-            _require(getattr(self, name) >= 0, f"losses.{name} is {getattr(self, name)}; give a weight of 0 or more")
-        _require(self.temperature > 0, f"losses.temperature is {self.temperature}; give a number above 0")
-        _require(self.shared_dim >= 1, f"losses.shared_dim is {self.shared_dim}; give at least 1")
+            require(getattr(self, name) >= 0, f"losses.{name} is {getattr(self, name)}; give a weight of 0 or more")
+        require(self.temperature > 0, f"losses.temperature is {self.temperature}; give a number above 0")
+        require(self.shared_dim >= 1, f"losses.shared_dim is {self.shared_dim}; give at least 1")
 
 
 @dataclass(frozen=True)
@@ -135,16 +120,16 @@ class ImageConfig:
     cells: int = 0
 
     def __post_init__(self) -> None:
-        _require(self.prediction in ("epsilon", "v"), f"image.prediction is {self.prediction!r}; give epsilon or v")
-        _require(self.cells >= 0, f"image.cells is {self.cells}; give 0 (the window) or a side in cells")
-        _require(self.unet in ("paper", "small"), f"image.unet is {self.unet!r}; give paper or small")
-        _require(self.size >= 8, f"image.size is {self.size}; give at least 8 pixels")
-        _require(self.steps >= 1, f"image.steps is {self.steps}; give at least 1")
-        _require(
+        require(self.prediction in ("epsilon", "v"), f"image.prediction is {self.prediction!r}; give epsilon or v")
+        require(self.cells >= 0, f"image.cells is {self.cells}; give 0 (the window) or a side in cells")
+        require(self.unet in ("paper", "small"), f"image.unet is {self.unet!r}; give paper or small")
+        require(self.size >= 8, f"image.size is {self.size}; give at least 8 pixels")
+        require(self.steps >= 1, f"image.steps is {self.steps}; give at least 1")
+        require(
             0 < self.beta_start <= self.beta_end < 1,
             f"image.beta_start {self.beta_start} and image.beta_end {self.beta_end} must rise between 0 and 1",
         )
-        _require(0 < self.share <= 1, f"image.share is {self.share}; give a share above 0 and up to 1")
+        require(0 < self.share <= 1, f"image.share is {self.share}; give a share above 0 and up to 1")
 
 
 @dataclass(frozen=True)
@@ -170,194 +155,12 @@ class OptimiserConfig:
     matrix_rate: float = 3e-3
 
     def __post_init__(self) -> None:
-        _require(self.matrices in ("adamw", "muon"), f"optimiser.matrices is {self.matrices!r}; give adamw or muon")
-        _require(0 <= self.warmup < 1, f"optimiser.warmup is {self.warmup}; give a share of the steps below 1")
-        _require(0 <= self.floor <= 1, f"optimiser.floor is {self.floor}; give a share of the peak up to 1")
-        _require(self.clip > 0, f"optimiser.clip is {self.clip}; give a norm above 0")
-        _require(self.weight_decay >= 0, f"optimiser.weight_decay is {self.weight_decay}; give 0 or more")
-        _require(all(0 <= beta < 1 for beta in self.betas), f"optimiser.betas are {self.betas}; give numbers below 1")
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """One source of a stage's data.
-
-    Attributes:
-        format: ``world`` (the embedded world, nothing to read), or a format of `lare.data.FORMATS`, or ``auto``.
-        path: The data file; None for the world.
-        images: Folder or archive of its images; None looks beside the file.
-        limit: Most samples taken from it; None takes all. For the world: scenes.
-        on_bad: ``skip`` counts, lists and leaves out bad rows; ``refuse`` stops at the first.
-        families: Weight of each of the world's question families.
-        styles: Weight of each of the world's formats.
-        per_image: Questions asked about one of the world's pictures, which share its visual prefix.
-    """
-
-    format: str = "auto"
-    path: str | None = None
-    images: str | None = None
-    limit: int | None = None
-    on_bad: str = "skip"
-    families: Mapping[str, float] = field(default_factory=dict, hash=False)
-    styles: Mapping[str, float] = field(default_factory=dict, hash=False)
-    per_image: int = 16
-
-    def __post_init__(self) -> None:
-        world = self.format == "world"
-        _require(
-            world == (self.path is None),
-            "the data format 'world' takes no path" if world else f"data of format {self.format!r} needs a path",
-        )
-        _require(
-            world or not (self.families or self.styles), "families and styles are only for the data format 'world'"
-        )
-        if self.families or self.styles:
-            self._check_world()
-        _require(self.on_bad in ("skip", "refuse"), f"data on_bad is {self.on_bad!r}; give skip or refuse")
-        _require(self.limit is None or self.limit >= 1, f"data limit is {self.limit}; give at least 1, or leave it out")
-        _require(self.per_image >= 1, f"data per_image is {self.per_image}; give at least 1")
-
-    def _check_world(self) -> None:
-        from lare.world.items import STYLES
-        from lare.world.questions import FAMILIES, TRAINING_FAMILIES
-
-        known = {"families": [*FAMILIES, *TRAINING_FAMILIES], "styles": list(STYLES)}
-        for name, names in known.items():
-            weights: Mapping[str, float] = getattr(self, name)
-            unknown = [one for one in weights if one not in names]
-            _require(not unknown, f"data {name}: {', '.join(unknown)} is unknown; choose from {', '.join(names)}")
-            _require(
-                all(weight >= 0 for weight in weights.values()) and (not weights or sum(weights.values()) > 0),
-                f"data {name}: the weights are {dict(weights)}; give numbers of 0 or more, one above 0",
-            )
-
-
-@dataclass(frozen=True)
-class StageConfig:
-    """One entry of a run's plan.
-
-    Attributes:
-        stage: I, II, III or IV (the paper's Appendix A); decides what trains and which losses weigh in.
-        data: Its sources; samples are mixed in proportion to their numbers.
-        name: Its folder; by default the stage.
-        samples: Samples to train on; None is one epoch.
-        batch: Samples an update, over all processes and micro-batches.
-        micro_batch: Samples a forward pass of one process; None is all of the process's share.
-        learning_rate: Peak, for weights that were trained before.
-        new_learning_rate: Peak, for modules that start from nothing.
-        floor: Learning rate at its end, as a share of the peak; None takes the optimiser's.
-        iterations: K; None takes the model's in stages II-IV. Stage I has none.
-        window: ``saliency``, or the controls ``random`` and ``full``.
-        replaced: Rationale tokens that the text leaves out because the latents stand for them; None is the model's
-            `text_prefix` (the paper's reading), 0 none.
-        text_share: Share of batches that write the whole rationale behind empty delimiters, without latents.
-        direct_share: Share of batches that are answered at once.
-        fetch_share: Share of batches whose latents are not made but fetched: the visual token of the box that each
-            reasoning step needs stands in their place, so that the decoder learns to read them (data with boxes only).
-        full_share: Share of batches that write the rationale with all fine tokens in the decoder's context.
-        lm_grid: Side of the decoder's visual grid in this stage instead of the model's.
-        train: Parts to train instead of the stage's own.
-        losses: Weights instead of the run's, by name.
-    """
-
-    stage: str
-    data: tuple[DataConfig, ...]
-    name: str = ""
-    samples: int | None = None
-    batch: int = 128
-    micro_batch: int | None = None
-    learning_rate: float = 2e-5
-    new_learning_rate: float = 1e-4
-    floor: float | None = None
-    iterations: int | None = None
-    window: str = "saliency"
-    replaced: int | None = None
-    text_share: float = 0.0
-    direct_share: float = 0.0
-    fetch_share: float = 0.0
-    full_share: float = 0.0
-    lm_grid: int | None = None
-    train: tuple[str, ...] = ()
-    losses: Mapping[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        label = f"stage {self.name or self.stage}"
-        _require(self.stage in STAGE_NAMES, f"stage {self.stage!r} is unknown; give one of {', '.join(STAGE_NAMES)}")
-        if not self.name:
-            object.__setattr__(self, "name", self.stage)
-        _require(
-            self.name.replace("_", "").replace("-", "").isalnum(),
-            f"{label}: the name {self.name!r} names a folder; use letters, digits, - and _",
-        )
-        _require(bool(self.data), f"{label} has no data; add a source under data")
-        micro = self.micro_batch
-        _require(self.batch >= 1, f"{label}: batch is {self.batch}; give at least 1")
-        _require(
-            micro is None or (micro >= 1 and self.batch % micro == 0),
-            f"{label}: micro_batch {micro} does not divide batch {self.batch}; give a divisor",
-        )
-        for name in ("learning_rate", "new_learning_rate"):
-            _require(getattr(self, name) > 0, f"{label}: {name} is {getattr(self, name)}; give a number above 0")
-        _require(
-            self.floor is None or 0 <= self.floor <= 1,
-            f"{label}: floor is {self.floor}; give a share of the peak up to 1",
-        )
-        _require(self.samples is None or self.samples >= 1, f"{label}: samples is {self.samples}; give at least 1")
-        _require(
-            self.iterations is None or self.iterations >= 0, f"{label}: iterations is {self.iterations}; give 0 or more"
-        )
-        _require(
-            self.stage == "I" or self.iterations != 0 or not self._semantic_losses(),
-            f"{label}: losses {', '.join(self._semantic_losses())} need latents; set iterations above 0 or them to 0",
-        )
-        _require(
-            self.stage != "I" or not self.iterations,
-            f"{label} makes no latents; leave iterations out, or use stage II, III or IV",
-        )
-        _require(
-            self.lm_grid is None or self.lm_grid >= 1,
-            f"{label}: lm_grid is {self.lm_grid}; give at least 1, or leave it out",
-        )
-        _require(self.window in WINDOWS, f"{label}: window is {self.window!r}; give one of {', '.join(WINDOWS)}")
-        _require(self.replaced is None or self.replaced >= 0, f"{label}: replaced is {self.replaced}; give 0 or more")
-        shares = (self.text_share, self.direct_share, self.fetch_share, self.full_share)
-        _require(
-            min(shares) >= 0 and sum(shares) <= 1 + 1e-9,
-            f"{label}: text_share, direct_share, fetch_share and full_share must be 0 or more and sum up to at most 1",
-        )
-        _require(
-            not self.fetch_share or all(one.format == "world" for one in self.data),
-            f"{label}: fetch_share needs the boxes of each reasoning step, which only the data format world has",
-        )
-        unknown = [part for part in self.train if part not in PARTS]
-        _require(not unknown, f"{label}: unknown parts to train {unknown}; choose from {', '.join(PARTS)}")
-        self._check_latents(label)
-        wrong = [name for name in self.losses if name not in WEIGHTED]
-        _require(not wrong, f"{label}: unknown losses {wrong}; choose from {', '.join(WEIGHTED)}")
-        _require(
-            all(weight >= 0 for weight in self.losses.values()), f"{label}: a loss weight is negative; give 0 or more"
-        )
-
-    def _check_latents(self, label: str) -> None:
-        """Every batch must reach something that trains."""
-        parts = self.train or (_OF_LATENTS if self.stage == "II" else ())
-        if not parts or not set(parts) <= set(_OF_LATENTS):
-            return
-        plain = self.stage == "I" or self.iterations == 0
-        _require(not plain, f"{label} makes no latents, and {', '.join(parts)} train on nothing else; change train")
-        _require(
-            not (self.text_share or self.direct_share or self.full_share),
-            f"{label}: text_share, direct_share and full_share make batches without latents, on which "
-            f"{', '.join(parts)} can't train; leave them 0, or name more parts under train",
-        )
-        _require(
-            not self.fetch_share or "refocus_projector" in parts,
-            f"{label}: fetch_share makes batches on which {', '.join(parts)} can't train; leave it 0, or name more "
-            "parts under train",
-        )
-
-    def _semantic_losses(self) -> list[str]:
-        return [name for name, weight in self.losses.items() if weight]
+        require(self.matrices in ("adamw", "muon"), f"optimiser.matrices is {self.matrices!r}; give adamw or muon")
+        require(0 <= self.warmup < 1, f"optimiser.warmup is {self.warmup}; give a share of the steps below 1")
+        require(0 <= self.floor <= 1, f"optimiser.floor is {self.floor}; give a share of the peak up to 1")
+        require(self.clip > 0, f"optimiser.clip is {self.clip}; give a norm above 0")
+        require(self.weight_decay >= 0, f"optimiser.weight_decay is {self.weight_decay}; give 0 or more")
+        require(all(0 <= beta < 1 for beta in self.betas), f"optimiser.betas are {self.betas}; give numbers below 1")
 
 
 @dataclass(frozen=True)
@@ -407,16 +210,16 @@ class RunConfig:
     wandb: str | None = None
 
     def __post_init__(self) -> None:
-        _require(bool(self.stages), "the run has no stages; add at least one")
+        require(bool(self.stages), "the run has no stages; add at least one")
         names = [stage.name for stage in self.stages]
         twice = sorted({name for name in names if names.count(name) > 1})
-        _require(not twice, f"two stages are named {', '.join(twice)}; give each a name of its own")
+        require(not twice, f"two stages are named {', '.join(twice)}; give each a name of its own")
         order = [STAGE_NAMES.index(stage.stage) for stage in self.stages]
-        _require(order == sorted(order), "the stages are not in the order I, II, III, IV; sort them")
-        _require(self.precision in ("fp32", "bf16"), f"precision is {self.precision!r}; give fp32 or bf16")
+        require(order == sorted(order), "the stages are not in the order I, II, III, IV; sort them")
+        require(self.precision in ("fp32", "bf16"), f"precision is {self.precision!r}; give fp32 or bf16")
         for name, least in _LEAST:
-            _require(getattr(self, name) >= least, f"{name} is {getattr(self, name)}; give at least {least}")
-        _require(
+            require(getattr(self, name) >= least, f"{name} is {getattr(self, name)}; give at least {least}")
+        require(
             self.image.tokenizer != "embedded"
             or not any(self.weights(stage)["image"] for stage in self.stages)
             or all(d.format == "world" for s in self.stages for d in s.data),
@@ -424,22 +227,22 @@ class RunConfig:
         )
         for stage in self.stages:
             share, left = divmod(stage.batch, self.processes)
-            _require(
+            require(
                 left == 0,
                 f"stage {stage.name}: batch {stage.batch} does not divide over {self.processes} processes; change one",
             )
-            _require(
+            require(
                 stage.micro_batch is None or share % stage.micro_batch == 0,
                 f"stage {stage.name}: micro_batch {stage.micro_batch} does not divide a process's share {share}; "
                 "give a divisor",
             )
             world = [data for data in stage.data if data.format == "world"]
-            _require(
+            require(
                 not world or len(stage.data) == 1,
                 f"stage {stage.name} mixes the world with other sources; give them stages of their own",
             )
             rows = stage.micro_batch or share
-            _require(
+            require(
                 not world or rows % world[0].per_image == 0,
                 f"stage {stage.name}: {rows} rows a forward pass hold no whole images of per_image "
                 f"{world[0].per_image if world else 0} questions; change batch, micro_batch or per_image",

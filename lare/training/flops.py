@@ -1,14 +1,16 @@
 """Multiply-adds of one row of a training step, counted from the model's shapes.
 
-A row is one question about one image. It runs the encoder and projectors once, the decoder over the prompt, over each
-iteration's latents and over the target (all over one cache), over the latents and the rationale's first tokens for the
-text reconstruction (eq. 8), and over the rationale alone for the alignment (eq. 6); the LM head at label positions
-only; the Extractor K times; the U-Net (eq. 7) on the share of rows that carry that loss.
+A row is one question about one image (questions that share a picture are counted as if each had its own). It runs the
+encoder and projectors once, the decoder over the prompt, over each iteration's latents and over the target (all over
+one cache), over the latents and the rationale's first tokens for the text reconstruction (eq. 8), and over the
+rationale alone for the alignment (eq. 6); the LM head at label positions only; the Extractor K times; the U-Net (eq. 7)
+on the share of rows that carry that loss.
 
 Backward costs once the forward for weights that train and once for inputs that carry gradient, so a part that trains in
 the middle of the network costs 2 forwards, a frozen one that gradient passes through 1, and one before all that trains
-0. Attention counts all pairs of queries and keys, as attention kernels are counted; a causal kernel may skip half.
-Norms, activations and optimiser are left out; they are below 1 %.
+0. Where nothing reads what the last layer makes of a prompt (text follows <|latent_end|>, and no latents were made),
+that layer costs backward its keys and values alone. Attention counts all pairs of queries and keys, as attention
+kernels are counted; a causal kernel may skip half. Norms, activations and optimiser are left out; they are below 1 %.
 """
 
 from __future__ import annotations
@@ -40,6 +42,9 @@ class Row:
         delimiters: Whether <|latent_end|> precedes the target.
         image_share: Share of rows with image reconstruction; 0 without.
         again: Whether the alignment's vectors are made in a pass of their own first (several micro-batches).
+        lm_grid: Side of the decoder's visual grid; None is the model's.
+        fetch: Whether visual tokens stand in place of the latents, so that the Extractor does nothing.
+        look: Whether a loss pulls at the attention that chooses the windows.
     """
 
     prompt: int
@@ -50,6 +55,9 @@ class Row:
     delimiters: bool = True
     image_share: float = 0.0
     again: bool = False
+    lm_grid: int | None = None
+    fetch: bool = False
+    look: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,12 +82,21 @@ class Gradients:
 
 @dataclass(frozen=True)
 class Call:
-    """One run of the decoder: new positions, positions that they attend to, and whether gradient flows into it."""
+    """One run of the decoder.
+
+    Attributes:
+        name: What for.
+        tokens: New positions.
+        keys: Positions that they attend to.
+        gradient: Whether gradient flows into it.
+        read: Whether anything reads its output, not only its keys and values.
+    """
 
     name: str
     tokens: int
     keys: int
     gradient: bool
+    read: bool = True
 
 
 @dataclass
@@ -102,19 +119,25 @@ class Work:
         self.backward[part] = self.backward.get(part, 0) + backward
 
 
-def gradients(model: LareForConditionalGeneration, parts: Collection[str], iterations: int) -> Gradients:
+def gradients(
+    model: LareForConditionalGeneration, parts: Collection[str], iterations: int, fetch: bool = False
+) -> Gradients:
     """Where gradient flows when these parts train."""
     prompt = "language_model" in parts or "projector" in parts
     seen = "refocus_projector" in parts and model.refocus_projector is not None
-    return Gradients(frozenset(parts), prompt, bool(iterations) and (prompt or seen or "extractor" in parts))
+    made = "extractor" in parts and not fetch
+    return Gradients(frozenset(parts), prompt, bool(iterations) and (prompt or seen or made))
 
 
 def decoder_calls(row: Row, grad: Gradients, latents: int) -> Iterator[Call]:
-    """The decoder's runs of a row with `latents` tokens an iteration."""
+    """The decoder's runs of a row with `latents` tokens an iteration (one where they are fetched)."""
+    latents = 1 if row.fetch else latents
     thought = row.iterations * latents
-    yield Call("prompt", row.prompt, row.prompt, grad.prompt)
+    made = bool(row.iterations) and not row.fetch
+    yield Call("prompt", row.prompt, row.prompt, grad.prompt, made or not row.delimiters)
     for step in range(1, row.iterations + 1):
-        yield Call("latents", latents, row.prompt + step * latents, grad.latents)
+        read = (made and step < row.iterations) or not row.delimiters
+        yield Call("latents", latents, row.prompt + step * latents, grad.latents, read)
     fed = row.target if row.delimiters else row.target - 1
     if fed > 0:
         yield Call("target", fed, row.prompt + thought + fed, grad.prompt or grad.latents)
@@ -145,9 +168,9 @@ def row_work(
         others: Forward multiply-adds of a row by ``vision_encoder``, ``unet`` and ``image_tokenizer`` (see `measured`).
     """
     work, costs = Work(), dict(others or {})
-    _vision(work, model, grad, costs)
+    _vision(work, model, row, grad, costs)
     _decoder(work, model, row, grad)
-    if row.iterations and model.extractor is not None:
+    if row.iterations and not row.fetch and model.extractor is not None:
         _extractor(work, model, row, grad)
     if row.image_share:
         unet = row.image_share * costs.get("unet", 0)
@@ -158,15 +181,20 @@ def row_work(
     return work
 
 
-def _vision(work: Work, model: LareForConditionalGeneration, grad: Gradients, costs: Mapping[str, float]) -> None:
+def _vision(
+    work: Work, model: LareForConditionalGeneration, row: Row, grad: Gradients, costs: Mapping[str, float]
+) -> None:
     config = model.config
     work.linear("vision_encoder", costs.get("vision_encoder", 0), False, False)
-    for part, side in (("projector", config.lm_grid), ("refocus_projector", config.grid)):
+    # A shared projector sees the fine grid, whose tokens are pooled behind it.
+    side = config.grid if config.shared_projector else row.lm_grid or config.lm_grid
+    for part, cells in (("projector", side**2), ("refocus_projector", config.grid**2)):
         projector = getattr(model, part)
         if projector is not None:
-            trains = part in grad.parts
-            work.linear(part, side**2 * projector.linear_1.weight.numel(), trains, False)
-            work.linear(part, side**2 * projector.linear_2.weight.numel(), trains, trains)
+            # Without latents nothing comes back to the projector of what they look at.
+            trains = part in grad.parts and (part == "projector" or grad.latents)
+            work.linear(part, cells * projector.linear_1.weight.numel(), trains, False)
+            work.linear(part, cells * projector.linear_2.weight.numel(), trains, trains)
 
 
 def _decoder(work: Work, model: LareForConditionalGeneration, row: Row, grad: Gradients) -> None:
@@ -175,14 +203,29 @@ def _decoder(work: Work, model: LareForConditionalGeneration, row: Row, grad: Gr
     layers, weights = model.num_layers, layer_weights(model.decoder)
     heads = int(text.num_attention_heads)
     pair = layers * heads * int(getattr(text, "head_dim", None) or text.hidden_size // heads)
-    latents = model.config.latents_per_iteration
-    for call in decoder_calls(row, grad, latents):
-        work.linear("language_model", call.tokens * weights, grad.decoder, call.gradient)
-        work.attention("language_model", 2 * call.tokens * call.keys * pair, call.gradient)
-        if call.name == "prompt" or (call.name == "latents" and latents > 1):
-            work.attention("language_model", call.keys * pair, False)  # the captured last row
+    calls = list(decoder_calls(row, grad, model.config.latents_per_iteration))
+    # What the last latents look at chooses no window, so no loss pulls at it.
+    thoughts = [call for call in calls if call.name == "latents"]
+    for call in calls:
+        pulled = row.look and bool(thoughts) and call is not thoughts[-1]
+        idle = 0 if call.read else _idle_weights(model, pulled)
+        work.linear("language_model", call.tokens * (weights - idle), grad.decoder, call.gradient)
+        work.linear("language_model", call.tokens * idle, False, False)
+        products = 2 * call.tokens * call.keys * pair
+        unread = 0 if call.read else products / layers
+        work.attention("language_model", products - unread, call.gradient)
+        work.attention("language_model", unread, False)
+        if call.name == "prompt" or (call.name == "latents" and call.tokens > 1):
+            work.attention("language_model", call.keys * pair, pulled and call.gradient)  # the captured last row
     for labels, flows in ((row.target, grad.prompt or grad.latents), (row.prefix, grad.latents or grad.decoder)):
         work.linear("lm_head", labels * head, grad.decoder, flows)
+
+
+def _idle_weights(model: LareForConditionalGeneration, pulled: bool) -> int:
+    """Weights of the last layer that nothing reads: all but keys and values, and the queries that a loss pulls at."""
+    used = ("k_proj", "v_proj", "q_proj") if pulled else ("k_proj", "v_proj")
+    linear = [(n, m) for n, m in cast(Any, model.decoder).layers[-1].named_modules() if isinstance(m, nn.Linear)]
+    return sum(layer.weight.numel() for name, layer in linear if not name.endswith(used))
 
 
 def _extractor(work: Work, model: LareForConditionalGeneration, row: Row, grad: Gradients) -> None:
@@ -206,7 +249,7 @@ def _extractor(work: Work, model: LareForConditionalGeneration, row: Row, grad: 
 def _first_pass(work: Work, model: LareForConditionalGeneration, row: Row, costs: Mapping[str, float]) -> None:
     """The pass without gradient that makes the alignment's vectors: everything up to the latents, and the rationale."""
     nothing = Gradients(frozenset(), False, False)
-    part = Row(row.prompt, 0, row.iterations, 0, row.rationale)
+    part = Row(row.prompt, 0, row.iterations, 0, row.rationale, lm_grid=row.lm_grid)
     vision = {name: count for name, count in costs.items() if name == "vision_encoder"}
     for name, count in row_work(model, part, nothing, vision).forward.items():
         work.linear(name, count, False, False)

@@ -17,7 +17,7 @@ from lare import LareError
 from lare.cli import main as lare
 from lare.model import LareConfig, LareForConditionalGeneration
 from lare.model.published import FULL_SIZE
-from lare.training.batch import MicroBatch
+from lare.training.batch import Draws, MicroBatch
 from lare.training.flops import Row, Work, decoder_calls, gradients, measured, row_work
 from lare.training.memory import memory_of
 from lare.training.model import LOSSES, TrainingModel
@@ -66,7 +66,7 @@ def batch_of(model: LareForConditionalGeneration, row: Row, rows: int = ROWS) ->
     def ids(count: int) -> torch.Tensor:
         return torch.randint(3, VOCABULARY - 3, (rows, count), generator=words)
 
-    slots = config.lm_grid**2
+    slots = (row.lm_grid or config.lm_grid) ** 2
     tail = 1 if row.delimiters else 0
     opening = torch.full((rows, tail), config.latent_start_id)
     image = torch.full((rows, slots), config.image_token_id)
@@ -82,12 +82,23 @@ def batch_of(model: LareForConditionalGeneration, row: Row, rows: int = ROWS) ->
     if row.prefix:
         inputs["prefix_ids"] = ids(row.prefix)
         inputs["prefix_mask"] = torch.ones(rows, row.prefix)
+    if row.lm_grid is not None:
+        inputs["lm_grid"] = row.lm_grid
     rationale = ids(row.rationale) if row.rationale else None
-    return MicroBatch(inputs, rationale, None if rationale is None else torch.ones_like(rationale))
+    corner = torch.tensor([0.0, 0.0, 0.5, 0.5]).expand(rows, row.iterations, 4)
+    return MicroBatch(
+        inputs,
+        rationale,
+        None if rationale is None else torch.ones_like(rationale),
+        boxes=corner if row.look or row.fetch else None,
+        fetch=row.fetch,
+    )
 
 
 def loss_of(model: TrainingModel, batch: MicroBatch) -> torch.Tensor:
-    out = model(batch, WEIGHTS)
+    rows = batch.rows
+    draws = Draws(torch.zeros(rows, dtype=torch.bool), torch.zeros(rows), token=torch.zeros(rows, 8))
+    out = model(batch, WEIGHTS | {"look": float(batch.boxes is not None)}, draws)
     loss = sum(out.sums.values(), torch.zeros(()))
     return loss if out.aligned is None else loss + sum(one.sum() for one in out.aligned)
 
@@ -108,8 +119,15 @@ def test_flops_are_those_that_torch_counts(kind: str, changes: dict[str, Any], s
     model, row = tiny(kind, **changes), row_of(stage)
     if changes:
         row = replace(row, prompt=row.prompt - 12)
+    forward, total, counted, both = counted_and_told(model, row, STAGES[stage].parts)
+    assert counted == pytest.approx(forward, rel=2e-3)
+    assert both == pytest.approx(total, rel=TOLERANCE[stage])
+
+
+def counted_and_told(model: LareForConditionalGeneration, row: Row, parts: tuple[str, ...]) -> tuple[float, ...]:
+    """Forward and all operations as torch counts them, and as `row_work` tells them."""
     whole = TrainingModel(model, shared_dim=16)
-    freeze_all_but(whole, STAGES[stage].parts)
+    freeze_all_but(whole, parts)
     batch = batch_of(model, row)
     with sdpa_kernel(SDPBackend.MATH):
         counter: Any = FlopCounterMode(display=False)
@@ -119,18 +137,12 @@ def test_flops_are_those_that_torch_counts(kind: str, changes: dict[str, Any], s
             loss.backward()
         total = counter.get_total_flops()
     pixels = torch.randn(1, 3, 32, 32)
-    work = row_work(
-        model,
-        row,
-        gradients(model, STAGES[stage].parts, row.iterations),
-        {"vision_encoder": measured(model.vision_tower, pixels)},
-    )
+    vision = {"vision_encoder": measured(model.vision_tower, pixels)}
+    work = row_work(model, row, gradients(model, parts, row.iterations, row.fetch), vision)
     # The alignment heads are left out of the count.
-    heads = 3 * 16 * 32 * 2 * ROWS if row.iterations else 0
+    heads = 3 * 16 * 32 * 2 * ROWS if row.rationale else 0
     counted = 2 * ROWS * sum(work.forward.values())
-    assert counted == pytest.approx(forward - heads, rel=2e-3)
-    both = counted + 2 * ROWS * sum(work.backward.values())
-    assert both == pytest.approx(total - 3 * heads, rel=TOLERANCE[stage])
+    return forward - heads, total - 3 * heads, counted, counted + 2 * ROWS * sum(work.backward.values())
 
 
 def kept_bytes(whole: TrainingModel, batch: MicroBatch) -> int:
