@@ -19,14 +19,16 @@ import numpy as np
 import numpy.typing as npt
 
 from analysis.cli import Computed, reproduce, run, standard_parser
-from analysis.probing.classifiers import FEATURES
+from analysis.probing.classifiers import FEATURES, MAX_STEPS
 from analysis.probing.experiment import Measured, Settings, run_seed
 from analysis.probing.figures import figures
 from analysis.probing.instances import ANCHORS, RATIONALES
 from analysis.probing.models import gather, named
 from analysis.probing.pairs import SPLITS
 from analysis.probing.projection import HEADS, PROJECTIONS
-from analysis.probing.tables import tables, verdict, warnings_of
+from analysis.probing.similarity import similarities
+from analysis.probing.tables import tables
+from analysis.probing.words import verdict, warnings_of
 from analysis.report.document import Document
 
 __all__ = ["compute", "main", "parser"]
@@ -55,7 +57,13 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--dim", type=int, default=256, metavar="E", help="projected dimensions; default 256")
     made.add_argument("--anchor", choices=ANCHORS, default="windows", help="visual tokens that the visual anchor pools")
     made.add_argument("--rationale", choices=RATIONALES, default="states", help="what the rationale's vector pools")
-    made.add_argument("--split", choices=SPLITS, default="images", help="pairs: leaks, kept to show it")
+    made.add_argument(
+        "--split",
+        choices=SPLITS,
+        default="images",
+        help="components: no question text on both sides, where the data allow it; crossed: the same by leaving "
+        "instances out; pairs: leaks, kept to show it",
+    )
     return made
 
 
@@ -74,9 +82,27 @@ _READINGS = (
     "A pair's features are [z * v, |z - v|] of the unit vectors, standardised on the training pairs. On a "
     "concatenation [z, v] a linear rule is at chance whatever the latents hold, since a match is a relation of the "
     "two (--feature concat shows it).",
-    "SVM: linear kernel, C from 1e-3 to 100 by 5 folds over training images. MLP: 128 hidden units, Adam 1e-3, "
-    "batches of 64, at most 200 epochs, patience 10 on 15 % of the training images. The paper gives neither; these "
-    "are our choices.",
+    "SVM: linear kernel, C from 1e-3 to 100 by 5 folds over training images, at most "
+    f"{MAX_STEPS:,} steps of its solver a fit, since a large C may not settle for hours on features that tell nothing; "
+    "fits that the limit cut short are judged as they stand and counted among the warnings. MLP: 128 hidden units, "
+    "Adam 1e-3, batches of 64, at most 200 epochs, patience 10 on 15 % of the training images. The paper gives "
+    "neither; these are our choices.",
+    "The p of the pairing is of a permutation test with all else held fast: the fitted projection and probe judge the "
+    "test pairs again with partners exchanged among one another, over all images and questions; labels are not "
+    "permuted, since an instance stands in several pairs. A small one says that latents tell something of their "
+    "partner, the image included, not that they tell it of the question. Seeds share instances, so their p-values are "
+    "put together as twice their mean, which is valid however they depend (Vovk and Wang 2020).",
+    "Question texts recur on both sides, as the second kind of negative wants them to, and the table of the data says "
+    "how many. --split components keeps them apart by the connected components of the graph of images and texts, and "
+    "is refused where these are too large; --split crossed splits texts as well as images and leaves out the instances "
+    "that cross.",
+    "The model's own heads (rows of that name, or --projection model for all) are the linear layers of its alignment "
+    "loss as trained, with nothing fitted here. The visual head was trained on the pool of all visual tokens, so its "
+    "anchor here is another than in training unless --anchor all is given. Checkpoints without heads.safetensors have "
+    "no such rows.",
+    "CKA and mutual nearest neighbours need no projection. Linear CKA (Kornblith et al. 2019) with a jackknife over "
+    "20 groups of images; mutual neighbours (Huh et al. 2024) by cosine of centred vectors among instances of other "
+    "images, with a cluster-robust interval over images. Both once, over all instances, and with partners permuted.",
     "A learned projection makes latents of another space match nearly as well as aligned ones, so the table measures "
     "what can be read out linearly; the rows without projection tell how aligned the spaces are as they stand.",
     "Without Extractor: the same pooling over the same iterations of a model that feeds its last hidden state back. "
@@ -100,7 +126,14 @@ def compute(options: argparse.Namespace) -> Computed:
         LareError: If a model, traces or an option are impossible, or negatives can't be had.
     """
     chosen = gather(
-        named(options.model), options.traces, options.images, options.questions, options.anchor, options.rationale, _say
+        named(options.model),
+        options.traces,
+        options.images,
+        options.questions,
+        options.anchor,
+        options.rationale,
+        _say,
+        need_heads=options.projection == "model",
     )
     settings = Settings(options.pairs, options.split, options.feature, options.projection, options.heads, options.dim)
     found: list[Measured] = []
@@ -115,7 +148,7 @@ def compute(options: argparse.Namespace) -> Computed:
         verdict=verdict(chosen.models, found, splits),
         reproduce=reproduce(options, chosen.hashes),
         warnings=warnings_of(chosen.models, found, splits, chosen.left_out),
-        tables=tables(chosen.models, found, splits, settings),
+        tables=tables(chosen.models, found, splits, similarities(chosen.models)),
         figures=figures(chosen.models, found),
         methods=(*_READINGS, *((_ALL_TOKENS,) if options.anchor == "all" else ())),
     )
@@ -134,6 +167,8 @@ def _arrays(found: Sequence[Measured]) -> dict[str, npt.NDArray[Any]]:
         made[name] = np.array([getattr(one.judged, name) for one in found])
     made["kinds"] = np.array([one.judged.kinds for one in found])
     made["bits"] = np.array([np.nan if one.code is None else one.code.bits for one in found])
+    made["p"] = np.array([np.nan if one.p is None else one.p for one in found])
+    made["settled"] = np.array([one.settled for one in found])
     made["ceiling"] = np.array([one.ceiling for one in found])
     return made
 

@@ -25,11 +25,14 @@ __all__ = [
     "COSTS",
     "FEATURES",
     "Judged",
+    "MAX_STEPS",
+    "Mlp",
+    "Svm",
     "fit_mlp",
+    "fit_svm",
     "judge",
     "pair_features",
     "scaled",
-    "svm_scores",
     "validation_rows",
 ]
 
@@ -38,9 +41,9 @@ FEATURES = ("both", "product", "absdiff", "cosine", "concat", "latent", "partner
 linear rule can't tell a match."""
 
 COSTS = tuple(float(cost) for cost in np.logspace(-3, 2, 6))
-MAX_STEPS = 1_500
+MAX_STEPS = 50_000
 """Of the SVM's solver: a C so large that it has not settled by then (which happens on features that tell nothing, and
-then for hours) is judged as it stands."""
+then for hours) is judged as it stands, and counted."""
 
 HIDDEN = 128
 RATE = 1e-3
@@ -119,25 +122,49 @@ def judge(scores: Doubles, pairs: Pairs) -> Judged:
     )
 
 
-def svm_scores(train: Array, labels: Ints, groups: npt.NDArray[np.str_], test: Array) -> Doubles:
-    """Decision values of a linear SVM (hinge loss) whose C is chosen by 5 folds over the training images.
+@dataclass(frozen=True)
+class Svm:
+    """A fitted linear SVM.
+
+    Attributes:
+        weight: (F,).
+        bias: Added to the product.
+        settled: Whether the final fit's solver came to its end within `MAX_STEPS`.
+        unsettled_folds: Fits of the search for C that did not.
+    """
+
+    weight: Doubles
+    bias: float
+    settled: bool
+    unsettled_folds: int
+
+    def scores(self, features: Array) -> Doubles:
+        """Decision values, (P,)."""
+        return np.asarray(features.astype(np.float64) @ self.weight + self.bias)
+
+
+def fit_svm(features: Array, labels: Ints, groups: npt.NDArray[np.str_]) -> Svm:
+    """Fit a linear SVM (hinge loss) whose C is chosen by 5 folds over the training images.
 
     The linear kernel's matrix is made once and handed over; the machine is that of ``SVC(kernel="linear")``.
 
     Args:
-        train: (P, F) scaled features.
+        features: (P, F) scaled features.
         labels: (P,) 0 or 1.
         groups: (P,) images; no image is on both sides of a fold.
-        test: (P', F).
     """
-    wide, other = train.astype(np.float64), test.astype(np.float64)
+    wide = features.astype(np.float64)
     folds = StratifiedGroupKFold(min(5, len(set(groups.tolist()))))
     machine = SVC(kernel="precomputed", max_iter=MAX_STEPS)
     search = GridSearchCV(machine, {"C": list(COSTS)}, cv=folds)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
         search.fit(wide @ wide.T, labels, groups=groups)
-    return np.asarray(search.decision_function(other @ wide.T))
+    early = sum(issubclass(one.category, ConvergenceWarning) for one in told)
+    best = search.best_estimator_
+    settled = best.fit_status_ == 0
+    weight = (best.dual_coef_ @ wide[best.support_])[0]
+    return Svm(weight, float(best.intercept_[0]), settled, early - (not settled))
 
 
 def validation_rows(groups: npt.NDArray[np.str_], seed: int) -> tuple[Ints, Ints]:

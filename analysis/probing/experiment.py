@@ -6,23 +6,28 @@ All models get the same images, questions and pairs, so that seeds pair them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.preprocessing import StandardScaler
 
 from analysis.probing.classifiers import (
     Judged,
+    Mlp,
+    Svm,
     fit_mlp,
+    fit_svm,
     judge,
     pair_features,
     scaled,
-    svm_scores,
     validation_rows,
 )
+from analysis.probing.heads import Heads
 from analysis.probing.instances import Instances
 from analysis.probing.mdl import OnlineCode, online_code, retrieval
 from analysis.probing.pairs import Pairs, Split, draw_split
+from analysis.probing.permuting import pairing_p
 from analysis.probing.projection import project
 
 __all__ = [
@@ -81,12 +86,14 @@ class Model:
         role: One of `ROLES`.
         instances: Its vectors.
         note: What a reader must know of it.
+        heads: The alignment heads that were trained with it; None where they are not at hand.
     """
 
     backbone: str
     role: str
     instances: Instances
     note: str = ""
+    heads: Heads | None = None
 
     @property
     def key(self) -> tuple[str, str]:
@@ -124,6 +131,7 @@ CONDITIONS = (
     Condition("shuffled", "shuffled partners", ("with", "without"), shuffled=True, coded=True),
     Condition("cosine", "cosine only", ROLES, projection="none", feature="cosine"),
     Condition("none", "no projection", ("with", "without"), projection="none"),
+    Condition("model", "the model's own heads", ("with", "without"), projection="model"),
     Condition("latent", "latent alone", ("with",), feature="latent"),
     Condition("partner", "partner alone", ("with",), feature="partner"),
     Condition("mean_image", "image's mean latent", ("with",), mean_image=True),
@@ -146,6 +154,9 @@ class Measured:
         candidates: Partners that retrieval chooses among.
         code: Online code of the training labels; None where not measured.
         ceiling: Best accuracy possible, since some negatives have the very partner of the match.
+        p: Of the pairing, by permutation; None where not measured.
+        settled: Whether the SVM's final fit came to its end.
+        unsettled_folds: Fits of its search for C that did not.
     """
 
     backbone: str
@@ -159,12 +170,16 @@ class Measured:
     candidates: int = 0
     code: OnlineCode | None = None
     ceiling: float = 1.0
+    p: float | None = None
+    settled: bool = True
+    unsettled_folds: int = 0
 
 
-def conditions_of(role: str, instances: Instances) -> list[Condition]:
-    """What a model of a role is probed with; without a projection needs sides of equal width."""
-    equal = instances.latent.shape[1] == instances.vision.shape[1] == instances.text.shape[1]
-    return [one for one in CONDITIONS if role in one.roles and (equal or one.projection != "none")]
+def conditions_of(model: Model) -> list[Condition]:
+    """What a model is probed with; without a projection needs sides of equal width, its own heads need heads."""
+    own = model.instances
+    able = {"none": own.latent.shape[1] == own.vision.shape[1] == own.text.shape[1], "model": model.heads is not None}
+    return [one for one in CONDITIONS if model.role in one.roles and able.get(one.projection, True)]
 
 
 def run_seed(
@@ -183,7 +198,7 @@ def run_seed(
     found = []
     for model in models:
         for modality in MODALITIES:
-            for condition in conditions_of(model.role, model.instances):
+            for condition in conditions_of(model):
                 if settings.only and condition.key not in settings.only:
                     continue
                 found += _probe(model, modality, condition, split, seed, settings)
@@ -231,6 +246,23 @@ def _mean_of_image(instances: Instances) -> Array:
     return np.asarray((sums / np.bincount(code)[:, None])[code], dtype=np.float32)
 
 
+def _projected(
+    model: Model, modality: str, latent: Array, partner: Array, split: Split, seed: int, settings: Settings, kind: str
+) -> tuple[Array, Array]:
+    instances, heads = model.instances, model.heads
+    return project(
+        latent,
+        partner,
+        split.train_instances,
+        instances.image,
+        seed,
+        kind,
+        settings.heads,
+        settings.dim,
+        None if heads is None else (heads["latent"], heads[modality]),
+    )
+
+
 def _probe(
     model: Model, modality: str, condition: Condition, split: Split, seed: int, settings: Settings
 ) -> list[Measured]:
@@ -241,41 +273,40 @@ def _probe(
         taken = _shuffle(split, len(instances), seed)
         partner, alike = partner[taken], alike[taken]
     kind = condition.projection or settings.projection
-    z, v = project(latent, partner, split.train_instances, instances.image, seed, kind, settings.heads, settings.dim)
+    z, v = _projected(model, modality, latent, partner, split, seed, settings, kind)
     feature = condition.feature or settings.feature
-    rows = [pair_features(z, v, pairs, feature) for pairs in (split.train, split.test)]
-    groups = instances.image[split.train.left]
+    rows = pair_features(z, v, split.train, feature)
+    groups, labels = instances.image[split.train.left], split.train.label
     fit, held = validation_rows(groups, seed)
-    recall: tuple[float, ...] = ()
-    code = None
     test = split.test_instances
-    if feature not in ("latent", "partner"):
-        recall = retrieval(z[test], v[test], alike[test])
-    if condition.coded:
-        code = online_code(rows[0], split.train.label, fit, held, seed)
-    base = Measured(
-        model.backbone,
-        model.role,
-        condition.key,
-        modality,
-        "SVM",
-        seed,
-        judge(svm_scores(*_scaled_for_svm(rows, split.train, groups)), split.test),
-        recall,
-        len(set(alike[test].tolist())),
-        code,
-        _ceiling(instances, modality, split.test) if condition.key == "main" else 1.0,
-    )
-    train, other = scaled(*rows)
-    mlp = fit_mlp(train, split.train.label, fit, held, seed)
-    return [base, replace(base, classifier="MLP", judged=judge(mlp.scores(other), split.test))]
+    scaler = StandardScaler().fit(rows)
+    train = scaler.transform(rows).astype(np.float32)
+    svm, mlp = fit_svm(train, labels, groups), fit_mlp(train, labels, fit, held, seed)
+    found = []
+    for name, probe in (("SVM", svm), ("MLP", mlp)):
 
+        def scores(pairs: Pairs, probe: Svm | Mlp = probe) -> npt.NDArray[np.float64]:
+            return probe.scores(scaler.transform(pair_features(z, v, pairs, feature)).astype(np.float32))
 
-def _scaled_for_svm(
-    rows: Sequence[Array], train: Pairs, groups: npt.NDArray[np.str_]
-) -> tuple[Array, npt.NDArray[np.int64], npt.NDArray[np.str_], Array]:
-    wide, other = scaled(*rows)
-    return wide, train.label, groups, other
+        found.append(
+            Measured(
+                model.backbone,
+                model.role,
+                condition.key,
+                modality,
+                name,
+                seed,
+                judge(scores(split.test), split.test),
+                retrieval(z[test], v[test], alike[test]) if feature not in ("latent", "partner") else (),
+                len(set(alike[test].tolist())),
+                online_code(rows, labels, fit, held, seed) if condition.coded and name == "SVM" else None,
+                _ceiling(instances, modality, split.test) if condition.key == "main" else 1.0,
+                pairing_p(scores, split.test, seed) if condition.key == "main" else None,
+                name == "MLP" or svm.settled,
+                0 if name == "MLP" else svm.unsettled_folds,
+            )
+        )
+    return found
 
 
 def _steps(model: Model, modality: str, split: Split, seed: int, settings: Settings) -> list[Measured]:
@@ -283,16 +314,8 @@ def _steps(model: Model, modality: str, split: Split, seed: int, settings: Setti
     instances, found = model.instances, []
     groups = instances.image[split.train.left]
     for step in range(instances.steps.shape[1]):
-        z, v = project(
-            instances.steps[:, step],
-            _vectors(instances, modality),
-            split.train_instances,
-            instances.image,
-            seed,
-            settings.projection,
-            settings.heads,
-            settings.dim,
-        )
+        latent, partner = instances.steps[:, step], _vectors(instances, modality)
+        z, v = _projected(model, modality, latent, partner, split, seed, settings, settings.projection)
         rows = [pair_features(z, v, pairs, settings.feature) for pairs in (split.train, split.test)]
         train, other = scaled(*rows)
         mlp = fit_mlp(train, split.train.label, *validation_rows(groups, seed), seed)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from analysis.probing.experiment import Model
+from analysis.probing.heads import Heads, random_heads, trained_heads
 from analysis.probing.instances import Asked, asked_in, embed, from_world, run_traces
 from analysis.traces import open_traces
 from lare.errors import LareError
@@ -108,18 +109,34 @@ def _load(one: Named) -> Method:
     return method
 
 
-def _methods(given: Sequence[Named]) -> list[tuple[str, str, Method, str]]:
-    """(backbone, role, method, note), a backbone's models beside one another."""
+@dataclass(frozen=True)
+class _Loaded:
+    """A model before its questions are asked."""
+
+    backbone: str
+    role: str
+    method: Method
+    note: str
+    heads: Heads | None
+
+
+def _methods(given: Sequence[Named]) -> list[_Loaded]:
+    """A backbone's models beside one another."""
     found = []
     for backbone in dict.fromkeys(one.backbone for one in given):
         own = {one.without: _load(one) for one in given if one.backbone == backbone}
+        heads = {one.without: trained_heads(one.checkpoint) for one in given if one.backbone == backbone}
         if False in own:
-            found.append((backbone, "with", own[False], ""))
+            found.append(_Loaded(backbone, "with", own[False], "", heads[False]))
         if True in own:
-            found.append((backbone, "without", own[True], _without_note(own[True])))
+            found.append(_Loaded(backbone, "without", own[True], _without_note(own[True]), heads[True]))
         else:
-            found.append((backbone, "without", _switched_off(own[False]), "untrained for it: switched off afterwards"))
-        found.append((backbone, "untrained", _untrained(own.get(False, own.get(True))), "random weights"))  # type: ignore[arg-type]
+            note = "untrained for it: switched off afterwards"
+            found.append(_Loaded(backbone, "without", _switched_off(own[False]), note, heads[False]))
+        first = False in own
+        known = heads[not first]
+        fresh = None if known is None else random_heads(known)
+        found.append(_Loaded(backbone, "untrained", _untrained(own[not first]), "random weights", fresh))
     return found
 
 
@@ -137,6 +154,7 @@ def gather(
     rationale: str,
     say: Callable[[str], None],
     cache: Path = CACHE,
+    need_heads: bool = False,
 ) -> Chosen:
     """Load, ask and embed.
 
@@ -149,11 +167,18 @@ def gather(
         rationale: See `analysis.probing.instances.RATIONALES`.
         say: Takes a line about progress.
         cache: Where traces are kept, by fingerprint.
+        need_heads: Whether every model must have its alignment heads.
 
     Raises:
-        LareError: If a checkpoint can't be probed, or the traces are of another model.
+        LareError: If a checkpoint can't be probed or lacks heads, or the traces are of another model.
     """
     methods = _methods(given)
+    for one in methods:
+        if need_heads and one.heads is None:
+            raise LareError(
+                f"the checkpoint of --model {one.backbone} has no alignment heads (no heads.safetensors that holds "
+                "them); give the folder RUN/STAGE/final of a run that trained them, or another --projection"
+            )
     asked: list[Asked]
     reader, places, left_out = None, [0], 0
     if traces:
@@ -162,9 +187,9 @@ def gather(
     else:
         asked = from_world(images, questions)
     models, hashes = [], {}
-    for number, (backbone, role, method, note) in enumerate(methods):
-        name = method.fingerprint()
-        hashes[f"{backbone}, {role}"] = name
+    for number, one in enumerate(methods):
+        name = one.method.fingerprint()
+        hashes[f"{one.backbone}, {one.role}"] = name
         if reader is not None and number == 0:
             seen = set(reader.column("checkpoint"))
             if seen != {name}:
@@ -174,6 +199,7 @@ def gather(
                 )
             own, where = reader, places
         else:
-            own, where = run_traces(method, name, asked, cache / name, say)
-        models.append(Model(backbone, role, embed(method, asked, own, where, anchor, rationale), note))
+            own, where = run_traces(one.method, name, asked, cache / name, say)
+        vectors = embed(one.method, asked, own, where, anchor, rationale)
+        models.append(Model(one.backbone, one.role, vectors, one.note, one.heads))
     return Chosen(tuple(models), hashes, left_out)

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import GroupShuffleSplit
 
 from lare.errors import LareError
@@ -21,10 +23,14 @@ __all__ = ["KINDS", "SPLITS", "Pairs", "Split", "draw_split"]
 KINDS = ("same image, other question", "same question, other image", "random")
 """Negatives, numbered 1, 2, 3; 0 is a positive."""
 
-SPLITS = ("images", "pairs")
-"""What is split into training and test; "pairs" leaks and is kept to show it."""
+SPLITS = ("images", "components", "crossed", "pairs")
+"""What is split into training and test. components: images and question texts, no text on both sides, by the connected
+components of the graph of images and questions. crossed: images and texts each; instances of an image of one side with
+a text of the other are left out. pairs: leaks, kept to show it."""
 
 TEST_SHARE = 0.3
+TEST_RANGE = (0.2, 0.4)
+"""Shares of the instances that connected components may leave for the test."""
 
 Ints = npt.NDArray[np.int64]
 Names = npt.NDArray[np.str_]
@@ -69,6 +75,7 @@ class Split:
         shared_images: Images that occur in pairs of both sides.
         shared_questions: Share of the test pairs' question texts that training pairs have too.
         short: What could not be had, in words.
+        left_out: Instances on neither side.
     """
 
     train: Pairs
@@ -78,6 +85,7 @@ class Split:
     shared_images: int
     shared_questions: float
     short: tuple[str, ...] = field(default=())
+    left_out: int = 0
 
 
 def draw_split(
@@ -97,13 +105,14 @@ def draw_split(
         LareError: If a kind of negative cannot be had at all, or an option is impossible.
     """
     if by not in SPLITS or total < 20:
-        raise LareError(f"--split is {by!r} and --pairs {total}; give images or pairs, and at least 20 pairs")
+        raise LareError(
+            f"--split is {by!r} and --pairs {total}; give one of {', '.join(SPLITS)}, and at least 20 pairs"
+        )
     rng = np.random.default_rng((seed, 6))
     drawer = _Drawer(image, question, rationale, rng)
     half = total // 2
-    if by == "images":
-        cut = GroupShuffleSplit(1, test_size=TEST_SHARE, random_state=seed)
-        sides = [np.sort(side) for side in next(cut.split(image, groups=image))]
+    if by != "pairs":
+        sides = _sides(image, question, seed, by)
         counts = (round(half * (1 - TEST_SHARE)), half - round(half * (1 - TEST_SHARE)))
         train, test = (
             drawer.draw(side, n, name) for side, n, name in zip(sides, counts, ("training", "test"), strict=True)
@@ -120,7 +129,47 @@ def draw_split(
         shared_images=len(_images(image, train) & _images(image, test)),
         shared_questions=len(asked[0] & asked[1]) / len(asked[1]),
         short=tuple(drawer.short),
+        left_out=len(image) - len(np.union1d(*sides)),
     )
+
+
+def _sides(image: Names, question: Names, seed: int, by: str) -> list[Ints]:
+    """Instances of the training and of the test side, in order."""
+    if by == "images":
+        cut = GroupShuffleSplit(1, test_size=TEST_SHARE, random_state=seed)
+        return [np.sort(side).astype(np.int64) for side in next(cut.split(image, groups=image))]
+    rng = np.random.default_rng((seed, 7))
+    if by == "components":
+        test = _component_test(image, question, rng)
+        return [np.flatnonzero(~test), np.flatnonzero(test)]
+    held = []
+    for names in (image, question):
+        found = rng.permutation(np.unique(names))
+        held.append(np.isin(names, found[: round(len(found) * TEST_SHARE)]))
+    return [np.flatnonzero(~held[0] & ~held[1]), np.flatnonzero(held[0] & held[1])]
+
+
+def _component_test(image: Names, question: Names, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
+    """(N,) whether an instance is for the test: whole components, in random order, until 30 % are reached."""
+    pictures, questions = (np.unique(names, return_inverse=True)[1] for names in (image, question))
+    size = int(pictures.max() + questions.max() + 2)
+    edges = coo_array((np.ones(len(image)), (pictures, pictures.max() + 1 + questions)), shape=(size, size))
+    component = connected_components(edges, directed=False)[1][pictures]
+    names, counts = np.unique(component, return_counts=True)
+    low, high = (share * len(image) for share in TEST_RANGE)
+    chosen: list[int] = []
+    taken = 0
+    for place in rng.permutation(len(names)):
+        if taken < TEST_SHARE * len(image) and taken + counts[place] <= high:
+            chosen.append(int(names[place]))
+            taken += int(counts[place])
+    if taken < low:
+        raise LareError(
+            f"question texts can't be kept apart: images and questions hang together in {len(names)} components, the "
+            f"largest with {100 * counts.max() / len(image):.0f} % of the {len(image)} instances, so none or too few "
+            "are left for the test; give --split crossed, which leaves instances out, or questions that recur less"
+        )
+    return np.isin(component, chosen)
 
 
 def _images(image: Names, pairs: Pairs) -> set[str]:

@@ -17,12 +17,15 @@ from sklearn.decomposition import PCA
 from sklearn.model_selection import GroupShuffleSplit
 from torch import Tensor, nn
 
+from analysis.probing.heads import Head
 from lare.errors import LareError
 from lare.semantics.alignment import info_nce
 
 __all__ = ["HEADS", "PROJECTIONS", "project"]
 
-PROJECTIONS = ("infonce", "none", "random", "pca")
+PROJECTIONS = ("infonce", "none", "random", "pca", "model")
+"""model: the alignment heads that were trained with the model (eq. 6), as they are; nothing is fitted here."""
+
 HEADS = ("auto", "shared", "own")
 """One layer for both sides (auto: where their widths are equal), or one for each."""
 
@@ -62,6 +65,7 @@ def project(
     kind: str = "infonce",
     heads: str = "auto",
     dim: int = 256,
+    trained: tuple[Head, Head] | None = None,
 ) -> tuple[Array, Array]:
     """Project and normalise both sides.
 
@@ -73,16 +77,21 @@ def project(
         seed: Of the layer's start and of the draws.
         kind: One of `PROJECTIONS`.
         heads: One of `HEADS`.
-        dim: e.
+        dim: e; with "model" that of its heads.
+        trained: The model's own heads of the left and the right side, for "model".
 
     Returns:
         Unit vectors (N, e), (N, e); (N, d) with "none".
 
     Raises:
-        LareError: If an option is unknown, or needs equal widths and has none.
+        LareError: If an option is unknown, needs equal widths and has none, or needs heads and has none.
     """
     if kind not in PROJECTIONS or heads not in HEADS:
         raise LareError(f"projection {kind!r} or heads {heads!r} is unknown; see --help")
+    if kind == "model":
+        if trained is None:
+            raise LareError("the model has no alignment heads of its own; choose another --projection")
+        return _unit(trained[0](left)), _unit(trained[1](right))
     equal = left.shape[1] == right.shape[1]
     if not equal and (kind != "infonce" or heads == "shared"):
         raise LareError(

@@ -1,4 +1,4 @@
-"""What the probe's report says: tables, warnings and the verdict, from the seeds' results."""
+"""The probe's tables, from the seeds' results."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats as scipy_stats
 
-from analysis.probing.experiment import CLASSIFIERS, CONDITIONS, MODALITIES, Measured, Model, Settings, grouped
+from analysis.probing.experiment import CLASSIFIERS, CONDITIONS, MODALITIES, Measured, Model, grouped
 from analysis.probing.pairs import KINDS, Split
+from analysis.probing.permuting import PERMUTATIONS, combined_p
+from analysis.probing.similarity import NEIGHBOURS, Similar
 from analysis.probing.summary import Gap, Spread, corrected_gap, spread
 from analysis.report.document import Column, Table
 from analysis.stats import wilson
 
-__all__ = ["MODULES", "PAPER", "gaps", "tables", "verdict", "warnings_of"]
+__all__ = ["MODULES", "PAPER", "accuracy_of", "gaps", "tables"]
 
 PAPER: Mapping[tuple[str, str], tuple[tuple[float, float], ...]] = {
     ("without", "SVM"): ((58.3, 61.2), (59.1, 62.8), (57.6, 60.9)),
@@ -25,17 +26,16 @@ PAPER: Mapping[tuple[str, str], tuple[tuple[float, float], ...]] = {
 """Table 6 as reported: (vision, text) in percent of Qwen2.5-0.5B, Qwen2.5-1.5B and Llama-3.2-1B."""
 
 MODULES = {"with": "with Extractor", "without": "w/o Extractor", "untrained": "random weights"}
-ABOVE_CHANCE = 53.0
-"""A control whose mean is above this is spoken of, in percent."""
-
-LEAK_P = 1e-3
-"""And called a leak if guessing reaches its right answers of all seeds with a smaller probability; there are a dozen
-controls, so 5 % would cry wolf."""
+PAIRING = (
+    "of the pairing: how often the fitted probe is as accurate with test partners exchanged "
+    f"({PERMUTATIONS} times a seed); twice the mean over seeds"
+)
 
 Groups = Mapping[tuple[str, str, str, str, str], list[Measured]]
 
 
-def _accuracy(rows: Sequence[Measured]) -> Spread:
+def accuracy_of(rows: Sequence[Measured]) -> Spread:
+    """Accuracy in percent over seeds."""
     return spread([100 * one.judged.accuracy for one in rows])
 
 
@@ -49,7 +49,7 @@ def _interval(low: float | None, high: float | None) -> list[float] | None:
 
 
 def tables(
-    models: Sequence[Model], found: Sequence[Measured], splits: Sequence[Split], settings: Settings
+    models: Sequence[Model], found: Sequence[Measured], splits: Sequence[Split], alike: Sequence[Similar] = ()
 ) -> tuple[Table, ...]:
     """All tables, the main one first.
 
@@ -57,7 +57,7 @@ def tables(
         models: What was probed.
         found: Results of all seeds.
         splits: One a seed.
-        settings: The protocol.
+        alike: How alike latents and partners are without a projection; empty for no such table.
     """
     groups = grouped(found)
     return (
@@ -65,6 +65,7 @@ def tables(
         _gap_table(models, groups, splits),
         _kind_table(models, groups),
         _other_table(models, groups),
+        *((_similar_table(alike, len(models[0].instances)),) if alike else ()),
         _seed_table(groups),
         _data_table(models, groups, splits),
     )
@@ -82,12 +83,19 @@ def _main(models: Sequence[Model], groups: Groups) -> Table:
         columns += [
             Column(modality, name, "percent", 1, f"latent-{modality} matching, mean over seeds"),
             Column(f"{modality}_i", "95 %", "interval", 1, "t interval over seeds"),
-            Column(f"{modality}_sd", "sd", "number", 1, "standard deviation over seeds, in points"),
-            Column(f"{modality}_paper", "Paper", "text", 1, "Table 6 as reported, its three backbones"),
+            Column(f"{modality}_p", "p", "p", 3, PAIRING),
+        ]
+    for modality in MODALITIES:
+        columns += [
+            Column(f"{modality}_paper", f"Paper, {modality}", "text", 1, "Table 6 as reported, its three backbones"),
+            Column(f"{modality}_sd", f"sd, {modality}", "number", 1, "standard deviation over seeds, in points"),
         ]
     rows = []
+    # What a reader looks for first: every model with and without. Then the controls, random weights among them.
+    trained = [model for model in models if model.role != "untrained"]
+    untrained = [model for model in models if model.role == "untrained"]
     for condition in CONDITIONS:
-        for model in models:
+        for model in (*trained, *untrained):
             for classifier in CLASSIFIERS:
                 row: dict[str, Any] = {"model": model.backbone, "module": MODULES[model.role], "by": classifier}
                 row["probe"] = condition.label
@@ -95,10 +103,11 @@ def _main(models: Sequence[Model], groups: Groups) -> Table:
                     results = groups.get((*model.key, condition.key, modality, classifier))
                     if results is None:
                         continue
-                    value = _accuracy(results)
+                    value = accuracy_of(results)
                     row |= {modality: value.mean, f"{modality}_sd": value.sd}
                     row[f"{modality}_i"] = _interval(value.low, value.high)
                     if condition.key == "main":
+                        row[f"{modality}_p"] = combined_p([one.p for one in results])
                         row[f"{modality}_paper"] = _reported(model.role, classifier, modality)
                 if "vision" in row or "text" in row:
                     rows.append(row)
@@ -165,7 +174,7 @@ def _gap_table(models: Sequence[Model], groups: Groups, splits: Sequence[Split])
         "corrected for that (Nadeau and Bengio 2003). One pair of models: the interval is over splits, not over "
         "trainings, and the gap is the Extractor's only if the two were otherwise trained alike."
     )
-    return Table("gap", "What the Extractor changes.", columns, tuple(rows), note)
+    return Table("gap", "What the Extractor changes.", columns, tuple(rows), note, main=True)
 
 
 def _kind_table(models: Sequence[Model], groups: Groups) -> Table:
@@ -199,7 +208,7 @@ def _other_table(models: Sequence[Model], groups: Groups) -> Table:
             control = groups.get((*model.key, "shuffled", modality, "SVM"))
             gap = None
             if control is not None:
-                gap = _accuracy(results).mean - _accuracy(control).mean
+                gap = accuracy_of(results).mean - accuracy_of(control).mean
             codes = [one.code for one in results if one.code is not None]
             recall = 100 * np.array([one.recall for one in results]).mean(0)
             candidates = float(np.mean([one.candidates for one in results]))
@@ -232,6 +241,41 @@ def _other_table(models: Sequence[Model], groups: Groups) -> Table:
         Column("ceiling", "Ceiling of accuracy", "percent", 1, "some negatives have the very partner of the match"),
     )
     return Table("more", "Selectivity, code length and retrieval, mean over seeds.", columns, tuple(rows))
+
+
+def _similar_table(alike: Sequence[Similar], total: int) -> Table:
+    rows = [
+        {
+            "model": one.backbone,
+            "module": MODULES[one.role],
+            "modality": one.modality,
+            "cka": one.cka,
+            "cka_i": list(one.cka_interval),
+            "cka_shuffled": one.cka_shuffled,
+            "near": 100 * one.neighbours,
+            "near_i": [100 * end for end in one.neighbours_interval],
+            "near_shuffled": 100 * one.neighbours_shuffled,
+        }
+        for one in alike
+    ]
+    columns = (
+        Column("model", "Model"),
+        Column("module", "Module"),
+        Column("modality", "Partner"),
+        Column("cka", "CKA", "number", 3, "linear centred kernel alignment of latents and partners, from 0 to 1"),
+        Column("cka_i", "95 %", "interval", 3, "jackknife over images"),
+        Column("cka_shuffled", "Shuffled", "number", 3, "the same with partners permuted"),
+        Column(
+            "near", "Mutual neighbours", "percent", 1, f"of the {NEIGHBOURS} nearest of other images, both agree on"
+        ),
+        Column("near_i", "95 %", "interval", 1, "over images"),
+        Column("near_shuffled", "Shuffled", "percent", 1, "the same with partners permuted"),
+    )
+    note = (
+        f"Of all {total:,} instances; no projection, no classifier, no split. What makes whole families of questions "
+        "alike in both spaces counts here too, so a high value does not say that a latent fits its own partner."
+    )
+    return Table("similarity", "How alike latents and partners are as they stand.", columns, tuple(rows), note)
 
 
 def _compression(results: Sequence[Measured] | None) -> float | None:
@@ -279,113 +323,12 @@ def _data_table(models: Sequence[Model], groups: Groups, splits: Sequence[Split]
         ("Training and test pairs of a seed", f"{len(splits[0].train)} and {len(splits[0].test)}"),
         ("Images in training and test pairs", ", ".join(str(one.shared_images) for one in splits)),
         (
-            "Test pairs' question texts that training pairs have too, by design of the second kind of negative",
+            "Test pairs' question texts that training pairs have too",
             ", ".join(f"{100 * one.shared_questions:.0f} %" for one in splits),
         ),
     ]
+    if any(one.left_out for one in splits):
+        rows.append(("Instances on neither side", ", ".join(f"{one.left_out:,}" for one in splits)))
     columns = (Column("fact", "What"), Column("value", "Value"))
     made = tuple({"fact": fact, "value": value} for fact, value in rows)
     return Table("data", "What was probed on.", columns, made, "Lists are by seed.")
-
-
-def _seeds(count: int) -> str:
-    return "one seed" if count == 1 else f"{count} seeds"
-
-
-def _span(value: Spread | Gap, unit: str = "%") -> str:
-    if value.low is None or value.high is None:
-        return f"{value.mean:.1f} {unit} (one seed, no interval)"
-    return f"{value.mean:.1f} {unit} [{value.low:.1f}, {value.high:.1f}]"
-
-
-def verdict(models: Sequence[Model], found: Sequence[Measured], splits: Sequence[Split]) -> str:
-    """The first backbone's answer in three sentences, whatever it is."""
-    groups, first = grouped(found), models[0]
-    backbone = first.backbone
-
-    def accuracy(role: str, modality: str, key: str = "main") -> str:
-        results = groups.get((backbone, role, key, modality, "SVM"))
-        return "not measured" if results is None else _span(_accuracy(results))
-
-    seeds = len({one.seed for one in found})
-    parts = [
-        f"{backbone}, linear SVM, {_seeds(seeds)} of {len(splits[0].test)} test pairs, chance 50 %: latents of the "
-        f"model {'with' if first.role == 'with' else 'without'} the Extractor are matched with what was looked at in "
-        f"{accuracy(first.role, 'vision')} and with the rationale in {accuracy(first.role, 'text')}."
-    ]
-    gap = gaps(models, groups, splits)
-    if (backbone, "vision", "SVM") in gap:
-        note = next(one.note for one in models if one.key == (backbone, "without"))
-        vision, text = (gap[backbone, modality, "SVM"] for modality in MODALITIES)
-        parts.append(
-            f"With minus without the Extractor ({note}): {_span(vision, 'points')} for vision, {_span(text, 'points')} "
-            "for text, corrected for seeds that share instances."
-        )
-    parts.append(
-        f"Shuffled partners: {accuracy(first.role, 'vision', 'shuffled')} (vision) and "
-        f"{accuracy(first.role, 'text', 'shuffled')} (text). That a probe can read something from latents does not say "
-        "that the decoder uses it."
-    )
-    return " ".join(parts)
-
-
-def warnings_of(
-    models: Sequence[Model], found: Sequence[Measured], splits: Sequence[Split], left_out: int = 0
-) -> tuple[str, ...]:
-    """Leaks first, then what was short, missing or bounded."""
-    made = []
-    shared = [one.shared_images for one in splits]
-    if any(shared):
-        made.append(
-            f"LEAK: up to {max(shared)} images stand in training and test pairs at once, so the probe can know test "
-            "instances from training; no accuracy of this report means anything. Split images (--split images)"
-        )
-    made += _controls_above_chance(grouped(found), bool(any(shared)))
-    made += sorted({line for one in splits for line in one.short})
-    if left_out:
-        made.append(f"{left_out} answers of the traces have no latents, scene or rationale, or ask twice; left out")
-    for model in models:
-        if model.role == "without" and model.note.startswith("untrained"):
-            made.append(
-                f"{model.backbone}: no checkpoint without the Extractor was given, so it was switched off in the model "
-                "that was trained with it; the comparison is not Table 6's (give --model NAME=CHECKPOINT:without)"
-            )
-    bounded = {}
-    for (backbone, role, key, modality, by), results in grouped(found).items():
-        ceiling = min(one.ceiling for one in results)
-        if key == "main" and by == "SVM" and ceiling < 0.99:
-            bounded[f"{backbone}, {MODULES[role]}, {modality}"] = f"{100 * ceiling:.1f} %"
-    if bounded:
-        made.append(
-            "some negatives carry the very partner of the match (the model looked at the same for both questions), so "
-            "no probe can pass " + "; ".join(f"{value} ({name})" for name, value in bounded.items())
-        )
-    if len(splits) < 5:
-        made.append(f"{_seeds(len(splits))} run; the paper's values are means over at least 4, give 5 or more")
-    return tuple(made)
-
-
-def _controls_above_chance(groups: Groups, leaking: bool) -> list[str]:
-    made = []
-    for (backbone, role, key, modality, classifier), results in groups.items():
-        value = _accuracy(results)
-        if key not in ("shuffled", "latent", "partner") or value.mean <= ABOVE_CHANCE:
-            continue
-        what = next(one.label for one in CONDITIONS if one.key == key)
-        where = f"{what} ({backbone}, {MODULES[role]}, {modality}, {classifier})"
-        right, total = (
-            sum(numbers)
-            for numbers in zip(
-                *((round(one.judged.accuracy * one.judged.n), one.judged.n) for one in results), strict=True
-            )
-        )
-        p = float(scipy_stats.binomtest(right, total, alternative="greater").pvalue)
-        if p < LEAK_P:
-            why = "; the shared images show why" if leaking else ""
-            made.append(f"LEAK: {where}: {_span(value)}, above chance where nothing is to be learned{why}")
-        else:
-            made.append(
-                f"control {where}: {_span(value)}, should be 50 %; chance alone does this with p = {p:.3f}, run more "
-                "seeds"
-            )
-    return made

@@ -7,7 +7,9 @@ import pytest
 
 from analysis.probing.experiment import Model, Settings, conditions_of, run_seed
 from analysis.probing.figures import figures
-from analysis.probing.tables import tables, verdict, warnings_of
+from analysis.probing.similarity import similarities
+from analysis.probing.tables import tables
+from analysis.probing.words import verdict, warnings_of
 from tests.analysis.probing.synthetic import planted
 
 
@@ -81,13 +83,17 @@ def test_the_report_has_every_condition_and_holds_for_two_models():
     runs = [run_seed(models, seed, settings) for seed in (0, 1)]
     found = [one for results, _ in runs for one in results]
     splits = [split for _, split in runs]
-    main, gap, *_ = tables(models, found, splits, settings)
+    made_tables = tables(models, found, splits, similarities(models))
+    main, gap, *_ = made_tables
     assert main.main and {row["probe"] for row in main.rows} == {"matching", "latent alone"}
     first = main.rows[0]
     assert first["vision"] == pytest.approx(100 * np.mean([_accuracy(run) for run, _ in runs]))
     assert first["vision_paper"] == "93.8\u201395.3 %"
     assert len(gap.rows) == 4 and all(row["interval"] is not None for row in gap.rows)
-    assert {figure.id for figure in figures(models, found)} == {"steps", "kinds-vision", "kinds-text", "mdl"}
+    assert first["vision_p"] <= 0.02 and main.rows[-1].get("vision_p") is None
+    assert [table.id for table in made_tables if table.main] == ["table-6", "gap"]
+    similar = next(table for table in made_tables if table.id == "similarity")
+    assert len(similar.rows) == 4 and similar.rows[0]["cka"] > similar.rows[2]["cka"] + 0.1
     said = verdict(models, found, splits)
     assert "trained without it" in said and "Shuffled partners" in said and "2 seeds" in said
     step = {one.condition: one.judged.auc for one in found if one.role == "with" and one.modality == "vision"}
@@ -107,5 +113,38 @@ def test_equal_anchors_bound_the_accuracy():
 
 def test_sides_of_unequal_width_leave_out_what_needs_equal_ones():
     made = planted(1.0, 60, width=16)
-    keys = {one.key for one in conditions_of("with", replace(made, vision=made.vision[:, :8]))}
+    keys = {one.key for one in conditions_of(Model("planted", "with", replace(made, vision=made.vision[:, :8])))}
     assert "main" in keys and not keys & {"none", "cosine"}
+
+
+def test_rows_begin_with_every_trained_model_and_figures_stay_few_lines_however_many_backbones():
+    made = planted(1.5, 80, width=16)
+    names = ("one", "two", "three", "four", "five", "six")
+    models = [Model(name, role, made) for name in names for role in ("with", "without", "untrained")]
+    one, split = run_seed(models[:3], 0, Settings(pairs=80, only=("main", "shuffled")))
+    found = [replace(result, backbone=name) for name in names for result in one]
+    rows = tables(models, found, [split])[0].rows
+    order = list(dict.fromkeys((row["probe"], row["module"] == "random weights") for row in rows))
+    assert order == [("matching", False), ("matching", True), ("shuffled partners", False)]
+    assert [row["model"] for row in rows[:24:4]] == list(names)
+    drawn = figures(models, found)
+    assert [figure.id for figure in drawn[:2]] == ["matching-vision", "matching-text"]
+    assert {figure.id for figure in drawn[2:]} == {
+        f"{kind}-{n}" for kind in ("steps", "kinds", "mdl") for n in range(1, 7)
+    }
+    assert all(len(figure.series) <= 4 for figure in drawn) and len(drawn[0].series[0].x) == 6
+    assert len({figure.title for figure in drawn}) == len(drawn) and drawn[2].title == "By iteration: one"
+    steps = drawn[2].series
+    assert [series.name for series in steps] == [
+        f"{modality}, {module}" for modality in ("vision", "text") for module in ("with Extractor", "w/o Extractor")
+    ]
+
+
+def test_svms_that_were_cut_short_are_counted_in_the_report(monkeypatch):
+    monkeypatch.setattr("analysis.probing.classifiers.MAX_STEPS", 3)
+    models = [Model("planted", "with", planted(0.0, 100, width=16))]
+    found, split = run_seed(models, 0, Settings(pairs=200, steps=False, only=("main", "latent")))
+    said = [line for line in warnings_of(models, found, [split]) if "had not converged" in line]
+    assert said and said[0].startswith("4 of 4 SVMs") and "matching 2, latent alone 2" in said[0]
+    settled = [replace(one, settled=True) for one in found]
+    assert not [line for line in warnings_of(models, settled, [split]) if "had not converged" in line]

@@ -97,3 +97,38 @@ def test_impossible_options_are_refused():
 def test_labels_are_matches():
     pairs = Pairs(np.array([0, 1]), np.array([0, 2]), np.array([0, 3]))
     assert pairs.label.tolist() == [1, 0] and len(pairs.take(np.array([1]))) == 1
+
+
+def _texts_on_both_sides(question, split):
+    train, test = (set(question[np.concatenate((part.left, part.right))]) for part in (split.train, split.test))
+    return train & test
+
+
+@settings(max_examples=12, deadline=None)
+@given(seed=st.integers(0, 10_000), count=st.integers(12, 30))
+def test_components_keep_texts_and_images_apart(seed, count):
+    """Worlds of ten pictures that share questions among themselves alone."""
+    image, question, rationale = _names(10 * count, 2, 6, seed)
+    world = np.repeat(np.arange(count), 20)
+    question = np.array([f"{text} of world {number}" for text, number in zip(question, world, strict=True)])
+    split = draw_split(image, question, rationale, seed, 60, "components")
+    assert not _texts_on_both_sides(question, split) and split.shared_images == 0 == split.shared_questions
+    sides = split.train_instances, split.test_instances
+    assert not set(question[sides[0]]) & set(question[sides[1]]) and not set(image[sides[0]]) & set(image[sides[1]])
+    assert split.left_out == 0 and 0.2 <= len(sides[1]) / len(image) <= 0.4
+    kinds = np.bincount(split.test.kind, minlength=4)
+    assert kinds[1:].min() > 0
+
+
+def test_texts_that_recur_everywhere_cannot_be_kept_apart_by_components_but_by_leaving_instances_out():
+    names = _names(300, 3, 12)
+    with pytest.raises(LareError, match="in 1 components, the largest with 100 % of the 900 .*--split crossed"):
+        draw_split(*names, seed=0, by="components")
+    image, question, _ = names
+    split = draw_split(*names, seed=0, total=200, by="crossed")
+    assert not _texts_on_both_sides(question, split) and split.shared_images == 0 == split.shared_questions
+    sides = split.train_instances, split.test_instances
+    assert split.left_out == len(image) - sum(map(len, sides)) > 0
+    for one, other in ((image, image), (question, question)):
+        assert not set(one[sides[0]]) & set(other[sides[1]])
+    assert draw_split(*names, seed=0, total=200).shared_questions > 0.9

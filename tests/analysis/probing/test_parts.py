@@ -10,10 +10,10 @@ from sklearn.svm import SVC
 from analysis.probing.classifiers import (
     COSTS,
     fit_mlp,
+    fit_svm,
     judge,
     pair_features,
     scaled,
-    svm_scores,
     validation_rows,
 )
 from analysis.probing.mdl import online_code, retrieval
@@ -40,7 +40,16 @@ def test_the_svm_is_the_libraries_linear_one():
         features.astype(np.float64), labels, groups=groups
     )
     expected = search.decision_function(test.astype(np.float64))
-    np.testing.assert_allclose(svm_scores(features, labels, groups, test), expected, atol=5e-3)
+    found = fit_svm(features, labels, groups)
+    assert found.settled
+    np.testing.assert_allclose(found.scores(test), expected, atol=5e-3)
+
+
+def test_a_solver_that_is_cut_short_is_counted(monkeypatch):
+    features, labels, groups = _told_apart(np.random.default_rng(0), shift=0.1)
+    monkeypatch.setattr("analysis.probing.classifiers.MAX_STEPS", 3)
+    found = fit_svm(features, labels, groups)
+    assert not found.settled and found.unsettled_folds == 5 * len(COSTS)
 
 
 def test_the_mlp_learns_what_is_there_and_repeats_itself():

@@ -3,7 +3,7 @@
 import numpy as np
 
 from analysis.probing.experiment import Model, Settings, grouped, run_seed
-from analysis.probing.tables import warnings_of
+from analysis.probing.words import warnings_of
 from tests.analysis.probing.synthetic import planted
 
 
