@@ -95,10 +95,10 @@ def batch_of(model: LareForConditionalGeneration, row: Row, rows: int = ROWS) ->
     )
 
 
-def loss_of(model: TrainingModel, batch: MicroBatch) -> torch.Tensor:
+def loss_of(model: TrainingModel, batch: MicroBatch, look: bool = False) -> torch.Tensor:
     rows = batch.rows
     draws = Draws(torch.zeros(rows, dtype=torch.bool), torch.zeros(rows), token=torch.zeros(rows, 8))
-    out = model(batch, WEIGHTS | {"look": float(batch.boxes is not None)}, draws)
+    out = model(batch, WEIGHTS | {"look": float(look)}, draws)
     loss = sum(out.sums.values(), torch.zeros(()))
     return loss if out.aligned is None else loss + sum(one.sum() for one in out.aligned)
 
@@ -132,7 +132,7 @@ def counted_and_told(model: LareForConditionalGeneration, row: Row, parts: tuple
     with sdpa_kernel(SDPBackend.MATH):
         counter: Any = FlopCounterMode(display=False)
         with counter:
-            loss = loss_of(whole, batch)
+            loss = loss_of(whole, batch, row.look)
             forward = counter.get_total_flops()
             loss.backward()
         total = counter.get_total_flops()

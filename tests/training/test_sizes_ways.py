@@ -51,6 +51,23 @@ def test_flops_of_other_ways_of_answering(row: Row, parts: tuple[str, ...], chan
     assert both == pytest.approx(total, rel=0.01)
 
 
+@pytest.mark.parametrize(
+    ("row", "changes"),
+    [(LATENTS, {}), (LATENTS, {"latents_per_iteration": 2}), (FETCHED, {})],
+    ids=["latents", "pairs", "fetched"],
+)
+def test_what_the_loss_on_looks_adds(row: Row, changes: dict[str, Any]) -> None:
+    """Too little to show in the whole, so the difference is counted."""
+    found = []
+    for look in (False, True):
+        model = tiny("llama", refocus_source="fine", lm_grid=2, **changes)
+        _, total, _, told = counted_and_told(model, replace(row, look=look), STAGES["III"].parts)
+        found.append((total, told))
+    (without, told_without), (pulled, told_pulled) = found
+    assert pulled > without
+    assert told_pulled - told_without == pytest.approx(pulled - without, rel=0.02)
+
+
 def world_run(**changes: Any) -> Any:
     """A run of the embedded model whose stage answers in every way."""
     data = [{"format": "world", "per_image": 4}]
