@@ -213,7 +213,7 @@ def _decoder(work: Work, model: LareForConditionalGeneration, row: Row, grad: Gr
         work.linear("language_model", call.tokens * idle, False, False)
         products = 2 * call.tokens * call.keys * pair
         unread = 0 if call.read else products / layers
-        if pulled and call.tokens == 1:  # its row is the captured one, so a loss pulls at the scores, half of the products
+        if pulled and call.tokens == 1:  # its row is the captured one: a loss pulls at the scores, half of the products
             unread /= 2
         work.attention("language_model", products - unread, call.gradient)
         work.attention("language_model", unread, False)
