@@ -36,6 +36,11 @@ def test_it_counts_pairings_that_are_judged_at_least_as_well():
     assert 0 < found < 1 and round(found * 401) == pytest.approx(found * 401)
 
 
+def test_a_probe_that_says_one_thing_of_all_pairs_has_no_evidence():
+    pairs = _test_pairs(np.random.default_rng(4))
+    assert pairing_p(lambda some: np.ones(len(some)), pairs, 0, 50) == 1.0
+
+
 def test_without_a_signal_p_values_are_uniform_and_with_one_they_are_as_small_as_can_be():
     rng = np.random.default_rng(2)
     none, some = [], []
