@@ -6,7 +6,7 @@ All models get the same images, questions and pairs, so that seeds pair them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -198,12 +198,12 @@ def run_seed(
     found = []
     for model in models:
         for modality in MODALITIES:
+            prober = _Prober(model, modality, split, seed, settings)
             for condition in conditions_of(model):
-                if settings.only and condition.key not in settings.only:
-                    continue
-                found += _probe(model, modality, condition, split, seed, settings)
+                if not settings.only or condition.key in settings.only:
+                    found += prober.probe(condition)
             if settings.steps and model.role != "untrained":
-                found += _steps(model, modality, split, seed, settings)
+                found += prober.steps()
         say(f"seed {seed}: {model.backbone}, {model.role} probed")
     return found, split
 
@@ -246,82 +246,92 @@ def _mean_of_image(instances: Instances) -> Array:
     return np.asarray((sums / np.bincount(code)[:, None])[code], dtype=np.float32)
 
 
-def _projected(
-    model: Model, modality: str, latent: Array, partner: Array, split: Split, seed: int, settings: Settings, kind: str
-) -> tuple[Array, Array]:
-    instances, heads = model.instances, model.heads
-    return project(
-        latent,
-        partner,
-        split.train_instances,
-        instances.image,
-        seed,
-        kind,
-        settings.heads,
-        settings.dim,
-        None if heads is None else (heads["latent"], heads[modality]),
-    )
+@dataclass
+class _Prober:
+    """The probes of one model, one partner and one seed; a projection that two conditions share is fitted once."""
 
+    model: Model
+    modality: str
+    split: Split
+    seed: int
+    settings: Settings
+    fitted: dict[tuple[str, bool, bool], tuple[Array, Array]] = field(default_factory=dict)
 
-def _probe(
-    model: Model, modality: str, condition: Condition, split: Split, seed: int, settings: Settings
-) -> list[Measured]:
-    instances = model.instances
-    partner, alike = _vectors(instances, modality), _alike(instances, modality)
-    latent = _mean_of_image(instances) if condition.mean_image else instances.latent
-    if condition.shuffled:
-        taken = _shuffle(split, len(instances), seed)
-        partner, alike = partner[taken], alike[taken]
-    kind = condition.projection or settings.projection
-    z, v = _projected(model, modality, latent, partner, split, seed, settings, kind)
-    feature = condition.feature or settings.feature
-    rows = pair_features(z, v, split.train, feature)
-    groups, labels = instances.image[split.train.left], split.train.label
-    fit, held = validation_rows(groups, seed)
-    test = split.test_instances
-    scaler = StandardScaler().fit(rows)
-    train = scaler.transform(rows).astype(np.float32)
-    svm, mlp = fit_svm(train, labels, groups), fit_mlp(train, labels, fit, held, seed)
-    found = []
-    for name, probe in (("SVM", svm), ("MLP", mlp)):
+    def probe(self, condition: Condition) -> list[Measured]:
+        """Both classifiers."""
+        split, seed = self.split, self.seed
+        z, v = self._projections(condition)
+        feature = condition.feature or self.settings.feature
+        rows, labels = pair_features(z, v, split.train, feature), split.train.label
+        groups = self.model.instances.image[split.train.left]
+        fit, held = validation_rows(groups, seed)
+        scaler = StandardScaler().fit(rows)
+        train = scaler.transform(rows).astype(np.float32)
+        svm, mlp = fit_svm(train, labels, groups), fit_mlp(train, labels, fit, held, seed)
+        code = online_code(rows, labels, fit, held, seed) if condition.coded else None
 
-        def scores(pairs: Pairs, probe: Svm | Mlp = probe) -> npt.NDArray[np.float64]:
+        def scores(probe: Svm | Mlp, pairs: Pairs) -> npt.NDArray[np.float64]:
             return probe.scores(scaler.transform(pair_features(z, v, pairs, feature)).astype(np.float32))
 
-        found.append(
-            Measured(
-                model.backbone,
-                model.role,
-                condition.key,
-                modality,
-                name,
-                seed,
-                judge(scores(split.test), split.test),
-                retrieval(z[test], v[test], alike[test]) if feature not in ("latent", "partner") else (),
-                len(set(alike[test].tolist())),
-                online_code(rows, labels, fit, held, seed) if condition.coded and name == "SVM" else None,
-                _ceiling(instances, modality, split.test) if condition.key == "main" else 1.0,
-                pairing_p(scores, split.test, seed) if condition.key == "main" else None,
-                name == "MLP" or svm.settled,
-                0 if name == "MLP" else svm.unsettled_folds,
-            )
+        judged = self._measured(condition.key, "SVM", judge(scores(svm, split.test), split.test))
+        by_svm = replace(judged, code=code, settled=svm.settled, unsettled_folds=svm.unsettled_folds)
+        if feature not in ("latent", "partner"):
+            by_svm = self._retrieved(by_svm, condition, z, v)
+        if condition.key == "main":
+            by_svm = replace(by_svm, ceiling=_ceiling(self.model.instances, self.modality, split.test))
+            by_svm = replace(by_svm, p=pairing_p(lambda pairs: scores(svm, pairs), split.test, seed))
+        by_mlp = replace(by_svm, classifier="MLP", judged=judge(scores(mlp, split.test), split.test), code=None)
+        if condition.key == "main":
+            by_mlp = replace(by_mlp, p=pairing_p(lambda pairs: scores(mlp, pairs), split.test, seed))
+        return [by_svm, replace(by_mlp, settled=True, unsettled_folds=0)]
+
+    def steps(self) -> list[Measured]:
+        """The MLP on the latents of each iteration alone."""
+        instances, split, found = self.model.instances, self.split, []
+        labels, groups = split.train.label, instances.image[split.train.left]
+        for step in range(instances.steps.shape[1]):
+            partner = _vectors(instances, self.modality)
+            z, v = self._project(instances.steps[:, step], partner, self.settings.projection)
+            rows = [pair_features(z, v, pairs, self.settings.feature) for pairs in (split.train, split.test)]
+            train, other = scaled(*rows)
+            mlp = fit_mlp(train, labels, *validation_rows(groups, self.seed), self.seed)
+            found.append(self._measured(f"step {step + 1}", "MLP", judge(mlp.scores(other), split.test)))
+        return found
+
+    def _measured(self, condition: str, classifier: str, judged: Judged) -> Measured:
+        return Measured(self.model.backbone, self.model.role, condition, self.modality, classifier, self.seed, judged)
+
+    def _retrieved(self, one: Measured, condition: Condition, z: Array, v: Array) -> Measured:
+        test, alike = self.split.test_instances, _alike(self.model.instances, self.modality)
+        if condition.shuffled:
+            alike = alike[_shuffle(self.split, len(alike), self.seed)]
+        recall = retrieval(z[test], v[test], alike[test])
+        return replace(one, recall=recall, candidates=len(set(alike[test].tolist())))
+
+    def _projections(self, condition: Condition) -> tuple[Array, Array]:
+        instances, kind = self.model.instances, condition.projection or self.settings.projection
+        key = kind, condition.shuffled, condition.mean_image
+        if key not in self.fitted:
+            partner = _vectors(instances, self.modality)
+            if condition.shuffled:
+                partner = partner[_shuffle(self.split, len(instances), self.seed)]
+            latent = _mean_of_image(instances) if condition.mean_image else instances.latent
+            self.fitted[key] = self._project(latent, partner, kind)
+        return self.fitted[key]
+
+    def _project(self, latent: Array, partner: Array, kind: str) -> tuple[Array, Array]:
+        heads, settings = self.model.heads, self.settings
+        return project(
+            latent,
+            partner,
+            self.split.train_instances,
+            self.model.instances.image,
+            self.seed,
+            kind,
+            settings.heads,
+            settings.dim,
+            None if heads is None else (heads["latent"], heads[self.modality]),
         )
-    return found
-
-
-def _steps(model: Model, modality: str, split: Split, seed: int, settings: Settings) -> list[Measured]:
-    """The MLP on the latents of each iteration alone."""
-    instances, found = model.instances, []
-    groups = instances.image[split.train.left]
-    for step in range(instances.steps.shape[1]):
-        latent, partner = instances.steps[:, step], _vectors(instances, modality)
-        z, v = _projected(model, modality, latent, partner, split, seed, settings, settings.projection)
-        rows = [pair_features(z, v, pairs, settings.feature) for pairs in (split.train, split.test)]
-        train, other = scaled(*rows)
-        mlp = fit_mlp(train, split.train.label, *validation_rows(groups, seed), seed)
-        judged = judge(mlp.scores(other), split.test)
-        found.append(Measured(model.backbone, model.role, f"step {step + 1}", modality, "MLP", seed, judged))
-    return found
 
 
 def grouped(found: Sequence[Measured]) -> Mapping[tuple[str, str, str, str, str], list[Measured]]:

@@ -134,7 +134,7 @@ def _fit(
     if shared:
         layers[1] = layers[0]
     parameters = list({id(p): p for layer in layers for p in layer.parameters()}.values())
-    optimiser = torch.optim.Adam(parameters, lr=RATE)
+    optimiser = torch.optim.Adam(parameters, lr=RATE, fused=True)
     alike = torch.from_numpy(np.unique(both[1], axis=0, return_inverse=True)[1].reshape(-1))
     cut = GroupShuffleSplit(1, test_size=HELD_OUT, random_state=seed)
     fit, held = (torch.from_numpy(train[part]) for part in next(cut.split(train, groups=groups[train])))

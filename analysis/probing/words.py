@@ -103,18 +103,16 @@ def warnings_of(
 
 
 def _unsettled(found: Sequence[Measured]) -> list[str]:
-    """How many SVMs the step limit cut short, by condition."""
+    """How many fits of the SVM the step limit cut short, final ones by condition."""
     fits = [one for one in found if one.classifier == "SVM"]
-    cut = [one for one in fits if not one.settled]
-    if not cut:
+    cut, folds = [one for one in fits if not one.settled], sum(one.unsettled_folds for one in fits)
+    if not cut and not folds:
         return []
-    labels = {one.key: one.label for one in CONDITIONS}
     keys = [one.condition for one in cut]
-    where = ", ".join(f"{labels[key]} {keys.count(key)}" for key in labels if key in keys)
-    folds = sum(one.unsettled_folds for one in fits)
+    where = ", ".join(f"{one.label} {keys.count(one.key)}" for one in CONDITIONS if one.key in keys)
     return [
-        f"{len(cut)} of {len(fits)} SVMs had not converged after {MAX_STEPS:,} steps and are judged as they stood "
-        f"({where}); so did {folds:,} fits of their search for C. The MLP's rows do not have this limit"
+        f"{len(cut)} of {len(fits)} fitted SVMs had not converged after {MAX_STEPS:,} steps and are judged as they are"
+        f"{f' ({where})' if where else ''}, and {folds:,} fits of the search for their C; the MLP has no such limit"
     ]
 
 

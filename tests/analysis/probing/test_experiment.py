@@ -145,6 +145,17 @@ def test_svms_that_were_cut_short_are_counted_in_the_report(monkeypatch):
     models = [Model("planted", "with", planted(0.0, 100, width=16))]
     found, split = run_seed(models, 0, Settings(pairs=200, steps=False, only=("main", "latent")))
     said = [line for line in warnings_of(models, found, [split]) if "had not converged" in line]
-    assert said and said[0].startswith("4 of 4 SVMs") and "matching 2, latent alone 2" in said[0]
+    assert said[0].startswith("4 of 4 fitted SVMs") and "(matching 2, latent alone 2)" in said[0]
+    assert f"and {sum(one.unsettled_folds for one in found)} fits of the search" in said[0]
     settled = [replace(one, settled=True) for one in found]
-    assert not [line for line in warnings_of(models, settled, [split]) if "had not converged" in line]
+    assert "0 of 4 fitted SVMs" in [line for line in warnings_of(models, settled, [split]) if "converged" in line][0]
+    settled = [replace(one, unsettled_folds=0) for one in settled]
+    assert not [line for line in warnings_of(models, settled, [split]) if "converged" in line]
+
+
+def test_conditions_that_share_a_projection_get_the_same_one_as_alone():
+    models = [Model("planted", "with", planted(1.0, 100, width=16))]
+    choices = Settings(pairs=200, steps=False, only=("main", "mean_image", "shuffled", "partner"))
+    together, _ = run_seed(models, 0, choices)
+    alone = [one for key in choices.only for one in run_seed(models, 0, replace(choices, only=(key,)))[0]]
+    assert sorted(map(repr, together)) == sorted(map(repr, alone))
