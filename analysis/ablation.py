@@ -226,7 +226,7 @@ def compute(options: argparse.Namespace) -> Computed:
     """Aggregate rows over seeds and compare them with the reference.
 
     Args:
-        options: `rows` (files), `reference`, `seeds` (the first draws the bootstrap).
+        options: `rows` (files), `reference` (None is the first row), `seeds` (the first draws the bootstrap).
 
     Raises:
         LareError: If a file can't be read, a row is damaged or there twice, the reference is missing, or rows were
@@ -236,30 +236,31 @@ def compute(options: argparse.Namespace) -> Computed:
         raise LareError("ablation reads rows.json and no traces; leave --traces out and give --rows")
     content = read_rows(options.rows)
     rows = merge(content)
-    if options.reference not in rows:
-        raise LareError(f"there is no row {options.reference!r}; --reference takes one of {', '.join(rows)}")
+    reference = next(iter(rows)) if options.reference is None else str(options.reference)
+    if reference not in rows:
+        raise LareError(f"there is no row {reference!r}; --reference takes one of {', '.join(rows)}")
     found = {}
     for name in rows:
-        if name != options.reference:
-            difference = compare(rows[name], rows[options.reference], int(options.seeds[0]))
+        if name != reference:
+            difference = compare(rows[name], rows[reference], int(options.seeds[0]))
             if difference is not None:
                 found[name] = difference
     sweeps = curves(rows)
     document = Document(
         name="ablation",
         title="Ablations over seeds",
-        verdict=_verdict(rows, found, options.reference),
+        verdict=_verdict(rows, found, reference),
         reproduce=reproduce(options, {f"{one['name']}, seed {one['seed']}": one["fingerprint"] for one in content}),
-        warnings=_warnings(rows, found, options.reference),
+        warnings=_warnings(rows, found, reference),
         tables=(
-            *_main(rows, found, options.reference),
+            *_main(rows, found, reference),
             *curve_tables(rows, sweeps, int(options.seeds[0])),
             _costs(rows),
-            _tasks(rows, options.reference),
+            _tasks(rows, reference),
             *_paper(),
         ),
         figures=(
-            *_figures(rows, found, options.reference),
+            *_figures(rows, found, reference),
             *curve_figures(rows, sweeps, int(options.seeds[0])),
         ),
         methods=_METHODS,
@@ -276,7 +277,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--rows", nargs="+", default=[DEFAULT], metavar="JSON", help="files of rows (default: %(default)s)"
     )
-    made.add_argument("--reference", default="fine", help="row that others are compared with (default: %(default)s)")
+    made.add_argument("--reference", metavar="ROW", help="row that others are compared with (default: the first)")
     made.set_defaults(seeds=[0])
     return made
 

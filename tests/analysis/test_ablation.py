@@ -249,7 +249,7 @@ def test_damage_is_named(tmp_path: Path, spoil: Any, says: str) -> None:
 def test_missing_parts_are_named(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.json", make({"b": 0.7}, 1))
     with pytest.raises(LareError, match="no row 'fine'"):
-        compute(options(path))
+        compute(options(path, "--reference", "fine"))
     with pytest.raises(LareError, match=r"lare_eval\.refocus"):
         compute(options(str(tmp_path / "none.json")))
     (tmp_path / "cut.json").write_text('{"rows": [', encoding="utf-8")
@@ -257,3 +257,11 @@ def test_missing_parts_are_named(tmp_path: Path) -> None:
         compute(options(str(tmp_path / "cut.json")))
     with pytest.raises(LareError, match="holds no row"):
         compute(options(write(tmp_path / "empty.json", [])))
+
+
+def test_the_first_row_is_the_reference_unless_one_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.json", make({"second": 0.7, "first": 0.8}, 1))
+    first, _ = compute(options(path))
+    named_so, _ = compute(options(path, "--reference", "second"))
+    other, _ = compute(options(path, "--reference", "first"))
+    assert first.verdict == named_so.verdict != other.verdict
