@@ -198,6 +198,16 @@ def _check_resume(saved: dict[str, Any], meta: dict[str, Any], checkpoint: Path)
             )
 
 
+def _tell_deepspeed(accelerator: Accelerator, stage: StageConfig) -> None:
+    """DeepSpeed wants to know the rows of a pass; it would read them off a data loader, of which it is given none."""
+    plugin = getattr(accelerator.state, "deepspeed_plugin", None)
+    if plugin is None:
+        return
+    rows = stage.micro_batch or stage.batch // accelerator.num_processes
+    sizes = {"train_micro_batch_size_per_gpu": rows, "train_batch_size": rows * accelerator.num_processes}
+    plugin.deepspeed_config.update(sizes)
+
+
 class _StageRun:
     """The updates of one stage."""
 
@@ -218,6 +228,7 @@ class _StageRun:
         self.weights = trainer.config.weights(stage)
         self.wrapped: Any = trainer.model
         if trainer.sharded:
+            _tell_deepspeed(trainer.accelerator, stage)
             self.wrapped, *self.optimisers = trainer.accelerator.prepare(trainer.model, *optimisers)
 
     def train(self, loader: Iterator[list[MicroBatch]], first: int, seconds: float) -> bool:
@@ -318,6 +329,10 @@ class _StageRun:
         if trainer.main:
             save_final(self.folder, trainer.model, trainer.processor, self._progress(self.steps, seconds))
         trainer.accelerator.wait_for_everyone()
+        if hasattr(self.wrapped, "destroy"):
+            # DeepSpeed's engine: accelerate would run the next stage's backward passes through this one.
+            self.wrapped.destroy()
+            trainer.accelerator.free_memory()
 
 
 def _postfix(result: StepResult, speed: float) -> str:
