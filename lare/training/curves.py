@@ -79,7 +79,7 @@ def held_out_curve(config: RunConfig, questions: int) -> dict[str, Any]:
         ``right`` (accuracy), its 95 % ``interval`` over scenes, and ``families``.
 
     Raises:
-        LareError: If the last stage's questions are not the world's, or a stage is not finished.
+        LareError: If the last stage's questions are not the world's.
     """
     from lare.training import held_out
     from lare.training.prepare import Prepared
@@ -98,7 +98,7 @@ def held_out_curve(config: RunConfig, questions: int) -> dict[str, Any]:
         "majority_interval": held_out.scene_interval(guessed, scenes),
         "after": {},
     }
-    for name in ("start", *(stage.name for stage in config.stages)):
+    for name in ("start", *_finished(config)):
         if name != "start":
             load_final(Path(config.out) / name, prepared.model)
         elif config.start is not None:
@@ -114,6 +114,11 @@ def held_out_curve(config: RunConfig, questions: int) -> dict[str, Any]:
         }
         print(f"{name:>12}  right {100 * right.mean():5.1f} %  " + _told(losses), flush=True)
     return found
+
+
+def _finished(config: RunConfig) -> list[str]:
+    """Names of the stages that are finished."""
+    return [one.name for one in config.stages if (Path(config.out) / one.name / "final" / "meta.json").is_file()]
 
 
 def _told(losses: Mapping[str, float]) -> str:
@@ -211,26 +216,32 @@ def run(options: argparse.Namespace) -> None:
     """Read, ask, write.
 
     Raises:
-        LareError: If the folder holds no finished run.
+        LareError: If the folder holds no finished stage.
     """
     config = load_run_config(options.run / "run.yaml", [f"out={json.dumps(str(options.run))}"])
-    stages = [stage.name for stage in config.stages]
+    planned = [stage.name for stage in config.stages]
+    stages = [name for name in planned if (options.run / name / "log.jsonl").is_file()]
+    done = _finished(config)
+    if not done:
+        raise LareError(f"{str(options.run)!r} has no finished stage yet; wait for one")
     rows = read_curves(options.run, stages)
     target = options.out / "curves.json"
     found = held_out_curve(config, options.questions) if options.questions else _asked_before(target)
-    meta = read_meta(options.run / stages[-1] / "final")
+    meta = read_meta(options.run / done[-1] / "final")
+    ends = _ends(rows, stages)
     content = {
+        "finished": done == planned,
         "run": config.to_dict() | {"out": Path(config.out).name},
         "circumstances": {
             name: meta[name] for name in ("lare", "torch", "transformers", "python", "machine", "commit")
         },
-        "stages": _ends(rows, stages),
+        "stages": ends,
         "held_out": found,
     }
     save_text(target, json.dumps(content, indent=1))
     save_text(options.out / "curves.csv", _table(rows))
     save_text(options.out / "curves.svg", draw_curves(rows, found))
-    for stage, one in content["stages"].items():
+    for stage, one in ends.items():
         told = "  ".join(f"{_NAMES.get(name, name)} {a:.3f} -> {b:.3f}" for name, (a, b) in one["losses"].items())
         print(f"{stage:>12}  {one['updates']:.0f} updates, {one['seconds'] / 60:.1f} minutes  {told}")
     print(f"written: {options.out}")
@@ -246,7 +257,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m lare.training.curves", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run")
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run, finished or not")
     parser.add_argument("--out", type=Path, required=True, help="folder of curves.csv, curves.svg and curves.json")
     parser.add_argument("--questions", type=int, default=0, help="held-out questions to ask (default: none)")
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -56,6 +57,7 @@ def test_files_and_held_out_figures(finished: Path, tmp_path: Path, capsys: pyte
     # A rate of 0.03 wrecks the weights: stage IV's are other weights than stage III's, and worse.
     assert after["IV"]["losses"]["lm"] != pytest.approx(after["III"]["losses"]["lm"], rel=1e-3)
     assert after["III"]["losses"]["lm"] != pytest.approx(after["start"]["losses"]["lm"], rel=1e-6)
+    assert content["finished"] is True
     assert content["stages"]["III"]["updates"] == 3 and content["run"]["out"] == "run"
     first = read_curves(finished, ["III"])
     mean = np.mean([row["losses/lm"] for row in first])
@@ -69,6 +71,19 @@ def test_files_and_held_out_figures(finished: Path, tmp_path: Path, capsys: pyte
     assert main([str(finished), "--out", str(tmp_path)]) == 0
     assert json.loads((tmp_path / "curves.json").read_text()) == content
     assert (tmp_path / "curves.svg").read_bytes() == drawn
+
+
+def test_a_run_that_is_not_finished(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    out = str(tmp_path / "out")
+    shutil.rmtree(tmp_path / "run" / "IV" / "final")
+    assert main([str(tmp_path / "run"), "--out", out]) == 0
+    content = json.loads((tmp_path / "out" / "curves.json").read_text())
+    assert content["finished"] is False and list(content["stages"]) == ["III", "IV"]
+    shutil.rmtree(tmp_path / "run" / "III" / "final")
+    capsys.readouterr()
+    assert main([str(tmp_path / "run"), "--out", out]) == 2
+    assert "no finished stage yet" in capsys.readouterr().err
 
 
 def test_the_drawing_has_a_panel_a_loss_and_a_name_a_stage(finished: Path) -> None:
