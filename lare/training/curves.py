@@ -90,6 +90,8 @@ def held_out_curve(config: RunConfig, questions: int) -> dict[str, Any]:
     asked = held_out.draw_questions(data, max(1, questions // held_out.PER_SCENE))
     scenes = np.array([one.scene for one in asked])
     prepared = Prepared(config)
+    # As many as the last stage trains on at once: so many negatives has the alignment.
+    rows = max(1, config.stages[-1].batch // held_out.PER_SCENE) * held_out.PER_SCENE
     guessed = held_out.share_right(held_out.majority(data, asked), asked)
     found: dict[str, Any] = {
         "questions": len(asked),
@@ -103,7 +105,7 @@ def held_out_curve(config: RunConfig, questions: int) -> dict[str, Any]:
             load_final(Path(config.out) / name, prepared.model)
         elif config.start is not None:
             load_start(Path(config.start), prepared.model)
-        losses = held_out.held_out_losses(prepared.model, config, prepared.processor, asked, rows=32)
+        losses = held_out.held_out_losses(prepared.model, config, prepared.processor, asked, rows)
         right = held_out.share_right(held_out.answers(prepared.model, prepared.processor, asked, 16, 32), asked)
         found["after"][name] = {
             "losses": losses,
