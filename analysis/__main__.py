@@ -29,9 +29,9 @@ ANALYSES: Mapping[str, tuple[str, ...]] = {
     "adaptive": ("--limit", "150"),
     "controls": ("--limit", "200"),
     "reconstruct": ("--rows", "64"),
-    "heatmaps": (),
+    "heatmaps": ("--sanity-questions", "40"),
     "ablation": (),
-    "attention": (),
+    "attention": ("--live", "60"),
     "compare": (),
     "tokens": (),
 }
