@@ -34,7 +34,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lare.errors import LareError
-from lare_eval.passes import evaluate_pass, random_windows, save_text
+from lare.files import save_text
+from lare_eval.passes import evaluate_pass, random_windows
 from lare_eval.summary import Cell, Margin, Pass, summarise, table
 
 if TYPE_CHECKING:

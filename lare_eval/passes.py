@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from lare.files import save_text
 from lare_eval.summary import Pass
 
 if TYPE_CHECKING:
     from lare.methods.base import Method
     from lare.trace import TraceReader
 
-__all__ = ["evaluate_pass", "random_windows", "save_text"]
+__all__ = ["evaluate_pass", "random_windows"]
 
 
 def evaluate_pass(
@@ -90,11 +91,3 @@ def random_windows(method: Method) -> Method:
             return super()._generate(*given, window_mode="random", generator=generator, **options)
 
     return Random(method.model, method.processor, iterations=method.iterations)
-
-
-def save_text(path: Path, body: str) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(body + "\n", encoding="utf-8")
-    temporary.replace(path)

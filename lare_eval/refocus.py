@@ -27,8 +27,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lare.errors import LareError
+from lare.files import save_text
 from lare.training.rows import RowRun, read_rows, train_rows
-from lare_eval.passes import evaluate_pass, random_windows, save_text
+from lare_eval.passes import evaluate_pass, random_windows
 
 if TYPE_CHECKING:
     from lare.methods.base import Method

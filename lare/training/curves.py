@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lare.errors import LareError
+from lare.files import save_text
 from lare.training.checkpoints import load_final, load_start, read_meta
 from lare.training.log import flat
-from lare.training.rows import save_text
 from lare.training.run_file import load_run_config
 
 if TYPE_CHECKING:

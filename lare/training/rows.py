@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from lare.errors import LareError
 
-__all__ = ["RowRun", "read_rows", "save_text", "train_row", "train_rows"]
+__all__ = ["RowRun", "read_rows", "train_row", "train_rows"]
 
 T = TypeVar("T")
 
@@ -98,11 +98,3 @@ def train_rows(runs: Sequence[RowRun], at_once: int = 1) -> None:
         failures = [one for one in done if one]
     if failures:
         raise LareError("; ".join(failures))
-
-
-def save_text(path: Path, body: str) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(body + "\n", encoding="utf-8")
-    temporary.replace(path)

@@ -26,7 +26,8 @@ from typing import Any
 from tqdm import tqdm
 
 from lare.errors import LareError
-from lare.training.rows import RowRun, read_rows, save_text, train_rows
+from lare.files import save_text
+from lare.training.rows import RowRun, read_rows, train_rows
 from lare.training.run_file import load_run_config
 from lare.training.sweep_tables import csv_table, markdown_table, summarise
 

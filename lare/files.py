@@ -1,0 +1,30 @@
+"""Files that are whole or absent, whatever happens while they are written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from lare.errors import LareError
+
+__all__ = ["save_text"]
+
+
+def save_text(path: Path, body: str) -> None:
+    """Write a text file, with a line break at its end; an older one stays until the new one is whole.
+
+    Raises:
+        LareError: If it can't be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(body + "\n", encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        message = f"{str(path)!r} can't be written ({error.strerror}); make room or give another folder"
+        raise LareError(message) from None
+            f"{str(path)!r} can't be written ({error.strerror}); make room or name another folder"
+        ) from None
+    finally:
+        temporary.unlink(missing_ok=True)
