@@ -24,7 +24,5 @@ def save_text(path: Path, body: str) -> None:
     except OSError as error:
         message = f"{str(path)!r} can't be written ({error.strerror}); make room or give another folder"
         raise LareError(message) from None
-            f"{str(path)!r} can't be written ({error.strerror}); make room or name another folder"
-        ) from None
     finally:
         temporary.unlink(missing_ok=True)
