@@ -1,0 +1,93 @@
+"""Begin a run with the encoder and the image tokenizer of shipped checkpoints instead of training them again.
+
+``python -m lare.training.parts --out runs/embedded`` writes what ``lare train lare/configs/embedded.yaml`` makes before
+its first stage, 25 minutes of two cores, from ``lare/checkpoints``; the run then goes on from there. Both are frozen in
+every stage, so a checkpoint holds them as they were trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lare.errors import LareError
+from lare.files import save_text
+from lare.model import LareForConditionalGeneration
+from lare.model.vision_conv import LareVisionModel
+from lare.training.state import save_state
+
+__all__ = ["HISTORY", "last_entry", "main", "unpack_parts"]
+
+HISTORY = "parts.json"
+"""File of a shipped checkpoint with the last entry of each part's history: what it saw, for how long, how good it is."""
+TOKENIZER_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
+
+
+def last_entry(folder: Path) -> dict[str, Any]:
+    """The last entry of a part's ``history.jsonl``."""
+    found: dict[str, Any] = json.loads((folder / "history.jsonl").read_text("utf8").splitlines()[-1])
+    return found
+
+
+def unpack_parts(checkpoint: Path, drawing: Path, out: Path) -> None:
+    """Write ``encoder/`` and ``image_tokenizer/`` of a run, as finished.
+
+    Args:
+        checkpoint: A shipped embedded checkpoint.
+        drawing: The shipped folder that holds the image tokenizer.
+        out: Folder of the run.
+
+    Raises:
+        LareError: If the checkpoints lack a part, or the run has parts of its own already.
+    """
+    for name in ("encoder", "image_tokenizer"):
+        if (out / name).exists():
+            raise LareError(f"{str(out / name)!r} is there already; delete it or choose another --out")
+    try:
+        history = json.loads((checkpoint / HISTORY).read_text("utf8"))
+        files = [(drawing / "image_tokenizer" / name).resolve(strict=True) for name in TOKENIZER_FILES]
+    except (OSError, ValueError) as error:
+        raise LareError(f"no encoder and image tokenizer to take: {error}; give shipped checkpoints") from None
+    encoder = LareForConditionalGeneration.from_pretrained(checkpoint).vision_tower.encoder
+    if not isinstance(encoder, LareVisionModel):
+        raise LareError(f"{str(checkpoint)!r} has no encoder of the embedded world")
+    _write(out / "encoder", encoder, history["encoder"])
+    encoder.save_pretrained(out / "encoder")
+    tokenizer = out / "image_tokenizer"
+    _write(tokenizer, torch.nn.Linear(1, 1), history["image_tokenizer"])
+    for file in files:
+        shutil.copyfile(file, tokenizer / file.name)
+
+
+def _write(folder: Path, module: torch.nn.Module, entry: dict[str, Any]) -> None:
+    """A finished part's state and history: enough to be taken as done, nothing to go on training with."""
+    meta = {"step": 0, "seconds": 60.0 * float(entry["minutes"]), "done": True}
+    save_state(folder, module.state_dict(), [torch.optim.AdamW(module.parameters())], meta)
+    save_text(folder / "history.jsonl", json.dumps(entry) + "\n")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Unpack from the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lare.training.parts",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="example: python -m lare.training.parts --out runs/embedded && lare train lare/configs/embedded.yaml",
+    )
+    home = Path(__file__).parents[1] / "checkpoints"
+    parser.add_argument("--checkpoint", type=Path, default=home / "embedded", help="(default: %(default)s)")
+    parser.add_argument("--drawing", type=Path, default=home / "embedded_unet", help="(default: %(default)s)")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    args = parser.parse_args(argv)
+    unpack_parts(args.checkpoint, args.drawing, args.out)
+    print(f"encoder and image tokenizer: {args.out}; next: lare train lare/configs/embedded.yaml out={args.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
