@@ -13,8 +13,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lare.errors import LareError
 from lare.files import save_text
 from lare.model import LareForConditionalGeneration
@@ -56,18 +54,17 @@ def unpack_parts(checkpoint: Path, drawing: Path, out: Path) -> None:
     encoder = LareForConditionalGeneration.from_pretrained(checkpoint).vision_tower.encoder
     if not isinstance(encoder, LareVisionModel):
         raise LareError(f"{str(checkpoint)!r} has no encoder of the embedded world")
-    _write(out / "encoder", encoder, history["encoder"])
+    _write(out / "encoder", history["encoder"])
     encoder.save_pretrained(out / "encoder")
     tokenizer = out / "image_tokenizer"
-    _write(tokenizer, torch.nn.Linear(1, 1), history["image_tokenizer"])
+    _write(tokenizer, history["image_tokenizer"])
     for file in files:
         shutil.copyfile(file, tokenizer / file.name)
 
 
-def _write(folder: Path, module: torch.nn.Module, entry: dict[str, Any]) -> None:
+def _write(folder: Path, entry: dict[str, Any]) -> None:
     """A finished part's state and history: enough to be taken as done, nothing to go on training with."""
-    meta = {"step": 0, "seconds": 60.0 * float(entry["minutes"]), "done": True}
-    save_state(folder, module.state_dict(), [torch.optim.AdamW(module.parameters())], meta)
+    save_state(folder, {}, [], {"step": 0, "seconds": 60.0 * float(entry["minutes"]), "done": True})
     save_text(folder / "history.jsonl", json.dumps(entry) + "\n")
 
 

@@ -54,7 +54,7 @@ def save_state(folder: Path, model: Mapping[str, Tensor], optimisers: Optimisers
 
 
 def load_state(folder: Path, optimisers: Optimisers) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Restore the optimisers and return (model tensors, meta), or None when `folder` holds no state.
+    """Restore the optimisers, unless training is done, and return (model tensors, meta); None if there is no state.
 
     Raises:
         LareError: the file is damaged.
@@ -73,7 +73,8 @@ def load_state(folder: Path, optimisers: Optimisers) -> tuple[dict[str, Tensor],
         if name.startswith("optimiser."):
             _, number, index, key = name.split(".", 3)
             states[int(number)].setdefault(int(index), {})[key] = value
-    for optimiser, state, groups in zip(optimisers, states, saved["param_groups"], strict=True):
+    done = bool(saved["meta"].get("done"))  # nothing trains on, so what the optimisers held may be left out
+    for optimiser, state, groups in [] if done else zip(optimisers, states, saved["param_groups"], strict=True):
         optimiser.load_state_dict({"state": state, "param_groups": groups})
     model = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
     return model, saved["meta"]
