@@ -5,7 +5,7 @@ differs in what the decoder reads (4 pooled or all 64 fine tokens), in whether l
 done already is kept, so a stopped run goes on where it was:
 
     python -m lare_eval.refocus --seeds 0 1 2 3        train what is missing, ask everything, write rows.json
-    python -m lare_eval.refocus --no-train --time      only ask, and time answers (on a quiet machine)
+    python -m lare_eval.refocus --time                 time answers of those rows (on a quiet machine; trains nothing)
     python analysis/ablation.py --rows reports/refocus/rows.json      the table with its intervals
 
 Questions are the mini tasks' test questions; nothing is chosen on them. Multiply-adds are those of one question asked
@@ -40,8 +40,6 @@ __all__ = ["RefocusRow", "hit_rates", "load_rows", "main", "multiply_adds"]
 BASE = Path("lare/configs/refocus.yaml")
 ROWS = Path("lare/configs/rows/refocus.yaml")
 RUNS, OUT = Path("runs/refocus"), Path("reports/refocus")
-TIMED = 64
-"""Questions that are timed at batch 1 and 16."""
 
 
 @dataclass(frozen=True)
@@ -170,30 +168,29 @@ def _ask(row: RefocusRow, seed: int, limit: int | None) -> dict[str, Any]:
     return json.loads(cache.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
 
-def _timed(rows: Sequence[RefocusRow], seed: int) -> dict[str, dict[str, float]]:
-    """Milliseconds an answer of each row at batch 1 and 16: the median of 5 rounds in which the rows take turns."""
-    from lare.methods.base import Sampling
-    from lare.world.benchmark import make_task
-    from lare.world.prompts import task_prompt
+def _time(rows: Sequence[RefocusRow], target: Path) -> None:
+    """Time answers of the rows that `target` has, and write the milliseconds beside their other costs."""
+    from lare.training.run_file import load_run_config
+    from lare_eval.refocus_time import TimedRow, milliseconds
 
-    asked = make_task("mmstar")[:TIMED]
-    images = [one["image"].convert("RGB") for one in asked]
-    questions = [str(task_prompt("mmstar", one)) for one in asked]
-    methods = {row.name: method_of(row, _run(row, seed).checkpoint) for row in rows}
-    seconds: dict[str, dict[int, list[float]]] = {row.name: {1: [], 16: []} for row in rows}
-    for _ in range(5):
-        for name, method in methods.items():
-            for batch in (1, 16):
-                few = TIMED if batch > 1 else TIMED // 4
-                started = time.perf_counter()
-                for start in range(0, few, batch):
-                    part = slice(start, start + batch)
-                    method.answer(images[part], questions[part], Sampling(max_new_tokens=64))
-                seconds[name][batch].append((time.perf_counter() - started) / few)
-    return {
-        name: {f"ms_batch{batch}": 1000 * float(np.median(found)) for batch, found in batches.items()}
-        for name, batches in seconds.items()
-    }
+    content = _read(target)["rows"]
+    if not content:
+        raise LareError(f"{str(target)!r} has no rows to time; make it with python -m lare_eval.refocus")
+    written: dict[str, list[float]] = {}
+    for one in content:
+        written.setdefault(one["name"], []).append(one["costs"]["text_tokens"] + 1)
+    timed = [
+        TimedRow(row.name, load_run_config(BASE, row.train), row.iterations, row.delimiters, tokens)
+        for row in rows
+        if row.name in written
+        for tokens in [round(float(np.mean(written[row.name])))]
+    ]
+    clocks = milliseconds(timed)
+    for one in content:
+        one["costs"] |= clocks.get(one["name"], {})
+    save_text(target, json.dumps({"rows": content}, separators=(",", ":")))
+    for name, found in clocks.items():
+        print(f"{name:18s} {found['ms_batch1']:7.2f} ms at batch 1  {found['ms_batch16']:7.2f} ms at batch 16")
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -205,7 +202,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--no-train", action="store_true", help="leave out rows that are not trained")
     parser.add_argument("--at-once", type=int, default=2, help="runs trained side by side (default: %(default)s)")
     parser.add_argument("--limit", type=int, help="questions of each task (default: all)")
-    parser.add_argument("--time", action="store_true", help="time answers at batch 1 and 16; wants a quiet machine")
+    parser.add_argument(
+        "--time", action="store_true", help="only time answers of the rows in rows.json; wants a quiet machine"
+    )
     parser.add_argument("--out", type=Path, default=OUT, help="folder of rows.json (default: %(default)s)")
     return parser.parse_args(arguments)
 
@@ -222,7 +221,10 @@ def run(options: argparse.Namespace) -> None:
     """Train, ask, time, write."""
     from tqdm import tqdm
 
-    rows = _chosen(options.rows)
+    rows, target = _chosen(options.rows), options.out / "rows.json"
+    if options.time:
+        _time(rows, target)
+        return
     jobs = [(row, seed) for seed in options.seeds for row in rows]
     if not options.no_train:
         train_rows([_run(*job) for job in jobs], options.at_once)
@@ -230,12 +232,7 @@ def run(options: argparse.Namespace) -> None:
     if not done:
         raise LareError(f"no trained rows under {RUNS}; leave --no-train out")
     content = [_ask(row, seed, options.limit) for row, seed in tqdm(done, desc="asked", unit="run")]
-    target = options.out / "rows.json"
-    if options.time:
-        first = [row for row in rows if (row, options.seeds[0]) in done]
-        clocks = _timed(first, options.seeds[0])
-    else:
-        clocks = _clocks(target)
+    clocks = {row["name"]: _milliseconds(row) for row in _read(target)["rows"]}
     for one in content:
         one["costs"] |= clocks.get(one["name"], {})
     options.out.mkdir(parents=True, exist_ok=True)
@@ -251,12 +248,14 @@ def run(options: argparse.Namespace) -> None:
     print(f"rows: {target}; next: python analysis/ablation.py --rows {target}")
 
 
-def _clocks(path: Path) -> dict[str, dict[str, float]]:
-    """Times that an earlier call with --time has written."""
-    if not path.is_file():
-        return {}
-    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-    return {row["name"]: {k: v for k, v in row["costs"].items() if k.startswith("ms_")} for row in rows}
+def _read(path: Path) -> dict[str, Any]:
+    """What an earlier call has written."""
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"rows": []}
+    return found
+
+
+def _milliseconds(row: Mapping[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in row["costs"].items() if name.startswith("ms_")}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

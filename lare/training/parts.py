@@ -22,7 +22,7 @@ from lare.training.state import save_state
 __all__ = ["HISTORY", "last_entry", "main", "unpack_parts"]
 
 HISTORY = "parts.json"
-"""File of a shipped checkpoint with the last entry of each part's history: what it saw, for how long, how good it is."""
+"""File of a shipped checkpoint: what each part saw, for how long, and how good it was (its history's last entry)."""
 TOKENIZER_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
 
 

@@ -12,6 +12,7 @@ from lare.errors import LareError
 from lare.methods import load_method
 from lare.trace import AnswerRecord, TraceReader, TraceWriter
 from lare.training.run_file import load_run_config
+from lare_eval import refocus_time
 from lare_eval.refocus import BASE, ROWS, hit_rates, load_rows, main, multiply_adds
 
 ROOT = Path(__file__).parents[2]
@@ -81,3 +82,45 @@ def test_unknown_rows_and_missing_files(capsys, tmp_path, monkeypatch):
     (tmp_path / "rows.yaml").write_text("fine: {titel: x}")
     with pytest.raises(LareError, match="no file of rows"):
         load_rows(tmp_path / "rows.yaml")
+
+
+def test_a_timed_model_has_its_row_s_shape_and_writes_its_row_s_tokens(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    rows = {row.name: row for row in load_rows()}
+    shape = refocus_time.shape_of(load_run_config(BASE, rows["lm"].train)).config
+    assert (shape.lm_grid, shape.refocus_source, shape.shared_projector) == (8, "lm", False)
+    written = []
+    generate = refocus_time.LareForConditionalGeneration.generate
+
+    def watched(self, **options):
+        out = generate(self, **options)
+        written.append((tuple(out.sequences.shape), int(out.steps.max())))
+        return out
+
+    monkeypatch.setattr(refocus_time.LareForConditionalGeneration, "generate", watched)
+    row = rows["direct_all"]
+    timed = refocus_time.TimedRow(row.name, load_run_config(BASE, row.train), 0, row.delimiters, 3)
+    found = refocus_time.milliseconds([timed], rounds=1, questions=4)[row.name]
+    assert set(found) == {"ms_batch1", "ms_batch16"}
+    assert min(found.values()) > 0
+    assert written[:2] == [((1, 3), 0), ((4, 3), 0)]
+
+
+def test_times_are_written_beside_the_other_costs_and_stay_there(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    costs = {"text_tokens": 9.3, "multiply_adds": 1e6}
+    rows = [{"name": "fine", "seed": seed, "scores": {}, "scenes": {}, "costs": dict(costs)} for seed in (0, 1)]
+    (tmp_path / "rows.json").write_text(json.dumps({"rows": rows}))
+    asked = []
+
+    def clock(timed):
+        asked.extend((row.name, row.text_tokens) for row in timed)
+        return {row.name: {"ms_batch1": 10.0, "ms_batch16": 2.0} for row in timed}
+
+    monkeypatch.setattr(refocus_time, "milliseconds", clock)
+    assert main(["--time", "--out", str(tmp_path)]) == 0
+    assert asked == [("fine", 10)]  # the end token is a step of the decoder too
+    found = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    assert [row["costs"] for row in found] == [costs | {"ms_batch1": 10.0, "ms_batch16": 2.0}] * 2
+    assert main(["--time", "--out", str(tmp_path / "empty")]) == 2
+    assert "no rows to time" in capsys.readouterr().err
