@@ -47,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(yaml.safe_dump(config.to_dict(), sort_keys=False), end="")
         return 0
     launched = "LOCAL_RANK" in os.environ
+    config = _for_this_machine(config, launched)
     _remember(config, first=int(os.environ.get("RANK", "0")) == 0)
     if config.processes > 1 and not launched:
         return _launch(config)
@@ -61,6 +62,15 @@ def _config(options: argparse.Namespace) -> RunConfig:
     if options.config is None:
         raise LareError("name a run file, such as lare/configs/embedded.yaml, or --resume RUN")
     return load_run_config(options.config, options.changes)
+
+
+def _for_this_machine(config: RunConfig, launched: bool) -> RunConfig:
+    """The run with its precision settled; says so if the one asked for is only imitated here."""
+    from lare.training.precision import settled, slow
+
+    if slow(config) and not launched:
+        print("lare: this processor has no bfloat16 arithmetic and is many times slower with it; give precision=fp32")
+    return settled(config)
 
 
 def _out(folder: Path | str) -> str:

@@ -175,7 +175,8 @@ class RunConfig:
             so several rows of a comparison share what comes before. Parts that only one of the two has (an ablation's
             Extractor) are left as they are.
         seed: Seed of initial weights, sample order, noise and random windows.
-        precision: ``fp32`` or ``bf16`` (autocast over float32 weights).
+        precision: ``fp32``, ``bf16`` (autocast over float32 weights), or ``auto``: bf16 where the machine has it in
+            hardware, else fp32; what it was stands in the run's folder and holds when the run is resumed elsewhere.
         processes: Processes that ``lare train`` starts on this machine; under ``accelerate launch`` leave it at 1.
         losses: Loss weights.
         image: Image reconstruction.
@@ -216,7 +217,7 @@ class RunConfig:
         require(not twice, f"two stages are named {', '.join(twice)}; give each a name of its own")
         order = [STAGE_NAMES.index(stage.stage) for stage in self.stages]
         require(order == sorted(order), "the stages are not in the order I, II, III, IV; sort them")
-        require(self.precision in ("fp32", "bf16"), f"precision is {self.precision!r}; give fp32 or bf16")
+        require(self.precision in _PRECISIONS, f"precision is {self.precision!r}; give {' or '.join(_PRECISIONS)}")
         for name, least in _LEAST:
             require(getattr(self, name) >= least, f"{name} is {getattr(self, name)}; give at least {least}")
         require(
@@ -265,6 +266,7 @@ def plain(value: Any) -> Any:
     return [plain(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
+_PRECISIONS = ("fp32", "bf16", "auto")
 _LEAST = (
     ("seed", 0),
     ("processes", 1),

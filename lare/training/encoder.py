@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm import tqdm
 
 from lare.model.vision_conv import LareVisionConfig, LareVisionModel
+from lare.training.precision import fast_bf16
 from lare.training.state import load_state, save_state
 from lare.world.concepts import COLOUR_NAMES, KINDS
 from lare.world.render import render
@@ -55,11 +56,6 @@ class SceneStream(IterableDataset[tuple[Tensor, Tensor]]):
             images = np.stack([render(s, self.variants) for s in scenes])
             yield torch.from_numpy(images), torch.from_numpy(np.stack([labels(s) for s in scenes]))
             seed += self.batch_size * workers
-
-
-def fast_bf16() -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware; without AVX512-BF16 it is 100 times slower than float32."""
-    return bool(torch.cpu._is_avx512_bf16_supported())
 
 
 def pixels(images: Tensor) -> Tensor:

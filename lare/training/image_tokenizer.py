@@ -23,7 +23,8 @@ from tqdm import tqdm
 
 from lare.errors import LareError
 from lare.semantics.image_codes import autoencoder, image_features, image_pixels
-from lare.training.encoder import SceneStream, fast_bf16
+from lare.training.encoder import SceneStream
+from lare.training.precision import fast_bf16
 from lare.training.schedule import learning_rate
 from lare.training.state import load_state, save_state
 from lare.world.render import render

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from lare.model import LareForConditionalGeneration
 from lare.model.vision_conv import LareVisionModel
 from lare.training.state import save_state
 
-__all__ = ["HISTORY", "last_entry", "main", "unpack_parts"]
+__all__ = ["HISTORY", "PARTS", "last_entry", "main", "unpack_parts"]
 
 HISTORY = "parts.json"
 """File of a shipped checkpoint: what each part saw, for how long, and how good it was (its history's last entry)."""
+PARTS = ("encoder", "image_tokenizer")
+"""Folders of a run that holds them."""
 TOKENIZER_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
 
 
@@ -43,7 +46,7 @@ def unpack_parts(checkpoint: Path, drawing: Path, out: Path) -> None:
     Raises:
         LareError: If the checkpoints lack a part, or the run has parts of its own already.
     """
-    for name in ("encoder", "image_tokenizer"):
+    for name in PARTS:
         if (out / name).exists():
             raise LareError(f"{str(out / name)!r} is there already; delete it or choose another --out")
     try:
@@ -81,7 +84,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--drawing", type=Path, default=home / "embedded_unet", help="(default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     args = parser.parse_args(argv)
-    unpack_parts(args.checkpoint, args.drawing, args.out)
+    try:
+        unpack_parts(args.checkpoint, args.drawing, args.out)
+    except LareError as error:
+        print(f"lare: {error}", file=sys.stderr)
+        return 2
     print(f"encoder and image tokenizer: {args.out}; next: lare train lare/configs/embedded.yaml out={args.out}")
     return 0
 

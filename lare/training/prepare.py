@@ -26,6 +26,7 @@ from lare.training.features import PackedFeatures, cache_packed_features
 from lare.training.image_tokenizer import train_tokenizer
 from lare.training.loader import PackedBatches, Split, StageBatches
 from lare.training.model import TrainingModel
+from lare.training.precision import settled
 from lare.training.ship import build_processor
 from lare.training.tokenizer import build_tokenizer
 from lare.training.trainer import Plan
@@ -53,7 +54,8 @@ class Prepared:
     """
 
     def __init__(self, config: RunConfig) -> None:
-        self.config, self.out = config, Path(config.out)
+        self.config = config = settled(config)
+        self.out = Path(config.out)
         self.parts = _parts_folder(config)
         self.embedded = config.model.text == "embedded"
         lare, self.processor = self._base()

@@ -14,10 +14,12 @@ import yaml
 from transformers import ViTImageProcessor
 
 from lare.errors import LareError
+from lare.files import save_text
 from lare.model import LareForConditionalGeneration, LareProcessor
 from lare.training.checkpoints import read_meta
 from lare.training.config import RunConfig
 from lare.training.encoder import MEAN, STD
+from lare.training.parts import HISTORY, PARTS, last_entry
 from lare.training.run_file import load_run_config
 from lare.training.tokenizer import build_tokenizer
 
@@ -70,17 +72,12 @@ def _families(row: dict[str, Any]) -> str:
     return "\n".join(["| family | validation % |", "|---|---|", *(f"| {k} | {v:.0f} |" for k, v in found.items())])
 
 
-def _last(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "history.jsonl").read_text("utf8").splitlines()[-1])
-    return found
-
-
 def card(
     run: Path, config: RunConfig, model: LareForConditionalGeneration, name: str, results: str = "", note: str = ""
 ) -> str:
     """The model card (Markdown) of a finished run."""
     metas = [read_meta(run / stage.name / "final") for stage in config.stages]
-    encoder, tokenizer = _last(run / "encoder"), _last(run / "image_tokenizer")
+    encoder, tokenizer = (last_entry(run / part) for part in PARTS)
     minutes = [encoder["minutes"], tokenizer["minutes"], sum(meta["seconds"] for meta in metas) / 60]
     parameters = sum(p.numel() for p in model.parameters())
     dense = ", ".join(f"{k} {100 * encoder[k]:.1f} %" for k in ("kind", "colour", "size", "direction", "label"))
@@ -146,6 +143,7 @@ def ship(run: Path, out: Path, results: str = "", note: str = "") -> None:
     model = LareForConditionalGeneration.from_pretrained(final)
     model.save_pretrained(out)
     build_processor(model.config.image_size, model.config.lm_grid).save_pretrained(out)
+    save_text(out / HISTORY, json.dumps({part: last_entry(run / part) for part in PARTS}, indent=1) + "\n")
     (out / "README.md").write_text(card(run, config, model, out.name, results, note), encoding="utf8")
 
 

@@ -214,7 +214,7 @@ def _stage(
     row = stage_row(config, stage, model, lengths, again)
     every = stage_rows(config, stage, model, lengths, again)
     flows = [gradients(model, parts, one.iterations, one.fetch) for _, one in every]
-    bf16 = config.precision == "bf16"
+    bf16 = config.precision != "fp32"
     memories = [memory_of(modules, model, one, grad, rows, bf16) for (_, one), grad in zip(every, flows, strict=True)]
     memory = max(memories, key=lambda held: sum(held.values()))
     memory |= {"total": sum(memory.values()), "sharded": sharded(memory, processes)}

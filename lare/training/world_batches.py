@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from lare.errors import LareError
 from lare.model.vision_conv import LareVisionModel
 from lare.training.batch import MicroBatch
 from lare.training.config import DataConfig, StageConfig
@@ -21,7 +22,7 @@ from lare.training.loader import Mode, Split, StageBatches, encode_rows, on_grid
 from lare.world.items import STYLES, Item, ItemSampler
 from lare.world.questions import FAMILIES
 from lare.world.render import render
-from lare.world.scene import SIDE, sample_scene
+from lare.world.scene import IMAGE_SIZE, SIDE, sample_scene
 
 if TYPE_CHECKING:
     from lare.model import LareConfig, LareProcessor
@@ -39,8 +40,11 @@ def cache_world_features(encoder: LareVisionModel, path: Path, split: str, scene
     A finished file of the right shape is used as it is; an unfinished one is made anew.
 
     Raises:
-        LareError: If the disk is full.
+        LareError: If the disk is full, or the encoder reads pictures of another size.
     """
+    side = int(encoder.config.image_size)
+    if side != IMAGE_SIZE:
+        raise LareError(f"the encoder reads {side} pixels a side, the world has {IMAGE_SIZE}; take embedded")
     shape = (scenes, encoder.config.grid**2, encoder.config.hidden_size)
     found = open_array(path, shape)
     return write_array(path, shape, _encoded(encoder, split, scenes)) if found is None else found

@@ -208,6 +208,13 @@ def test_features_are_made_once(tmp_path: Path) -> None:
     assert [one.name for one in path.parent.iterdir()] == ["features.npy"]
 
 
+def test_an_encoder_for_other_pictures_is_refused(tmp_path: Path) -> None:
+    small = LareVisionModel(LareVisionConfig(widths=(4, 4, 8, 8), image_size=64))
+    with pytest.raises(LareError, match="reads 64 pixels a side, the world has 128"):
+        cache_world_features(small, tmp_path / "f.npy", "train", 3)
+    assert not list(tmp_path.iterdir())
+
+
 def fill_the_disk(path: Path, answer: Any) -> None:
     """In a process of its own: no file may grow over 2,000 bytes."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
