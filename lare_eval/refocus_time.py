@@ -60,7 +60,7 @@ def shape_of(config: RunConfig) -> LareForConditionalGeneration:
 
 
 def milliseconds(rows: Sequence[TimedRow], rounds: int = 7, questions: int = QUESTIONS) -> dict[str, dict[str, float]]:
-    """Median over rounds in which the rows take turns, in both orders.
+    """Median over rounds in which the rows take turns, in both orders, on one thread.
 
     Args:
         rows: What to time.
@@ -72,6 +72,8 @@ def milliseconds(rows: Sequence[TimedRow], rounds: int = 7, questions: int = QUE
     """
     from tqdm import tqdm
 
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     asked = {row.name: _asked(row, questions) for row in rows}
     spent: dict[str, dict[int, list[float]]] = {row.name: {size: [] for size in BATCHES} for row in rows}
     for number in tqdm(range(rounds + 1), desc="timed", unit="round"):
@@ -81,6 +83,7 @@ def milliseconds(rows: Sequence[TimedRow], rounds: int = 7, questions: int = QUE
                 seconds = _seconds(model, batches[size], row)
                 if number:  # the first round warms up
                     spent[row.name][size].append(seconds)
+    torch.set_num_threads(threads)
     return {
         name: {f"ms_batch{size}": 1000 * float(np.median(found)) for size, found in sizes.items()}
         for name, sizes in spent.items()
