@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from lare.model import LareForConditionalGeneration
 from lare.model.vision import pool_grid
@@ -81,7 +82,7 @@ def align_projector(
     optimiser = torch.optim.AdamW(model.projector.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps)
     explained = 0.0
-    for _ in range(steps):
+    for _ in tqdm(range(steps), desc="projector", mininterval=5):
         chosen = rng.integers(len(features), size=batch_size)
         label = torch.from_numpy(np.stack([labels(sample_scene(split, int(i))) for i in chosen]))
         target = cell_targets(table, ids, label, place_Nd)

@@ -73,8 +73,8 @@ def load_state(folder: Path, optimisers: Optimisers) -> tuple[dict[str, Tensor],
         if name.startswith("optimiser."):
             _, number, index, key = name.split(".", 3)
             states[int(number)].setdefault(int(index), {})[key] = value
-    done = bool(saved["meta"].get("done"))  # nothing trains on, so what the optimisers held may be left out
-    for optimiser, state, groups in [] if done else zip(optimisers, states, saved["param_groups"], strict=True):
-        optimiser.load_state_dict({"state": state, "param_groups": groups})
+    if not saved["meta"].get("done"):  # else nothing trains on, and what the optimisers held may have been left out
+        for optimiser, state, groups in zip(optimisers, states, saved["param_groups"], strict=True):
+            optimiser.load_state_dict({"state": state, "param_groups": groups})
     model = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
     return model, saved["meta"]
