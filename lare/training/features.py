@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
+from filelock import FileLock
 from tqdm import tqdm
 
 from lare.data.packed import Packed
@@ -44,18 +45,24 @@ def open_array(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
 def write_array(path: Path, shape: tuple[int, ...], parts: Iterable[np.ndarray]) -> np.ndarray:
     """Write float16 parts one after another as one array file, and map it.
 
+    Of runs that want the same file at once, one makes it and the others wait.
+
     Raises:
-        LareError: If the disk is full; nothing is left behind.
+        LareError: If the disk is full; nothing but the lock is left behind.
     """
     temporary = path.with_suffix(".part.npy")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:  # not through a memory map, which a full disk would end with SIGBUS
-            header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float16)), "fortran_order": False}
-            np.lib.format.write_array_header_1_0(file, header | {"shape": shape})
-            for part in parts:
-                file.write(part.astype(np.float16).tobytes())
-        temporary.replace(path)
+        with FileLock(path.with_suffix(".lock")):
+            found = open_array(path, shape)
+            if found is not None:
+                return found
+            with open(temporary, "wb") as file:  # not through a memory map, which a full disk would end with SIGBUS
+                header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float16)), "fortran_order": False}
+                np.lib.format.write_array_header_1_0(file, header | {"shape": shape})
+                for part in parts:
+                    file.write(part.astype(np.float16).tobytes())
+            temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise LareError(f"{str(path)!r} can't be written ({error}); free some space or change out") from None

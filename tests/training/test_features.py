@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -78,3 +82,25 @@ def test_arrays_come_back_whole_or_not_at_all(tmp_path: Path) -> None:
     np.testing.assert_array_equal(made, np.concatenate(parts).astype(np.float16))
     assert open_array(path, (3, 3)) is not None and open_array(path, (4, 3)) is None
     assert open_array(tmp_path / "none.npy", (1,)) is None
+
+
+def test_of_two_runs_that_want_one_file_one_makes_it(tmp_path) -> None:
+    makers: list[str] = []
+    begun = threading.Barrier(2, timeout=20)
+
+    def parts(name: str) -> Iterator[np.ndarray]:
+        makers.append(name)
+        for row in range(4):
+            time.sleep(0.05)
+            yield np.full((1, 2), row, np.float32)
+
+    def run(name: str) -> np.ndarray:
+        begun.wait()
+        return write_array(tmp_path / "f.npy", (4, 2), parts(name))
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(run, "ab")
+    assert len(makers) == 1
+    assert np.array_equal(first, second) and first[:, 0].tolist() == [0, 1, 2, 3]
+    # A file of another shape is no such file.
+    assert write_array(tmp_path / "f.npy", (2, 2), [np.zeros((2, 2))]).shape == (2, 2)
