@@ -68,7 +68,7 @@ def unpack_parts(checkpoint: Path, drawing: Path, out: Path) -> None:
 def _write(folder: Path, entry: dict[str, Any]) -> None:
     """A finished part's state and history: enough to be taken as done, nothing to go on training with."""
     save_state(folder, {}, [], {"step": 0, "seconds": 60.0 * float(entry["minutes"]), "done": True})
-    save_text(folder / "history.jsonl", json.dumps(entry) + "\n")
+    save_text(folder / "history.jsonl", json.dumps(entry))
 
 
 def main(argv: list[str] | None = None) -> int:

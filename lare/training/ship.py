@@ -143,7 +143,7 @@ def ship(run: Path, out: Path, results: str = "", note: str = "") -> None:
     model = LareForConditionalGeneration.from_pretrained(final)
     model.save_pretrained(out)
     build_processor(model.config.image_size, model.config.lm_grid).save_pretrained(out)
-    save_text(out / HISTORY, json.dumps({part: last_entry(run / part) for part in PARTS}, indent=1) + "\n")
+    save_text(out / HISTORY, json.dumps({part: last_entry(run / part) for part in PARTS}, indent=1))
     (out / "README.md").write_text(card(run, config, model, out.name, results, note), encoding="utf8")
 
 
