@@ -141,10 +141,12 @@ def ship(run: Path, out: Path, results: str = "", note: str = "") -> None:
     if not (final / "meta.json").is_file():
         raise LareError(f"{str(run)!r} is not finished; go on with lare train --resume {run}")
     model = LareForConditionalGeneration.from_pretrained(final)
+    # First what reads the run, so that a run that lacks something leaves an older checkpoint as it is.
+    text = card(run, config, model, out.name, results, note)
     model.save_pretrained(out)
     build_processor(model.config.image_size, model.config.lm_grid).save_pretrained(out)
     save_text(out / HISTORY, json.dumps({part: last_entry(run / part) for part in PARTS}, indent=1))
-    (out / "README.md").write_text(card(run, config, model, out.name, results, note), encoding="utf8")
+    save_text(out / "README.md", text.rstrip())
 
 
 def main(argv: list[str] | None = None) -> int:
