@@ -77,9 +77,9 @@ Told among {round(1 / own["chance"])} validation scenes' crops by the mean of fo
 | --- | --- |
 {lines}
 
-The latents had a reconstruction loss of their own while they trained (`losses.image`, eq. 7 as written: noise as target, the
-whole window as crop); this U-Net trained afterwards, with v as target and the looked-at cell as crop, and changed nothing in
-them.
+The latents had a reconstruction loss of their own while they trained (`losses.image`, eq. 7 as written: noise as
+target, the whole window as crop); this U-Net trained afterwards, with v as target and the looked-at cell as crop, and
+changed nothing in them.
 """
 
 
