@@ -30,8 +30,15 @@ TOKENIZER_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
 
 
 def last_entry(folder: Path) -> dict[str, Any]:
-    """The last entry of a part's ``history.jsonl``."""
-    found: dict[str, Any] = json.loads((folder / "history.jsonl").read_text("utf8").splitlines()[-1])
+    """The last entry of a part's ``history.jsonl``.
+
+    Raises:
+        LareError: If there is none.
+    """
+    path = folder / "history.jsonl"
+    if not path.is_file():
+        raise LareError(f"{str(path)!r} is missing: the run is not finished; go on with lare train --resume RUN")
+    found: dict[str, Any] = json.loads(path.read_text("utf8").splitlines()[-1])
     return found
 
 

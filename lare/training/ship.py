@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,11 @@ def card(
     minutes = [encoder["minutes"], tokenizer["minutes"], sum(meta["seconds"] for meta in metas) / 60]
     parameters = sum(p.numel() for p in model.parameters())
     dense = ", ".join(f"{k} {100 * encoder[k]:.1f} %" for k in ("kind", "colour", "size", "direction", "label"))
-    last = [row for row in read_log(run / config.stages[-1].name) if "validation" in row][-1]
+    last = [row for row in read_log(run / config.stages[-1].name) if "validation" in row][-1:]
+    if not last:
+        raise LareError(
+            f"{str(run)!r} was never validated, so its card would be empty; train it with validate_every=500"
+        )
     return f"""---
 license: apache-2.0
 library_name: lare
@@ -118,7 +123,7 @@ compare answers; the test results below do.
 
 Last row by question family:
 
-{_families(last)}
+{_families(last[0])}
 
 ## Test results
 {"```" + chr(10) + results.rstrip() + chr(10) + "```" if results else "(none were given)"}
@@ -158,7 +163,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--note", type=Path, help="Markdown for the card, such as what was tried and did not learn")
     args = parser.parse_args(argv)
     results, note = (path.read_text("utf8") if path else "" for path in (args.results, args.note))
-    ship(args.run, args.out, results, note)
+    try:
+        ship(args.run, args.out, results, note)
+    except LareError as error:
+        print(f"lare: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

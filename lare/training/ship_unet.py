@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 from pathlib import Path
 
 import yaml
@@ -94,7 +95,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rows", type=int, default=512, help="scenes of the card's test (%(default)s)")
     args = parser.parse_args(argv)
-    ship_unet(args.run, args.out, args.rows)
+    try:
+        ship_unet(args.run, args.out, args.rows)
+    except LareError as error:
+        print(f"lare: {error}", file=sys.stderr)
+        return 2
     print(f"shipped: {args.out}")
     return 0
 
