@@ -84,9 +84,7 @@ def card(
     dense = ", ".join(f"{k} {100 * encoder[k]:.1f} %" for k in ("kind", "colour", "size", "direction", "label"))
     last = [row for row in read_log(run / config.stages[-1].name) if "validation" in row][-1:]
     if not last:
-        raise LareError(
-            f"{str(run)!r} was never validated, so its card would be empty; train it with validate_every=500"
-        )
+        raise LareError(f"{str(run)!r} was never validated, so its card has no curve; train it with validate_every=500")
     return f"""---
 license: apache-2.0
 library_name: lare
