@@ -56,7 +56,9 @@ def shape_of(config: RunConfig) -> LareForConditionalGeneration:
     assert isinstance(encoder, LareVisionModel)
     sizes = Sizes(**config.model.sizes, overrides=dict(config.model.settings))
     vocab = LareProcessor.from_pretrained(default_checkpoint()).tokenizer.get_vocab()
-    return build_model(sizes, encoder, vocab).eval()
+    model = build_model(sizes, encoder, vocab)
+    model.train(False)
+    return model
 
 
 def milliseconds(rows: Sequence[TimedRow], rounds: int = 7, questions: int = QUESTIONS) -> dict[str, dict[str, float]]:
@@ -120,4 +122,4 @@ def _seconds(model: LareForConditionalGeneration, batches: Sequence[Mapping[str,
                 max_new_tokens=row.text_tokens,
                 eos_token_ids=[],  # nothing ends a text, so every answer has the length asked for
             )
-    return (time.perf_counter() - started) / sum(batch["input_ids"].shape[0] for batch in batches)
+    return (time.perf_counter() - started) / sum(len(batch["input_ids"]) for batch in batches)
