@@ -42,13 +42,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with the run in this folder")
     parser.add_argument("--dry-run", action="store_true", help="check the run file, print it whole, and end")
     options = parser.parse_intermixed_args(arguments)
+    from lare.training.precision import settled, slow  # brings torch, which --help does not wait for
+
     config = _config(options)
     if options.dry_run:
         print(yaml.safe_dump(config.to_dict(), sort_keys=False), end="")
         return 0
     launched = "LOCAL_RANK" in os.environ
-    config = _for_this_machine(config, launched)
+    config = settled(config)
     _remember(config, first=int(os.environ.get("RANK", "0")) == 0)
+    if slow(config) and not launched:
+        print("lare: this processor has no bfloat16 arithmetic and is many times slower with it; give precision=fp32")
     if config.processes > 1 and not launched:
         return _launch(config)
     return _train(config)
@@ -62,15 +66,6 @@ def _config(options: argparse.Namespace) -> RunConfig:
     if options.config is None:
         raise LareError("name a run file, such as lare/configs/embedded.yaml, or --resume RUN")
     return load_run_config(options.config, options.changes)
-
-
-def _for_this_machine(config: RunConfig, launched: bool) -> RunConfig:
-    """The run with its precision settled; says so if the one asked for is only imitated here."""
-    from lare.training.precision import settled, slow
-
-    if slow(config) and not launched:
-        print("lare: this processor has no bfloat16 arithmetic and is many times slower with it; give precision=fp32")
-    return settled(config)
 
 
 def _out(folder: Path | str) -> str:

@@ -14,9 +14,11 @@ from analysis.asking import load_questions
 from analysis.attention_again import Live, ask_again, strangers
 from analysis.attention_data import ROWS, compare, read_side
 from analysis.attention_live import Again, answer_words, choose_cells, cover, masking_effects
+from lare.checkpoints import default_checkpoint
 from lare.errors import LareError
 from lare.methods import get_method, load_method
 from lare.methods.base import Sampling
+from lare.model import LareConfig
 from lare.trace import AnswerRecord
 from tests.analysis.made import answer, write
 
@@ -115,7 +117,8 @@ def test_the_report_has_what_asking_again_gave(traces) -> None:
     assert len(by_id["masking"].rows) == 3 * 2 * 3, "K0's row, K4's row, K4's Extractor; two texts; three comparisons"
     assert "Asked again on 6 of the questions" in document.verdict and "95 % interval" in document.verdict
     assert "middle grey" in by_id["masking"].note
-    assert arrays["live_visual_a"].shape == (6, 2, 4)
+    tokens = LareConfig.from_pretrained(default_checkpoint()).lm_grid ** 2
+    assert arrays["live_visual_a"].shape == (6, 2, tokens)
     assert not any("left out:" in one for one in document.warnings)
     nothing = next(row for row in by_id["sinks"].rows if row["left_out"] == "nothing" and row["row"] == ROWS[1])
     own = next(row for row in by_id["forced"].rows if row["first"] == "each its own")
@@ -162,14 +165,17 @@ def test_a_planted_sink_is_found_and_left_out() -> None:
 def test_sinks_in_the_table_are_each_settings_own(live) -> None:
     found, compared = live
     planted = []
-    for place, rows in zip((3, 0), found.rows, strict=True):
+    others = found.rows[0].visual.shape[-1] - 1
+    side = round((others + 1) ** 0.5)
+    for place, rows in zip((others, 0), found.rows, strict=True):
         visual = np.full(rows.visual.shape, 0.02)
         visual[..., place] = 0.2
         planted.append(dataclasses.replace(rows, visual=visual, bos=np.zeros(rows.bos.shape)))
     table = live_tables.live_tables(dataclasses.replace(found, rows=tuple(planted)), compared, [1])[1]
-    assert "K0: (2, 2) 77 %; K4: (1, 1) 77 %" in table.note
+    share = f"{100 * 0.2 / (0.2 + 0.02 * others):.0f} %"
+    assert f"K0: ({side}, {side}) {share}; K4: (1, 1) {share}" in table.note
     last = [row for row in table.rows if row["left_out"] == "first token, 1 visual sink"]
-    assert len(last) == 2 and last[0]["a"] == pytest.approx(100 * 0.06 / 0.8) == last[0]["b"]
+    assert len(last) == 2 and last[0]["a"] == pytest.approx(100 * 0.02 * others / 0.8) == last[0]["b"]
 
 
 @pytest.mark.parametrize("attended", [True, False])

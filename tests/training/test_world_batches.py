@@ -103,7 +103,7 @@ def test_texts_share_a_group_where_they_are_equal() -> None:
         assert len(set(groups.values())) == len(groups) > 1
 
 
-@pytest.mark.parametrize(("changes", "side"), [({}, 2), ({"lm_grid": 4}, 4), ({"full_share": 1.0}, 8)])
+@pytest.mark.parametrize(("changes", "side"), [({}, 4), ({"lm_grid": 2}, 2), ({"full_share": 1.0}, 8)])
 def test_prompts_have_the_tokens_of_their_grid(data: Packed, changes: dict[str, Any], side: int) -> None:
     image = processor().image_token_id
     (asked,), (files,) = world(**changes).micro_batches(0), packed(data, **changes).micro_batches(0)
