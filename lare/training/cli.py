@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with the run in this folder")
     parser.add_argument("--dry-run", action="store_true", help="check the run file, print it whole, and end")
     options = parser.parse_intermixed_args(arguments)
-    from lare.training.precision import settled, slow  # brings torch, which --help does not wait for
+    from lare.training.precision import settled  # brings torch, which --help does not wait for
 
     config = _config(options)
     if options.dry_run:
@@ -51,8 +51,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     launched = "LOCAL_RANK" in os.environ
     config = settled(config)
     _remember(config, first=int(os.environ.get("RANK", "0")) == 0)
-    if slow(config) and not launched:
-        print("lare: this processor has no bfloat16 arithmetic and is many times slower with it; give precision=fp32")
     if config.processes > 1 and not launched:
         return _launch(config)
     return _train(config)
@@ -126,6 +124,7 @@ def _train(config: RunConfig) -> int:
     import torch
     from accelerate import Accelerator, InitProcessGroupKwargs
 
+    from lare.training.precision import slow
     from lare.training.prepare import Prepared
     from lare.training.trainer import Trainer
 
@@ -135,6 +134,8 @@ def _train(config: RunConfig) -> int:
     with accelerator.main_process_first():
         prepared = Prepared(config)
         prepared.files()
+    if slow(config) and accelerator.is_main_process:
+        print("lare: this processor has no bfloat16 arithmetic and is many times slower with it; give precision=fp32")
     code = Trainer(config, prepared.model, prepared.processor, prepared.plan, accelerator).run()
     if code == 0 and accelerator.is_main_process:
         print(f"finished: {Path(config.out) / config.stages[-1].name / 'final'}")
