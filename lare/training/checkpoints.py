@@ -1,7 +1,7 @@
 """Checkpoints of a run: one folder each, complete or absent, the last few kept.
 
     RUN/run.yaml                     the configuration
-    RUN/STAGE/step-00000500/         state.safetensors (weights and optimisers), meta.json
+    RUN/STAGE/step-00000500/         state.safetensors (weights and optimisers; or DeepSpeed's own files), meta.json
     RUN/STAGE/final/                 the LaRe model and processor as save_pretrained writes them, heads.safetensors
     RUN/STAGE/log.jsonl              one line every few updates
 
@@ -17,8 +17,9 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -27,7 +28,10 @@ from safetensors.torch import load_file, save_file
 from lare.errors import LareError
 from lare.training.model import TrainingModel
 from lare.training.stages import OWNERS
-from lare.training.state import Optimisers, load_state, save_state
+from lare.training.state import HasState, TakesState, load_state, save_state
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 __all__ = [
     "circumstances",
@@ -36,9 +40,11 @@ __all__ = [
     "load_final",
     "load_start",
     "load_step",
+    "publish_together",
     "read_meta",
     "save_final",
     "save_step",
+    "save_tensors",
 ]
 
 _STEP = "step-"
@@ -89,7 +95,7 @@ def _publish(stage: Path, name: str, write: Any) -> Path:
 
 
 def save_step(
-    stage: Path, step: int, model: TrainingModel, optimisers: Optimisers, meta: dict[str, Any], keep: int
+    stage: Path, step: int, model: HasState, optimisers: Sequence[HasState], meta: dict[str, Any], keep: int
 ) -> Path:
     """Write a checkpoint of an update and drop the oldest ones.
 
@@ -103,12 +109,74 @@ def save_step(
         (folder / "state.json").unlink()
 
     path = _publish(stage, f"{_STEP}{step:08d}", write)
-    for old in [*_steps(stage)[:-keep], *stage.glob(f"{_STEP}*.tmp")]:
-        shutil.rmtree(old, ignore_errors=True)
+    _drop_old(stage, keep)
     return path
 
 
-def load_step(folder: Path, model: TrainingModel, optimisers: Optimisers) -> dict[str, Any]:
+def _drop_old(stage: Path, keep: int) -> None:
+    for old in [*_steps(stage)[:-keep], *stage.glob(f"{_STEP}*.tmp")]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def publish_together(
+    stage: Path,
+    step: int,
+    write: Callable[[Path], object],
+    meta: dict[str, Any],
+    keep: int,
+    accelerator: Accelerator,
+) -> None:
+    """Like `save_step`, for a checkpoint that every process writes a share of.
+
+    Args:
+        stage: The stage's folder.
+        step: Updates made.
+        write: Called by every process with a folder under a temporary name, which is there.
+        meta: Written beside it by the main process.
+        keep: Checkpoints to keep.
+        accelerator: The processes.
+
+    Raises:
+        LareError: If the disk is full; earlier checkpoints stay.
+    """
+    final = stage / f"{_STEP}{step:08d}"
+    temporary, main = final.with_name(f"{final.name}.tmp"), accelerator.is_main_process
+    try:
+        if main:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+        accelerator.wait_for_everyone()
+        write(temporary)
+        accelerator.wait_for_everyone()
+        if main:
+            (temporary / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf8")
+            shutil.rmtree(final, ignore_errors=True)
+            os.replace(temporary, final)
+            _drop_old(stage, keep)
+    except (OSError, RuntimeError) as error:
+        # RuntimeError is what torch.save makes of a full disk.
+        raise LareError(
+            f"the checkpoint {str(final)!r} can't be written ({error}); free some space and go on with --resume"
+        ) from None
+
+
+def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Write a file of tensors, complete or absent.
+
+    Raises:
+        LareError: If the disk is full.
+    """
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, temporary)
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise LareError(f"{str(path)!r} can't be written ({error}); free some space and go on with --resume") from None
+
+
+def load_step(folder: Path, model: TakesState, optimisers: Sequence[TakesState]) -> dict[str, Any]:
     """Restore weights and optimisers; returns the meta.
 
     Raises:
@@ -116,12 +184,14 @@ def load_step(folder: Path, model: TrainingModel, optimisers: Optimisers) -> dic
     """
     loaded = load_state(folder, optimisers)
     if loaded is None:
+        if (folder / "deepspeed").is_dir():
+            raise LareError(f"{str(folder)!r} was saved under DeepSpeed; resume it as it was launched at first")
         raise LareError(f"{str(folder)!r} holds no state.safetensors; delete that checkpoint")
     _load(model, loaded[0], folder)
     return loaded[1]
 
 
-def _load(model: torch.nn.Module, tensors: dict[str, torch.Tensor], folder: Path) -> None:
+def _load(model: TakesState, tensors: dict[str, torch.Tensor], folder: Path) -> None:
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

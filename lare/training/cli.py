@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from datetime import timedelta
 from pathlib import Path
 
 import yaml
@@ -121,16 +120,12 @@ def _launch(config: RunConfig) -> int:
 
 
 def _train(config: RunConfig) -> int:
-    import torch
-    from accelerate import Accelerator, InitProcessGroupKwargs
-
     from lare.training.precision import slow
     from lare.training.prepare import Prepared
+    from lare.training.sharding import make_accelerator
     from lare.training.trainer import Trainer
 
-    # One process may make features for an hour while the others wait.
-    patience = InitProcessGroupKwargs(timeout=timedelta(hours=12))
-    accelerator = Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[patience])
+    accelerator = make_accelerator()
     with accelerator.main_process_first():
         prepared = Prepared(config)
         prepared.files()

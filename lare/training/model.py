@@ -63,6 +63,10 @@ class TrainingModel(nn.Module):
         shared_dim: Width of the alignment's shared space; 0 leaves the heads out.
         image: Image reconstruction; None leaves it out.
         precision: ``bf16`` runs the forward pass under autocast, ``fp32`` does not.
+
+    Attributes:
+        whole_graph: Use each part in every pass, with a weight of zero if no row needs it: processes that share a
+            sharded model wait for one another's use of each.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class TrainingModel(nn.Module):
         self.alignment = AlignmentHeads(width, width, shared_dim) if shared_dim else None
         self.image = image
         self.precision = precision
+        self.whole_graph = False
 
     def forward(
         self, batch: MicroBatch, weights: Mapping[str, float], draws: Draws | None = None, vectors_only: bool = False
@@ -166,9 +171,11 @@ class TrainingModel(nn.Module):
         """Eq. 7 on the rows that carry it: the crop of one iteration's window from that iteration's latents."""
         assert self.image is not None and out.thoughts is not None and batch.pictures is not None
         assert draws.noise is not None and draws.timesteps is not None
-        chosen = draws.carried.nonzero().squeeze(1)
+        chosen, weight = draws.carried.nonzero().squeeze(1), 1.0
         if not len(chosen):
-            return out.thoughts.latents.sum() * 0.0
+            if not self.whole_graph:
+                return out.thoughts.latents.sum() * 0.0
+            chosen, weight = draws.carried.new_zeros(1, dtype=torch.long), 0.0
         thoughts, per_image = out.thoughts, batch.rows // len(batch.pictures)
         step, corners = choose_crop(thoughts.windows[chosen], draws.pick[chosen])
         pictures = batch.pictures[chosen // per_image].float() / 127.5 - 1.0
@@ -177,4 +184,4 @@ class TrainingModel(nn.Module):
             crops = crop_windows(pictures, corners, side, self.lare.config.grid, self.image.size)
             x0 = image_features(self.image.tokenizer, crops)
         total, _ = self.image.loss(thoughts.latents[chosen, step], x0, draws.noise[chosen], draws.timesteps[chosen])
-        return total
+        return total * weight

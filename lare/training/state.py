@@ -6,19 +6,30 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lare.errors import LareError
 
-Optimisers = Sequence[torch.optim.Optimizer]
+
+class HasState(Protocol):
+    """A module, an optimiser, or what stands for one that is sharded."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its state, whole."""
 
 
-def _flatten_optimisers(optimisers: Optimisers) -> tuple[dict[str, Tensor], list[Any]]:
+class TakesState(Protocol):
+    """A module, an optimiser, or what stands for one that is sharded."""
+
+    def load_state_dict(self, content: dict[str, Any], /) -> Any:
+        """Take over a whole state."""
+
+
+def _flatten_optimisers(optimisers: Sequence[HasState]) -> tuple[dict[str, Tensor], list[Any]]:
     tensors, groups = {}, []
     for number, optimiser in enumerate(optimisers):
         saved = optimiser.state_dict()
@@ -30,7 +41,7 @@ def _flatten_optimisers(optimisers: Optimisers) -> tuple[dict[str, Tensor], list
     return tensors, groups
 
 
-def save_state(folder: Path, model: Mapping[str, Tensor], optimisers: Optimisers, meta: dict[str, Any]) -> None:
+def save_state(folder: Path, model: Mapping[str, Tensor], optimisers: Sequence[HasState], meta: dict[str, Any]) -> None:
     """Write ``state.safetensors`` (model and optimisers) and ``state.json`` (`meta`) into `folder`.
 
     The JSON rides inside the tensor file as well, so that the two never disagree after a kill between two renames.
@@ -53,7 +64,7 @@ def save_state(folder: Path, model: Mapping[str, Tensor], optimisers: Optimisers
         raise LareError(f"cannot write the training state to {folder} ({error}); free some space") from error
 
 
-def load_state(folder: Path, optimisers: Optimisers) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+def load_state(folder: Path, optimisers: Sequence[TakesState]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Restore the optimisers, unless training is done, and return (model tensors, meta); None if there is no state.
 
     Raises:

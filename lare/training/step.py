@@ -8,10 +8,9 @@ the second pass carries the pull on into the parameters. With one micro-batch a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -22,10 +21,7 @@ from lare.semantics.alignment import Aligned, alignment_loss
 from lare.training.batch import Draws, MicroBatch
 from lare.training.model import StepOutput
 
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-
-__all__ = ["StepResult", "counts", "run_step"]
+__all__ = ["StepResult", "counts", "fill_gradients", "run_step"]
 
 
 @dataclass
@@ -77,7 +73,7 @@ def run_step(
     weights: Mapping[str, float],
     draws: Sequence[Draws],
     temperature: float,
-    accelerator: Accelerator | None = None,
+    backward: Callable[[Tensor, bool], None] | None = None,
 ) -> StepResult:
     """Leave the gradients of one update in the parameters.
 
@@ -87,8 +83,8 @@ def run_step(
         weights: Weight of each loss but L_lm.
         draws: Each micro-batch's random numbers.
         temperature: Of the alignment.
-        accelerator: Runs the backward passes of a model that it has wrapped (FSDP, DeepSpeed), which averages gradients
-            over processes; None sums them here.
+        backward: Runs the backward passes of a sharded model (FSDP, DeepSpeed), told which is the last, and averages
+            gradients over processes; None sums them here.
 
     Returns:
         The losses of the whole global batch.
@@ -97,7 +93,7 @@ def run_step(
         LareError: If a loss is not finite; it names the samples.
     """
     divisors = counts(batches, weights, draws)
-    factor = 1 if accelerator is None else _processes()
+    factor = 1 if backward is None else _processes()
     scale = {name: factor * ({"lm": 1.0} | dict(weights))[name] / max(1, n) for name, n in divisors.items()}
     aligner = _Aligner(batches, scale["alignment"], temperature) if divisors["alignment"] else None
     if aligner is not None and len(batches) > 1:
@@ -112,31 +108,39 @@ def run_step(
         if aligner is not None and out.aligned is not None:
             loss = loss + aligner.loss(out.aligned, number)
         _check_finite(loss, out, batch)
-        _backward(loss, model, accelerator, last=number + 1 == len(batches))
+        if backward is None:
+            loss.backward()
+        else:
+            backward(loss, number + 1 == len(batches))
         right += out.right
         for name, value in out.sums.items():
             sums[name] += float(value.detach())
-    if accelerator is None:
+    if backward is None:
         _sum_gradients(model)
     if aligner is not None:
         sums["alignment"] = aligner.total
     return _result(sums, divisors, weights, right, batches)
 
 
-def _backward(loss: Tensor, model: Any, accelerator: Accelerator | None, last: bool) -> None:
-    if accelerator is None:
-        loss.backward()
-        return
-    with nullcontext() if last else accelerator.no_sync(model):
-        accelerator.backward(loss)
+def fill_gradients(model: nn.Module) -> list[nn.Parameter]:
+    """Give zeros to parameters that this update did not use, and return all that train.
+
+    An optimiser passes over a parameter without gradient, decay and momentum too. Whether an update uses a part depends
+    on the rows that a process has; what the part then does must not.
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    return parameters
 
 
 def _sum_gradients(model: nn.Module) -> None:
-    """Add up gradients over processes in one all-reduce; a parameter that this update did not use counts as zero."""
+    """Add up gradients over processes in one all-reduce."""
+    parameters = fill_gradients(model)
     if _processes() == 1:
         return
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
+    flat = torch.cat([parameter.grad.flatten() for parameter in parameters if parameter.grad is not None])
     dist.all_reduce(flat)
     for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
         parameter.grad = part.view_as(parameter)

@@ -4,8 +4,7 @@ What an update does depends on nothing but the weights, the optimisers and its n
 random windows come from generators that are seeded by the run's seed and that number. So a run that is killed and
 resumed ends in the very weights of one that was not.
 
-Processes work on shares of each batch and add their gradients up in one all-reduce; models that are sharded (FSDP,
-DeepSpeed) are wrapped by accelerate instead.
+Processes work on shares of each batch; how the weights lie in them is told in `lare.training.sharding`.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from torch import nn
 from tqdm import tqdm
 
 from lare.errors import LareError
@@ -32,16 +30,15 @@ from lare.training.checkpoints import (
     latest,
     load_final,
     load_start,
-    load_step,
     read_meta,
     save_final,
-    save_step,
 )
 from lare.training.config import RunConfig, StageConfig
 from lare.training.loader import Split, StageBatches, batch_loader
 from lare.training.log import RunLog
 from lare.training.model import TrainingModel
 from lare.training.optim import make_optimisers, set_rates
+from lare.training.sharding import FullyShard, Whole, check_sharded, launched_as
 from lare.training.stages import freeze_all_but, parts_of
 from lare.training.step import StepResult, run_step
 
@@ -104,9 +101,9 @@ class Trainer:
     ) -> None:
         self.config, self.model, self.processor, self.plan = config, model, processor, plan
         self.accelerator = accelerator or Accelerator(cpu=not torch.cuda.is_available())
-        self.sharded = str(self.accelerator.distributed_type).rpartition(".")[2] in ("FSDP", "DEEPSPEED")
-        if self.sharded and config.optimiser.matrices == "muon":
-            raise LareError("optimiser.matrices muon needs whole matrices; give adamw with FSDP or DeepSpeed")
+        self.launch = launched_as(self.accelerator)
+        if self.launch != "whole":
+            check_sharded(config.optimiser, config.validate_every)
         self.out = Path(config.out)
         self.stop = False
         self.parent: str | None = None
@@ -136,19 +133,37 @@ class Trainer:
         checkpoint = latest(folder)
         if checkpoint is None:
             self.plan.enter(stage, before)
-        named = freeze_all_but(self.model, parts_of(stage))
-        optimisers = make_optimisers(named, stage, self.config.optimiser)
         split = Split(self.accelerator.process_index, self.accelerator.num_processes, stage.micro_batch)
         batches = self.plan.batches(stage, number, split)
         steps = max(1, (stage.samples or batches.samples) // stage.batch)
         meta = self._meta(number, stage, before, batches, steps)
         seconds, first = 0.0, 0
         if checkpoint is not None:
-            saved = load_step(checkpoint, self.model, optimisers)
+            saved = read_meta(checkpoint)
             _check_resume(saved, meta, checkpoint)
             first, seconds = int(saved["step"]), float(saved["seconds"])
-        run = _StageRun(self, number, stage, folder, named, optimisers, meta, steps)
+        sharding = self._begin(stage, folder, checkpoint is None)
+        if checkpoint is not None:
+            sharding.load(checkpoint)
+        run = _StageRun(self, sharding, number, stage, folder, meta, steps)
         return run.train(batch_loader(batches, first, steps, self.config.workers), first, seconds)
+
+    def _begin(self, stage: StageConfig, folder: Path, fresh: bool) -> Whole:
+        """Freeze what the stage does not train, lay the weights out, make its optimisers."""
+        sharding: Whole
+        if self.launch == "deepspeed":
+            from lare.training.zero import Zero
+
+            sharding = Zero(self.accelerator, self.model, stage, self.config.optimiser.clip, folder, fresh)
+        else:
+            sharding = (FullyShard if self.launch == "fsdp" else Whole)(self.accelerator, self.model)
+
+        def make() -> list[torch.optim.Optimizer]:
+            return make_optimisers(freeze_all_but(self.model, parts_of(stage)), stage, self.config.optimiser)
+
+        freeze_all_but(self.model, parts_of(stage))  # sharded weights have to be born that way
+        sharding.begin(make)
+        return sharding
 
     def _meta(
         self, number: int, stage: StageConfig, before: StageConfig | None, batches: StageBatches, steps: int
@@ -198,38 +213,22 @@ def _check_resume(saved: dict[str, Any], meta: dict[str, Any], checkpoint: Path)
             )
 
 
-def _tell_deepspeed(accelerator: Accelerator, stage: StageConfig) -> None:
-    """DeepSpeed wants to know the rows of a pass; it would read them off a data loader, of which it is given none."""
-    plugin = getattr(accelerator.state, "deepspeed_plugin", None)
-    if plugin is None:
-        return
-    rows = stage.micro_batch or stage.batch // accelerator.num_processes
-    sizes = {"train_micro_batch_size_per_gpu": rows, "train_batch_size": rows * accelerator.num_processes}
-    plugin.deepspeed_config.update(sizes)
-
-
 class _StageRun:
     """The updates of one stage."""
 
     def __init__(
         self,
         trainer: Trainer,
+        sharding: Whole,
         number: int,
         stage: StageConfig,
         folder: Path,
-        named: list[tuple[str, nn.Parameter]],
-        optimisers: list[torch.optim.Optimizer],
         meta: dict[str, Any],
         steps: int,
     ) -> None:
         self.trainer, self.config, self.number, self.stage = trainer, trainer.config, number, stage
-        self.folder, self.optimisers, self.meta, self.steps = folder, optimisers, meta, steps
-        self.parameters = [parameter for _, parameter in named]
+        self.sharding, self.folder, self.meta, self.steps = sharding, folder, meta, steps
         self.weights = trainer.config.weights(stage)
-        self.wrapped: Any = trainer.model
-        if trainer.sharded:
-            _tell_deepspeed(trainer.accelerator, stage)
-            self.wrapped, *self.optimisers = trainer.accelerator.prepare(trainer.model, *optimisers)
 
     def train(self, loader: Iterator[list[MicroBatch]], first: int, seconds: float) -> bool:
         """Make updates `first` to the last; False when the run was stopped on the way."""
@@ -267,36 +266,30 @@ class _StageRun:
         trainer, model = self.trainer, self.trainer.model
         device = trainer.accelerator.device
         torch.manual_seed(self.config.seed + 1_000_003 * step + self.number)  # for dropout, where a decoder has any
-        factor = set_rates(self.optimisers, step, self.steps, self.stage, self.config.optimiser)
-        for optimiser in self.optimisers:
+        optimisers = self.sharding.optimisers
+        factor = set_rates(optimisers, step, self.steps, self.stage, self.config.optimiser)
+        for optimiser in optimisers:
             optimiser.zero_grad(set_to_none=True)
         everything = make_draws(self.config, model, self.number, step, self.stage.batch)
         draws = [everything.slice(batch.start, batch.rows).to(device) for batch in batches]
         moved = [batch.to(device) for batch in batches]
         result = run_step(
-            self.wrapped,
+            self.sharding.wrapped,
             moved,
             self.weights,
             draws,
             self.config.losses.temperature,
-            trainer.accelerator if trainer.sharded else None,
+            self.sharding.backward,
         )
-        norm = self._clip()
+        norm = self.sharding.clip(self.config.optimiser.clip)
         if not torch.isfinite(torch.tensor(norm)):
             samples = ", ".join(batch.where[0] for batch in batches)
             raise LareError(
                 f"the gradient of update {step} in stage {self.stage.name} is not finite (samples {samples} and those "
                 "after them); lower the learning rate, or go on from the last checkpoint in fp32"
             )
-        for optimiser in self.optimisers:
-            optimiser.step()
+        self.sharding.step()
         return result, norm, factor
-
-    def _clip(self) -> float:
-        limit = self.config.optimiser.clip
-        if self.trainer.sharded:
-            return float(self.trainer.accelerator.clip_grad_norm_(self.parameters, limit))
-        return float(nn.utils.clip_grad_norm_(self.parameters, limit))
 
     def _record(self, log: RunLog, step: int, result: StepResult, norm: float, factor: float, elapsed: float) -> None:
         done, config = step + 1 == self.steps, self.config
@@ -316,23 +309,16 @@ class _StageRun:
         return self.meta | {"step": step, "samples": step * self.stage.batch, "seconds": seconds, "done": done}
 
     def _save(self, step: int, seconds: float) -> None:
-        if self.trainer.sharded:
-            self.trainer.accelerator.save_state(str(self.folder / "sharded"))
-        if self.trainer.main and not self.trainer.sharded:
-            save_step(
-                self.folder, step, self.trainer.model, self.optimisers, self._progress(step, seconds), self.config.keep
-            )
+        self.sharding.save(self.folder, step, self._progress(step, seconds), self.config.keep)
         self.trainer.accelerator.wait_for_everyone()
 
     def _finish(self, seconds: float) -> None:
         trainer = self.trainer
+        self.sharding.end()
         if trainer.main:
             save_final(self.folder, trainer.model, trainer.processor, self._progress(self.steps, seconds))
+        self.sharding.clean()
         trainer.accelerator.wait_for_everyone()
-        if hasattr(self.wrapped, "destroy"):
-            # DeepSpeed's engine: accelerate would run the next stage's backward passes through this one.
-            self.wrapped.destroy()
-            trainer.accelerator.free_memory()
 
 
 def _postfix(result: StepResult, speed: float) -> str:
