@@ -28,6 +28,7 @@ import numpy.typing as npt
 
 from lare.errors import LareError
 from lare.files import save_text
+from lare.training.checkpoints import file_hash, read_meta
 from lare.training.rows import RowRun, read_rows, train_rows
 from lare_eval.passes import evaluate_pass, random_windows
 
@@ -168,6 +169,33 @@ def _ask(row: RefocusRow, seed: int, limit: int | None) -> dict[str, Any]:
     return json.loads(cache.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
 
+def _begun_with(row: RefocusRow, seed: int) -> str | None:
+    """Hash of the weights that a row's run began with."""
+    run = _run(row, seed)
+    metas = [read_meta(path.parent) for path in run.out.glob("*/final/meta.json")]
+    found: str | None = min(metas, key=lambda meta: int(meta["number"]))["parent"]
+    return found
+
+
+def _kept(
+    earlier: Sequence[Mapping[str, Any]], done: Sequence[tuple[str, int]], start: str | None
+) -> list[Mapping[str, Any]]:
+    """Rows of an earlier call that this one does not make anew.
+
+    Raises:
+        LareError: If they began with other weights than `start`.
+    """
+    kept = [one for one in earlier if (one["name"], one["seed"]) not in done]
+    _check_start(kept, start, "rows.json holds rows that", "give --out another folder")
+    return kept
+
+
+def _check_start(rows: Sequence[Mapping[str, Any]], start: str | None, what: str, mend: str) -> None:
+    foreign = sorted({one["name"] for one in rows if one.get("start") != start})
+    if foreign:
+        raise LareError(f"{what} began with other weights ({', '.join(foreign)}) can't be compared with these; {mend}")
+
+
 def _time(rows: Sequence[RefocusRow], target: Path) -> None:
     """Time answers of the rows that `target` has, and write the milliseconds beside their other costs."""
     from lare.training.run_file import load_run_config
@@ -226,15 +254,24 @@ def run(options: argparse.Namespace) -> None:
         _time(rows, target)
         return
     jobs = [(row, seed) for seed in options.seeds for row in rows]
+    earlier, names = _read(target)["rows"], [(row.name, seed) for row, seed in jobs]
+    _kept(earlier, names, _first_weights())  # before hours of training
     if not options.no_train:
         train_rows([_run(*job) for job in jobs], options.at_once)
     done = [job for job in jobs if _run(*job).trained]
     if not done:
         raise LareError(f"no trained rows under {RUNS}; leave --no-train out")
-    content = [_ask(row, seed, options.limit) for row, seed in tqdm(done, desc="asked", unit="run")]
-    clocks = {row["name"]: _milliseconds(row) for row in _read(target)["rows"]}
+    content = [
+        _ask(row, seed, options.limit) | {"start": _begun_with(row, seed)}
+        for row, seed in tqdm(done, desc="asked", unit="run")
+    ]
+    start = content[0]["start"]
+    _check_start(content, start, f"rows under {RUNS} that", "move their folders away, or name --rows of one start")
+    kept = _kept(earlier, [(row.name, seed) for row, seed in done], start)
+    clocks = {row["name"]: _milliseconds(row) for row in earlier}
     for one in content:
         one["costs"] |= clocks.get(one["name"], {})
+    content = sorted([*content, *kept], key=_order)
     options.out.mkdir(parents=True, exist_ok=True)
     save_text(target, json.dumps({"rows": content}, separators=(",", ":")))
     for one in content:
@@ -246,6 +283,21 @@ def run(options: argparse.Namespace) -> None:
             + (f"  looks hit {100 * hits:.0f} % (chance {100 * one['costs']['hit_chance']:.0f})" if hits else "")
         )
     print(f"rows: {target}; next: python analysis/ablation.py --rows {target}")
+
+
+def _first_weights() -> str | None:
+    """Hash of the weights that rows begin with; None when they are not there."""
+    from lare.training.run_file import load_run_config
+
+    start = load_run_config(BASE).start
+    path = Path(str(start)) / "final" / "model.safetensors"
+    return file_hash(path) if path.is_file() else None
+
+
+def _order(row: Mapping[str, Any]) -> tuple[int, int]:
+    """As in the file of rows, seed by seed; rows that the file has no more come last."""
+    names = [one.name for one in load_rows()]
+    return names.index(row["name"]) if row["name"] in names else len(names), int(row["seed"])
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
-from transformers.integrations import unset_hf_deepspeed_config
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from lare.errors import LareError
 from lare.training.checkpoints import load_step, save_step
@@ -87,8 +87,8 @@ class Whole:
 
     def clip(self, limit: float) -> float:
         """Clip the gradient behind the last backward pass; returns its norm over all processes before that."""
-        norm: Any = nn.utils.clip_grad_norm_(fill_gradients(self.model), limit)
-        return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+        norm = nn.utils.clip_grad_norm_(fill_gradients(self.model), limit)
+        return float(_full(norm))
 
     def step(self) -> None:
         """Make the update."""
@@ -175,7 +175,7 @@ class FullyShard(Whole):
     def end(self) -> None:
         """Put whole weights in the place of shares."""
         self.wrapped.reshard()
-        replace_parameters(self.model, lambda p: p.detach().full_tensor() if isinstance(p, DTensor) else p.detach())
+        replace_parameters(self.model, lambda parameter: _full(parameter.detach()))
         self.model.whole_graph = False
         self.wrapped = self.model
 
@@ -203,6 +203,10 @@ def replace_parameters(model: nn.Module, value: Callable[[nn.Parameter], Tensor]
             module.register_parameter(name, made[id(parameter)])
 
 
+def _full(value: Any) -> Any:
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
 class _Gathered:
     """The state of a sharded model or optimiser, whole and in the main process's CPU memory; made by all processes."""
 
@@ -217,8 +221,8 @@ def _gather(value: Any, keep: bool) -> Any:
     if isinstance(value, dict):
         return {key: _gather(one, keep) for key, one in value.items()}
     if isinstance(value, DTensor):
-        value = value.full_tensor()
-        return value.cpu() if keep else None
+        whole = _full(value)  # every process sends its share
+        return whole.cpu() if keep else None
     return value
 
 

@@ -12,7 +12,7 @@ from lare.errors import LareError
 from lare.methods import load_method
 from lare.trace import AnswerRecord, TraceReader, TraceWriter
 from lare.training.run_file import load_run_config
-from lare_eval import refocus_time
+from lare_eval import refocus, refocus_time
 from lare_eval.refocus import BASE, ROWS, hit_rates, load_rows, main, multiply_adds
 
 ROOT = Path(__file__).parents[2]
@@ -124,3 +124,43 @@ def test_times_are_written_beside_the_other_costs_and_stay_there(tmp_path, monke
     assert [row["costs"] for row in found] == [costs | {"ms_batch1": 10.0, "ms_batch16": 2.0}] * 2
     assert main(["--time", "--out", str(tmp_path / "empty")]) == 2
     assert "no rows to time" in capsys.readouterr().err
+
+
+def test_rows_of_other_first_weights_are_not_mixed_and_not_lost(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    old = {"scores": {"task": {"0": 1.0}}, "scenes": {}, "costs": {"multiply_adds": 1e6, "ms_batch1": 9.0}}
+    rows = [{"name": "lm", "seed": seed, "start": "one", **old} for seed in (1, 0)]
+    target = tmp_path / "rows.json"
+    target.write_text(json.dumps({"rows": rows}))
+    monkeypatch.setattr(refocus, "_first_weights", lambda: "another")
+    before = target.read_bytes()
+    assert main(["--rows", "fine", "--out", str(tmp_path)]) == 2  # said before anything is trained
+    assert "began with other weights (lm) can't be compared" in capsys.readouterr().err
+    assert target.read_bytes() == before
+
+    monkeypatch.setattr(refocus, "_first_weights", lambda: "one")
+    monkeypatch.setattr(refocus, "_begun_with", lambda row, seed: "one")
+    monkeypatch.setattr(refocus, "_ask", lambda row, seed, limit: {"name": row.name, "seed": seed, "title": "", **old})
+    monkeypatch.setattr(refocus, "RUNS", tmp_path)
+    for name in ("fine-0", "lm-0"):
+        (tmp_path / name / "IV" / "final").mkdir(parents=True)
+        (tmp_path / name / "IV" / "final" / "meta.json").write_text("{}")
+    assert main(["--rows", "fine", "lm", "--no-train", "--out", str(tmp_path)]) == 0
+    found = json.loads(target.read_text())["rows"]
+    assert [(row["name"], row["seed"], row["start"]) for row in found] == [
+        ("fine", 0, "one"),
+        ("lm", 0, "one"),
+        ("lm", 1, "one"),
+    ]
+    monkeypatch.setattr(refocus, "_begun_with", lambda row, seed: {"fine": "one", "lm": "two"}[row.name])
+    assert main(["--rows", "fine", "lm", "--no-train", "--out", str(tmp_path)]) == 2
+    assert "that began with other weights (lm)" in capsys.readouterr().err
+
+
+def test_a_row_knows_the_weights_that_it_began_with(tmp_path, monkeypatch):
+    monkeypatch.setattr(refocus, "RUNS", tmp_path)
+    for number, (stage, parent) in enumerate((("II", "first"), ("IV", "second"))):
+        (tmp_path / "fine-3" / stage / "final").mkdir(parents=True)
+        meta = {"number": number, "parent": parent}
+        (tmp_path / "fine-3" / stage / "final" / "meta.json").write_text(json.dumps(meta))
+    assert refocus._begun_with(refocus.RefocusRow("fine", ""), 3) == "first"
