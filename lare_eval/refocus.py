@@ -178,8 +178,8 @@ def _begun_with(row: RefocusRow, seed: int) -> str | None:
 
 
 def _kept(
-    earlier: Sequence[Mapping[str, Any]], done: Sequence[tuple[str, int]], start: str | None
-) -> list[Mapping[str, Any]]:
+    earlier: Sequence[dict[str, Any]], done: Sequence[tuple[str, int]], start: str | None
+) -> list[dict[str, Any]]:
     """Rows of an earlier call that this one does not make anew.
 
     Raises:
