@@ -45,9 +45,9 @@ def launched(rank: int, port: int, launch: dict[str, str]) -> Accelerator:
 
 
 def config_of(out: Path | str) -> RunConfig:
-    """Each stage's batch of 16 in passes of 4 rows."""
+    """Two updates a stage, each batch of 16 in passes of 4 rows."""
     config = run_config(out)
-    return replace(config, stages=tuple(replace(stage, micro_batch=4) for stage in config.stages))
+    return replace(config, stages=tuple(replace(stage, micro_batch=4, samples=32) for stage in config.stages))
 
 
 # One update ---------------------------------------------------------------------------------------------------------
@@ -75,36 +75,38 @@ CARRIED = (16, 2, 0)
 
 
 @pytest.fixture(scope="module")
-def updates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("updates")
-    run_processes(__file__, "_updates", 2, str(folder))
+def fsdp(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes under FSDP left: updates, a run, and one that was killed and resumed."""
+    folder = tmp_path_factory.mktemp("fsdp")
+    run_processes(__file__, "_fsdp", 2, str(folder))
     return folder
 
 
-@pytest.mark.parametrize("carried", CARRIED)
-def test_gradients_under_fsdp_are_those_of_one_process(updates: Path, carried: int) -> None:
-    """Also where no row of the second process, or none at all, carries a loss."""
-    model, accelerator = tiny_model(), Accelerator(cpu=True)
-    expected = update(accelerator, Whole(accelerator, model), model, Split(0, 1, 4), carried)
-    assert bool(expected["gradients"]["image.project.weight"].any()) == (carried > 0)
-    for rank in range(2):
-        found = torch.load(updates / f"{carried}-{rank}.pt", weights_only=True)
-        assert found["losses"] == pytest.approx(expected["losses"], rel=1e-5)
-        assert found["norm"] == pytest.approx(expected["norm"], rel=1e-5)
-        assert found["gradients"].keys() == expected["gradients"].keys()
-        for name, gradient in expected["gradients"].items():
-            torch.testing.assert_close(found["gradients"][name], gradient, rtol=1e-5, atol=1e-6, msg=name)
-
-
-def _updates(rank: int, port: int, folder: str) -> None:
+def _fsdp(rank: int, port: int, folder: str) -> None:
     accelerator = launched(rank, port, FSDP)
+    assert launched_as(accelerator) == "fsdp"
     for carried in CARRIED:
         model = tiny_model()
         found = update(accelerator, FullyShard(accelerator, model), model, Split(rank, 2, 4), carried)
         own = sum(p.to_local().numel() for p in model.parameters() if hasattr(p, "to_local"))
         assert 0 < own < 0.6 * sum(p.numel() for p in model.parameters())
         torch.save(found, f"{folder}/{carried}-{rank}.pt")
-    dist.destroy_process_group()
+    train_twice(accelerator, Path(folder))
+
+
+@pytest.mark.parametrize("carried", CARRIED)
+def test_gradients_under_fsdp_are_those_of_one_process(fsdp: Path, carried: int) -> None:
+    """Also where no row of the second process, or none at all, carries a loss."""
+    model, accelerator = tiny_model(), Accelerator(cpu=True)
+    expected = update(accelerator, Whole(accelerator, model), model, Split(0, 1, 4), carried)
+    assert bool(expected["gradients"]["image.project.weight"].any()) == (carried > 0)
+    for rank in range(2):
+        found = torch.load(fsdp / f"{carried}-{rank}.pt", weights_only=True)
+        assert found["losses"] == pytest.approx(expected["losses"], rel=1e-5)
+        assert found["norm"] == pytest.approx(expected["norm"], rel=1e-5)
+        assert found["gradients"].keys() == expected["gradients"].keys()
+        for name, gradient in expected["gradients"].items():
+            torch.testing.assert_close(found["gradients"][name], gradient, rtol=1e-5, atol=1e-6, msg=name)
 
 
 # Whole runs ---------------------------------------------------------------------------------------------------------
@@ -134,12 +136,10 @@ def train(out: Path | str, accelerator: Accelerator) -> None:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(fsdp: Path) -> Path:
     """``one``: a run of one process. ``two``: under FSDP. ``again``: that, killed in stage III and resumed."""
-    folder = tmp_path_factory.mktemp("runs")
-    train(folder / "one", Accelerator(cpu=True))
-    run_processes(__file__, "_runs", 2, str(folder))
-    return folder
+    train(fsdp / "one", Accelerator(cpu=True))
+    return fsdp
 
 
 def killed(run: Path, copy: Path) -> None:
@@ -147,13 +147,7 @@ def killed(run: Path, copy: Path) -> None:
     shutil.copytree(run, copy)
     shutil.rmtree(copy / "IV")
     shutil.rmtree(copy / "III" / "final")
-    assert (copy / "III" / "step-00000003" / "meta.json").is_file()
-
-
-def _runs(rank: int, port: int, folder: str) -> None:
-    accelerator = launched(rank, port, FSDP)
-    assert launched_as(accelerator) == "fsdp"
-    train_twice(accelerator, Path(folder))
+    assert (copy / "III" / "step-00000001" / "meta.json").is_file()
 
 
 def train_twice(accelerator: Accelerator, folder: Path) -> None:
