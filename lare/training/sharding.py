@@ -152,7 +152,7 @@ class FullyShard(Whole):
             _Shell(self.model),
             mesh=init_device_mesh(kind, (processes,)),
             reshard_after_forward=bool(self.plugin.reshard_after_forward),
-            mp_policy=MixedPrecisionPolicy(param_dtype=half, reduce_dtype=None if half is None else torch.float32),
+            mp_policy=MixedPrecisionPolicy(param_dtype=half, reduce_dtype=half),
         )
         self.optimisers = make()
 
