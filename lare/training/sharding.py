@@ -126,7 +126,8 @@ class FullyShard(Whole):
     without passing its output, where FSDP waits to gather that layer's weights.
 
     Raises:
-        LareError: If the launch asks for FSDP1, smaller groups or activation checkpointing, which would drop the cache.
+        LareError: If the launch asks for what this does not do: FSDP1, smaller groups, activation checkpointing, which
+            would drop the cache, weights in CPU memory, fp16.
     """
 
     def __init__(self, accelerator: Accelerator, model: TrainingModel) -> None:
@@ -134,10 +135,13 @@ class FullyShard(Whole):
         self.backward = self._backward
         self.plugin = FullyShardedDataParallelPlugin()
         policy = os.environ.get("FSDP_AUTO_WRAP_POLICY", "NO_WRAP")
+        offload = os.environ.get("FSDP_OFFLOAD_PARAMS", "false").lower() == "true"
         for wrong, mend in (
             (self.plugin.fsdp_version != 2, "fsdp_version: 2"),
             (policy != "NO_WRAP", "fsdp_auto_wrap_policy: NO_WRAP"),
             (self.plugin.activation_checkpointing, "fsdp_activation_checkpointing: false"),
+            (offload, "fsdp_offload_params: false"),
+            (accelerator.mixed_precision not in ("no", "bf16"), "mixed_precision: bf16, or no"),
         ):
             if wrong:
                 raise LareError(f"FSDP: LaRe needs {mend}; see lare/configs/accelerate/fsdp.yaml")

@@ -210,12 +210,15 @@ def test_a_run_goes_on_under_another_launch(runs: Path, tmp_path: Path) -> None:
         ("FSDP_VERSION", "1", "fsdp_version: 2"),
         ("FSDP_AUTO_WRAP_POLICY", "TRANSFORMER_BASED_WRAP", "NO_WRAP"),
         ("FSDP_ACTIVATION_CHECKPOINTING", "true", "fsdp_activation_checkpointing: false"),
+        ("FSDP_OFFLOAD_PARAMS", "true", "fsdp_offload_params: false"),
+        ("ACCELERATE_MIXED_PRECISION", "fp16", "mixed_precision: bf16"),
     ],
 )
 def test_fsdp_that_would_break_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str, mend: str) -> None:
     for key, given in (FSDP | {name: value}).items():
         monkeypatch.setenv(key, given)
-    accelerator: Any = SimpleNamespace(is_main_process=True)
+    precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    accelerator: Any = SimpleNamespace(is_main_process=True, mixed_precision=precision)
     with pytest.raises(LareError, match=mend):
         FullyShard(accelerator, tiny_model())
 
