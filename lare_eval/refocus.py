@@ -262,7 +262,7 @@ def run(options: argparse.Namespace) -> None:
     if not done:
         raise LareError(f"no trained rows under {RUNS}; leave --no-train out")
     content = [
-        _ask(row, seed, options.limit) | {"start": _begun_with(row, seed)}
+        _ask(row, seed, options.limit) | {"title": row.title, "start": _begun_with(row, seed)}
         for row, seed in tqdm(done, desc="asked", unit="run")
     ]
     start = content[0]["start"]
