@@ -38,6 +38,7 @@ def chromium() -> Iterator[Any]:
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    driver.set_script_timeout(110)  # axe takes half a minute for the longest page, and more beside other tests
     try:
         yield driver
     finally:
