@@ -44,7 +44,6 @@ __all__ = [
     "read_meta",
     "save_final",
     "save_step",
-    "save_tensors",
 ]
 
 _STEP = "step-"
@@ -74,9 +73,13 @@ def read_meta(folder: Path) -> dict[str, Any]:
     return found
 
 
+def _temporary(stage: Path, name: str) -> Path:
+    return stage / f"{name}.tmp"
+
+
 def _publish(stage: Path, name: str, write: Any) -> Path:
     """Write a folder under a temporary name and rename it; an older one of that name gives way last."""
-    temporary, final = stage / f"{name}.tmp", stage / name
+    temporary, final = _temporary(stage, name), stage / name
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
@@ -131,7 +134,8 @@ def publish_together(
     Args:
         stage: The stage's folder.
         step: Updates made.
-        write: Called by every process with a folder under a temporary name, which is there.
+        write: Called by every process with a folder under a temporary name, which is there; OSError says that it
+            can't be written.
         meta: Written beside it by the main process.
         keep: Checkpoints to keep.
         accelerator: The processes.
@@ -139,41 +143,23 @@ def publish_together(
     Raises:
         LareError: If the disk is full; earlier checkpoints stay.
     """
-    final = stage / f"{_STEP}{step:08d}"
-    temporary, main = final.with_name(f"{final.name}.tmp"), accelerator.is_main_process
-    try:
-        if main:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
+    name = f"{_STEP}{step:08d}"
+
+    def write_share(folder: Path) -> None:
         accelerator.wait_for_everyone()
-        write(temporary)
+        write(folder)
         accelerator.wait_for_everyone()
-        if main:
-            (temporary / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf8")
-            shutil.rmtree(final, ignore_errors=True)
-            os.replace(temporary, final)
-            _drop_old(stage, keep)
-    except (OSError, RuntimeError) as error:
-        # RuntimeError is what torch.save makes of a full disk.
-        raise LareError(
-            f"the checkpoint {str(final)!r} can't be written ({error}); free some space and go on with --resume"
-        ) from None
 
+    if not accelerator.is_main_process:
+        write_share(_temporary(stage, name))
+        return
 
-def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """Write a file of tensors, complete or absent.
+    def write_all(folder: Path) -> None:
+        write_share(folder)
+        (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf8")
 
-    Raises:
-        LareError: If the disk is full.
-    """
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, temporary)
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
-        raise LareError(f"{str(path)!r} can't be written ({error}); free some space and go on with --resume") from None
+    _publish(stage, name, write_all)
+    _drop_old(stage, keep)
 
 
 def load_step(folder: Path, model: TakesState, optimisers: Sequence[TakesState]) -> dict[str, Any]:

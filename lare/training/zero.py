@@ -7,6 +7,7 @@ code that a file may carry: only the classes listed here are made.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,14 +16,14 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lare.errors import LareError
-from lare.training.checkpoints import publish_together, read_meta, save_tensors
+from lare.training.checkpoints import publish_together, read_meta
 from lare.training.config import StageConfig
 from lare.training.model import TrainingModel
 from lare.training.sharding import Make, Whole, replace_parameters
+from lare.training.state import load_state, save_state
 
 __all__ = ["Zero"]
 
@@ -51,7 +52,7 @@ class Zero(Whole):
         fresh: bool = True,
     ) -> None:
         super().__init__(accelerator, model)
-        self.frozen, self.fresh = folder / "frozen.safetensors", fresh
+        self.frozen, self.fresh = folder / "frozen", fresh
         self.half = accelerator.mixed_precision != "no"
         self.backward = self._backward
         self._first = True
@@ -67,7 +68,7 @@ class Zero(Whole):
         """
         if self.half and self.fresh and self.accelerator.is_main_process:
             kept = {n: p.detach().cpu().contiguous() for n, p in self.model.named_parameters() if not p.requires_grad}
-            save_tensors(self.frozen, kept)
+            save_state(self.frozen, kept, [], {})
         self.model.whole_graph = True
         self.wrapped, *self.optimisers = self.accelerator.prepare(self.model, *make())
 
@@ -88,11 +89,18 @@ class Zero(Whole):
         """Nothing to do: the engine made the update behind its last backward pass."""
 
     def save(self, stage: Path, step: int, meta: dict[str, Any], keep: int) -> None:
-        """Write DeepSpeed's files, each process its own."""
+        """Write DeepSpeed's files, each process its own.
+
+        Raises:
+            LareError: If the disk is full; earlier checkpoints stay.
+        """
         meta = meta | {"processes": self.accelerator.num_processes}
 
         def write(folder: Path) -> None:
-            self.wrapped.save_checkpoint(str(folder), tag=_TAG)
+            try:
+                self.wrapped.save_checkpoint(str(folder), tag=_TAG)
+            except RuntimeError as error:  # what torch.save makes of a full disk
+                raise OSError(str(error)) from error
 
         publish_together(stage, step, write, meta, keep, self.accelerator)
 
@@ -122,7 +130,7 @@ class Zero(Whole):
 
     def end(self) -> None:
         """Gather the weights, let the engine go, and put whole weights in the place of shares."""
-        kept = load_file(self.frozen) if self.half else {}
+        kept = self._kept() if self.half else {}
         values = {
             id(parameter): kept[name].to(parameter.device) if name in kept else _whole(parameter)
             for name, parameter in self.model.named_parameters()
@@ -134,10 +142,16 @@ class Zero(Whole):
         self.model.whole_graph = False
         self.wrapped = self.model
 
+    def _kept(self) -> dict[str, Tensor]:
+        found = load_state(self.frozen, [])
+        if found is None:
+            raise LareError(f"{str(self.frozen)!r} is gone, which holds the frozen weights; train the stage again")
+        return found[0]
+
     def clean(self) -> None:
         """Drop the frozen weights that were kept."""
         if self.accelerator.is_main_process:
-            self.frozen.unlink(missing_ok=True)
+            shutil.rmtree(self.frozen, ignore_errors=True)
 
 
 def _forget_gradients(engine: Any) -> None:

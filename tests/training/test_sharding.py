@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
+from filelock import FileLock
 from safetensors.torch import load_file
 
 from lare.errors import LareError
@@ -74,12 +75,21 @@ def update(accelerator: Accelerator, sharding: Whole, model: Any, split: Split, 
 CARRIED = (16, 2, 0)
 
 
+def once(factory: pytest.TempPathFactory, function: str) -> Path:
+    """A folder that two processes of a function filled; filled once, however many workers the tests run in."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"sharding{function}"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            folder.mkdir()
+            run_processes(__file__, function, 2, str(folder))
+    return folder
+
+
 @pytest.fixture(scope="module")
 def fsdp(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes under FSDP left: updates, a run, and one that was killed and resumed."""
-    folder = tmp_path_factory.mktemp("fsdp")
-    run_processes(__file__, "_fsdp", 2, str(folder))
-    return folder
+    return once(tmp_path_factory, "_fsdp")
 
 
 def _fsdp(rank: int, port: int, folder: str) -> None:
@@ -136,10 +146,30 @@ def train(out: Path | str, accelerator: Accelerator) -> None:
 
 
 @pytest.fixture(scope="module")
-def runs(fsdp: Path) -> Path:
-    """``one``: a run of one process. ``two``: under FSDP. ``again``: that, killed in stage III and resumed."""
-    train(fsdp / "one", Accelerator(cpu=True))
-    return fsdp
+def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one process."""
+    folder = tmp_path_factory.mktemp("one")
+    train(folder, Accelerator(cpu=True))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two processes that each hold the whole model, and one that was killed and resumed."""
+    return once(tmp_path_factory, "_whole")
+
+
+def _whole(rank: int, port: int, folder: str) -> None:
+    accelerator = launched(rank, port, {"ACCELERATE_USE_FSDP": "false"})
+    assert launched_as(accelerator) == "whole" and accelerator.num_processes == 2
+    train_twice(accelerator, Path(folder))
+
+
+@pytest.fixture(params=["fsdp", "whole"])
+def runs(request: pytest.FixtureRequest) -> Path:
+    """``two``: a run of two processes. ``again``: that, killed in stage III and resumed."""
+    found: Path = request.getfixturevalue(request.param)
+    return found
 
 
 def killed(run: Path, copy: Path) -> None:
@@ -160,15 +190,15 @@ def train_twice(accelerator: Accelerator, folder: Path) -> None:
     dist.destroy_process_group()
 
 
-def test_a_run_under_fsdp_is_that_of_one_process(runs: Path) -> None:
-    close_logs(runs / "two", runs / "one", ("I", "II", "III", "IV"), 2e-3)
-    ours, theirs = finals(runs / "two"), finals(runs / "one")
+def test_a_run_of_two_processes_is_that_of_one(runs: Path, one: Path) -> None:
+    close_logs(runs / "two", one, ("I", "II", "III", "IV"), 2e-3)
+    ours, theirs = finals(runs / "two"), finals(one)
     assert {n: (v.shape, v.dtype) for n, v in ours.items()} == {n: (v.shape, v.dtype) for n, v in theirs.items()}
     frozen = [name for name in ours if "vision_tower" in name]
     assert frozen and all(torch.equal(ours[name], theirs[name]) for name in frozen)
 
 
-def test_each_stage_trains_its_parts_under_fsdp(runs: Path) -> None:
+def test_each_stage_trains_its_parts(runs: Path) -> None:
     """A stage that took the weights as the one before had frozen them would train the wrong parts, or none."""
     found = finals(runs / "two")
     for before, stage, name in (
@@ -185,7 +215,7 @@ def test_each_stage_trains_its_parts_under_fsdp(runs: Path) -> None:
         assert any("language_model" in key for key in moved) == (stage != "II")
 
 
-def test_a_run_goes_on_under_fsdp_bit_by_bit(runs: Path) -> None:
+def test_a_run_goes_on_bit_by_bit(runs: Path) -> None:
     resumed_bit_by_bit(runs)
 
 
@@ -195,10 +225,10 @@ def resumed_bit_by_bit(folder: Path) -> None:
     assert not [name for name in ours if not torch.equal(ours[name], theirs[name])]
 
 
-def test_a_run_goes_on_under_another_launch(runs: Path, tmp_path: Path) -> None:
-    killed(runs / "two", tmp_path / "one")
+def test_a_run_goes_on_under_another_launch(fsdp: Path, tmp_path: Path) -> None:
+    killed(fsdp / "two", tmp_path / "one")
     train(tmp_path / "one", Accelerator(cpu=True))
-    close_logs(tmp_path / "one", runs / "two", ("III", "IV"), 2e-3)
+    close_logs(tmp_path / "one", fsdp / "two", ("III", "IV"), 2e-3)
 
 
 # What is refused ----------------------------------------------------------------------------------------------------

@@ -181,3 +181,15 @@ def test_random_windows_repeat() -> None:
     first, second = (step(model, split_batches(model, stage))[0].losses for _ in range(2))
     other = step(model, split_batches(model))[0].losses
     assert first == second and first["lm"] != other["lm"]
+
+
+def test_parts_that_an_update_does_not_use_have_gradients_of_zero() -> None:
+    """Without, one process would leave their decay and momentum out, and several would not."""
+    model = tiny_model()
+    trained = dict(freeze_all_but(model, STAGES["III"].parts))
+    parts = split_batches(model, replace(STAGE, direct_share=1.0, text_share=0.0))
+    assert not parts[0].inputs["iterations"]
+    step(model, parts)
+    unused = [name for name in trained if name.startswith(("lare.extractor.", "alignment.", "image."))]
+    assert unused and all(trained[name].grad is not None for name in trained)
+    assert not [name for name in unused if trained[name].grad.any()]

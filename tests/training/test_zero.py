@@ -94,7 +94,7 @@ def test_the_engine_steps_behind_an_updates_last_pass_and_goes_with_its_stage(tr
 
 def test_frozen_weights_come_back_as_they_were(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
     """In half precision the engine rounds every weight, and only those that train have whole values elsewhere."""
-    kept = trainer.out / "IV" / "frozen.safetensors"
+    kept = trainer.out / "IV" / "frozen" / "state.safetensors"
     monkeypatch.setattr(type(trainer.accelerator), "mixed_precision", "bf16")
     made = trainer.accelerator.prepare
 
@@ -111,7 +111,7 @@ def test_frozen_weights_come_back_as_they_were(trainer: Trainer, monkeypatch: py
     after = dict(trainer.model.named_parameters())
     assert any(not torch.equal(value, value.bfloat16().float()) for value in before.values())
     assert all(torch.equal(after[name], value) for name, value in before.items())
-    assert not kept.exists()
+    assert not kept.parent.exists()
 
 
 @pytest.mark.parametrize(("micro_batch", "rows"), [(None, 16), (4, 4)])
@@ -143,6 +143,22 @@ def test_checkpoints_are_deepspeeds_and_say_so(trainer: Trainer) -> None:
     (stage / "final" / "meta.json").unlink()
     with pytest.raises(LareError, match="saved under DeepSpeed; resume it as it was launched"):
         trainer.run()
+
+
+def test_a_full_disk_loses_no_checkpoint(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert trainer.run() == 0
+    found = latest(trainer.out / "IV")
+    sharding = Zero(trainer.accelerator, trainer.model, trainer.config.stages[0], 1.0, trainer.out)
+    sharding.wrapped = Engine(trainer.model, torch.optim.SGD(trainer.model.parameters()))
+
+    def full(folder: str, tag: str) -> None:
+        raise RuntimeError("PytorchStreamWriter failed writing file data/3: file write failed")
+
+    monkeypatch.setattr(sharding.wrapped, "save_checkpoint", full)
+    with pytest.raises(LareError, match="can't be written .*free some space"):
+        sharding.save(trainer.out / "IV", 9, {}, 1)
+    assert latest(trainer.out / "IV") == found
+    assert not list((trainer.out / "IV").glob("*.tmp"))
 
 
 def test_checkpoints_of_another_launch_are_refused(trainer: Trainer, tmp_path: Path) -> None:
