@@ -32,12 +32,18 @@ _SIDE = 336  # pixels of a drawn picture
 _HEAT = np.array([255, 96, 0], np.float64)
 _FRAME = (0, 120, 255)
 
+# Text on the page comes from data and models. Any of it may break anywhere, no table's column follows its content,
+# and what can't be broken at all (a letter with thousands of marks) is cut off where its own box ends.
 _STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;max-width:1100px;margin:2rem auto;padding:0 1rem;color:#1a1a1a;background:#fff}
-h1{font-size:1.4rem}.steps{display:flex;flex-wrap:wrap;gap:1rem}figure{margin:0;max-width:336px}
+body{font:16px/1.5 system-ui,sans-serif;max-width:1100px;margin:2rem auto;padding:0 1rem;color:#1a1a1a;background:#fff;
+overflow-wrap:anywhere}
+h1{font-size:1.4rem}.steps{display:flex;flex-wrap:wrap;gap:1rem}figure{margin:0;width:336px;max-width:100%;min-width:0}
 img{width:100%;height:auto;image-rendering:pixelated}figcaption{font-size:.85rem;color:#444}
-table{border-collapse:collapse;margin:1rem 0}th,td{text-align:left;padding:.2rem .8rem .2rem 0;vertical-align:top}
-pre{white-space:pre-wrap;background:#f4f4f4;padding:.6rem}
+table{border-collapse:collapse;table-layout:fixed;width:100%;margin:1rem 0}
+th,td{text-align:left;padding:.2rem .8rem .2rem 0;vertical-align:top}th{width:8.5rem}
+pre{white-space:break-spaces;background:#f4f4f4;padding:.6rem}
+td,figcaption,pre{overflow:clip;unicode-bidi:isolate}
+@media(max-width:30rem){th{width:6.5rem}}
 @media(prefers-color-scheme:dark){body{background:#161616;color:#eee}figcaption{color:#bbb}pre{background:#242424}}
 """
 

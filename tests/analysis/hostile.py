@@ -68,3 +68,20 @@ HOSTILE: tuple[str, ...] = (
     f'__proto__"><script>{_RUN}</script>',
     '../../etc/passwd"><img id=injected src=x>',
 )
+
+_MARKS = [chr(0x300 + i % 0x6F) for i in range(3000)]
+
+WIDE: dict[str, str] = {
+    "one word": "x" * 3000,
+    "words of marks": "".join(c + "".join(_MARKS[i : i + 40]) for i, c in enumerate("marks everywhere " * 5)),
+    "one letter of marks": "a" + "".join(_MARKS),
+    "enclosing marks": "a" + "\u20dd\u20e3" * 1000,
+    "wide ligatures": "\ufdfd" * 40 + " " + " ".join("\ufdfd" * 40),
+    "wide signs": "\U0001242b\u12031" * 60 + "\u2e3b" * 300 + "\u2588" * 1000,
+    "joined syllables": "\u0915\u094d" * 1500,
+    "spaces that don't break": "a\u00a0" * 1500,
+    "joiners": "a\u2060" * 1500,
+    "right to left": "\u202e" + "\u05e2\u05d1\u05e8\u05d9\u05ea" * 300,
+    "tabs and spaces": "a\t" * 400 + "    " * 400 + "x",
+}
+"""Texts that are hard to break, by what makes them so."""
