@@ -156,7 +156,7 @@ def run_table(report: Mapping[str, Any]) -> str:
     for stage in report["stages"]:
         row, memory = stage["row"], stage["memory"]
         trained = ", ".join(f"{part} {count / 1e6:,.1f} M" for part, count in stage["trains"].items())
-        rows = f"{stage['micro_batch']} rows a pass on {report['processes']} processes"
+        rows = f"{stage['micro_batch']} rows a pass on {report['processes']} processes, {report['precision']}"
         lengths = f"{row['prompt']} prompt and {row['target']} target tokens (assumed)"
         lines += [
             "",

@@ -175,8 +175,9 @@ class RunConfig:
             so several rows of a comparison share what comes before. Parts that only one of the two has (an ablation's
             Extractor) are left as they are.
         seed: Seed of initial weights, sample order, noise and random windows.
-        precision: ``fp32``, ``bf16`` (autocast over float32 weights), or ``auto``: bf16 where the machine has it in
-            hardware, else fp32; what it was stands in the run's folder and holds when the run is resumed elsewhere.
+        precision: ``fp32``, ``bf16`` or ``fp16`` (autocast over float32 weights; fp16 with a scaled loss, for GPUs
+            without bf16), or ``auto``: bf16 where the machine has it in hardware, else fp16 on a GPU and fp32 on a CPU;
+            what it was stands in the run's folder and holds when the run is resumed elsewhere.
         processes: Processes that ``lare train`` starts on this machine; under ``accelerate launch`` leave it at 1.
         losses: Loss weights.
         image: Image reconstruction.
@@ -266,7 +267,7 @@ def plain(value: Any) -> Any:
     return [plain(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
-_PRECISIONS = ("fp32", "bf16", "auto")
+_PRECISIONS = ("fp32", "bf16", "fp16", "auto")
 _LEAST = (
     ("seed", 0),
     ("processes", 1),

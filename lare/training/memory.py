@@ -3,16 +3,16 @@
 Without sharding: 4 bytes a parameter for weights (training keeps them in float32, also those that are frozen), 4 a
 trained one for gradients and 8 for AdamW's two moments, and two things that are estimates:
 
-- Under bf16 autocast each matrix is also held in bf16 for the backward pass. PyTorch keeps one copy of a matrix that
-  trains, and one *for every call* of a frozen one that gradient passes through (its cache is for leaves that require
-  gradient): in stage II, K + 2 copies of the decoder.
+- Under autocast to bf16 or fp16 each matrix is also held in that type for the backward pass. PyTorch keeps one copy of
+  a matrix that trains, and one *for every call* of a frozen one that gradient passes through (its cache is for leaves
+  that require gradient): in stage II, K + 2 copies of the decoder.
 - Activations kept for the backward pass: for every layer of a decoder call with gradient, d, f, q, k being the widths
   of model, MLP, all queries and all keys: tokens * (26 d + 4 q + 4 k + 8 f) bytes where the decoder trains,
   tokens * (8 d + 4 q + 4 k + 6 f) where it is frozen, plus 4 k bytes for each position attended to (in fp32 twice as
   much, less the copies of inputs); and 10 bytes a logit. U-Net and Extractor are left out.
 
 On decoders of 4 and 6 layers the sum of the two was 0.89 to 0.98 of the bytes that autograd kept, in each stage, fp32
-and bf16.
+and bf16; fp16 keeps as many.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def memory_of(
     row: Row,
     grad: Gradients,
     rows: int,
-    bf16: bool,
+    half: bool,
 ) -> dict[str, int]:
     """Bytes of one process by what they hold; see the module's text.
 
@@ -50,7 +50,7 @@ def memory_of(
         row: Lengths of a row.
         grad: Where gradient flows.
         rows: Rows of a forward pass.
-        bf16: Whether it runs under autocast.
+        half: Whether it runs under autocast, in bf16 or fp16.
     """
     trained = sum(parameter_count(module) for name, module in modules.items() if name in grad.parts)
     calls = [call for call in decoder_calls(row, grad, model.config.latents_per_iteration) if call.gradient]
@@ -60,10 +60,10 @@ def memory_of(
     keys = queries * int(getattr(text, "num_key_value_heads", None) or heads) // heads
     inner = 4 * queries + 4 * keys + (8 if grad.decoder else 6) * int(text.intermediate_size)
     stream = 26 if grad.decoder else 8
-    if not bf16:
+    if not half:
         inner, stream = 2 * inner, 24 if grad.decoder else 8
     token = stream * width + inner
-    spread = (4 if bf16 else 8) * keys
+    spread = (4 if half else 8) * keys
     kept = model.num_layers * sum(call.tokens * token + call.keys * spread for call in calls)
     logits = 10 * (row.target + row.prefix) * int(text.vocab_size)
     copies = 1 if grad.decoder else len(calls)
@@ -73,7 +73,7 @@ def memory_of(
         "weights": _BYTES * sum(parameter_count(module) for module in modules.values()),
         "gradients": _BYTES * trained,
         "optimiser": 2 * _BYTES * trained,
-        "autocast": 2 * cast_weights if bf16 else 0,
+        "autocast": 2 * cast_weights if half else 0,
         "activations": rows * (kept + logits),
     }
 

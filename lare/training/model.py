@@ -24,6 +24,7 @@ from lare.semantics.image_codes import image_features
 from lare.semantics.image_sampling import choose_crop, crop_windows, looked_at
 from lare.semantics.looking import look_loss, pick_tokens
 from lare.training.batch import Draws, MicroBatch
+from lare.training.precision import AUTOCAST
 
 __all__ = ["LOSSES", "StepOutput", "TrainingModel", "rationale_states"]
 
@@ -62,7 +63,7 @@ class TrainingModel(nn.Module):
         lare: The model.
         shared_dim: Width of the alignment's shared space; 0 leaves the heads out.
         image: Image reconstruction; None leaves it out.
-        precision: ``bf16`` runs the forward pass under autocast, ``fp32`` does not.
+        precision: ``bf16`` and ``fp16`` run the forward pass under autocast, ``fp32`` does not.
 
     Attributes:
         whole_graph: Use each part in every pass, with a weight of zero if no row needs it: processes that share a
@@ -96,8 +97,8 @@ class TrainingModel(nn.Module):
             vectors_only: Make the alignment's vectors and nothing else, for the pass that gathers them.
         """
         device = batch.inputs["input_ids"].device.type
-        bf16 = torch.autocast(device, torch.bfloat16) if self.precision == "bf16" else nullcontext()
-        with bf16:
+        kind = AUTOCAST.get(self.precision)
+        with nullcontext() if kind is None else torch.autocast(device, kind):
             return self._losses(batch, weights, draws, vectors_only)
 
     def _losses(
@@ -180,7 +181,9 @@ class TrainingModel(nn.Module):
         step, corners = choose_crop(thoughts.windows[chosen], draws.pick[chosen])
         pictures = batch.pictures[chosen // per_image].float() / 127.5 - 1.0
         corners, side = self.image_crop(thoughts, chosen, step, corners)
-        with torch.no_grad():
+        # An image tokenizer's activations may be larger than fp16 can hold.
+        exact = torch.autocast(pictures.device.type, enabled=False) if self.precision == "fp16" else nullcontext()
+        with torch.no_grad(), exact:
             crops = crop_windows(pictures, corners, side, self.lare.config.grid, self.image.size)
             x0 = image_features(self.image.tokenizer, crops)
         total, _ = self.image.loss(thoughts.latents[chosen, step], x0, draws.noise[chosen], draws.timesteps[chosen])

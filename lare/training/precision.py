@@ -8,7 +8,10 @@ import torch
 
 from lare.training.config import RunConfig
 
-__all__ = ["fast_bf16", "settled", "slow"]
+__all__ = ["AUTOCAST", "fast_bf16", "settled", "slow"]
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""Type of the forward pass's products by precision; weights, gradients and optimiser are float32 in each."""
 
 
 def fast_bf16() -> bool:
@@ -16,14 +19,22 @@ def fast_bf16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported())
 
 
+def _best() -> str:
+    """What this machine does well; a GPU before Ampere (V100, T4) only imitates bf16."""
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if fast_bf16() else "fp32"
+
+
 def settled(config: RunConfig) -> RunConfig:
-    """The run with ``precision: auto`` replaced by what this machine does well: bf16 in hardware, else fp32."""
-    if config.precision != "auto":
-        return config
-    hardware = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else fast_bf16()
-    return replace(config, precision="bf16" if hardware else "fp32")
+    """The run with ``precision: auto`` replaced by what this machine does well."""
+    return replace(config, precision=_best()) if config.precision == "auto" else config
 
 
 def slow(config: RunConfig) -> bool:
     """Whether the run asks for a precision that this machine only imitates."""
-    return config.precision == "bf16" and not torch.cuda.is_available() and not fast_bf16()
+    if config.precision not in AUTOCAST:
+        return False
+    if torch.cuda.is_available():
+        return config.precision == "bf16" and _best() != "bf16"
+    return config.precision == "fp16" or not fast_bf16()

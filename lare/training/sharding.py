@@ -20,6 +20,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import FullyShardedDataParallelPlugin, InitProcessGroupKwargs
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -32,6 +33,8 @@ from lare.training.model import TrainingModel
 from lare.training.step import fill_gradients
 
 __all__ = ["FullyShard", "Whole", "check_sharded", "launched_as", "make_accelerator", "replace_parameters"]
+
+LOSS_SCALE = 2.0**16  # at a stage's first update
 
 Make = Callable[[], list[torch.optim.Optimizer]]
 
@@ -72,9 +75,13 @@ class Whole:
         optimisers: Their groups' rates are set before each update.
         backward: Runs a backward pass, told whether it is the update's last, and averages gradients over processes;
             None leaves both to `run_step`.
+        scaler: Scales the loss in fp16 (dynamically: halved at an overflow, doubled after 2000 updates without one).
+        skipped: Updates of the stage that were left out since the gradient of the scaled loss overflowed.
     """
 
     backward: Callable[[Tensor, bool], None] | None = None
+    scaler: GradScaler | None = None
+    skipped = 0
 
     def __init__(self, accelerator: Accelerator, model: TrainingModel) -> None:
         self.accelerator, self.model = accelerator, model
@@ -84,16 +91,47 @@ class Whole:
     def begin(self, make: Make) -> None:
         """Lay the weights out; `make` makes optimisers of what trains then."""
         self.optimisers = make()
+        if self.model.precision == "fp16":
+            self.scaler = GradScaler(self.accelerator.device.type, init_scale=LOSS_SCALE)
 
     def clip(self, limit: float) -> float:
-        """Clip the gradient behind the last backward pass; returns its norm over all processes before that."""
-        norm = nn.utils.clip_grad_norm_(fill_gradients(self.model), limit)
-        return float(_full(norm))
+        """Clip the gradient behind the last backward pass; returns its norm over all processes before that.
+
+        The norm is that of the loss itself: a scale is taken out first.
+        """
+        parameters = fill_gradients(self.model)
+        if self.scaler is not None:
+            for optimiser in self.optimisers:
+                self.scaler.unscale_(optimiser)
+        return float(_full(nn.utils.clip_grad_norm_(parameters, limit)))
 
     def step(self) -> None:
         """Make the update."""
         for optimiser in self.optimisers:
-            optimiser.step()
+            if self.scaler is None:
+                optimiser.step()
+            else:
+                self.scaler.step(optimiser)
+        if self.scaler is not None:
+            self.scaler.update()
+
+    def skip(self) -> bool:
+        """Leave out an update whose gradient is not finite, all optimisers alike, and halve the loss scale.
+
+        Returns:
+            False where a smaller scale can't be the mend: without scaling, or where there is none left to take away.
+        """
+        if self.scaler is None or self.scaler.get_scale() < 1:
+            return False
+        self.scaler.update()
+        self.skipped += 1
+        return True
+
+    def scaling(self) -> dict[str, Any]:
+        """The loss scale's state, for a checkpoint's meta; empty without one."""
+        if self.scaler is None:
+            return {}
+        return {"loss_scaling": {"skipped": self.skipped, "scaler": self.scaler.state_dict()}}
 
     def save(self, stage: Path, step: int, meta: dict[str, Any], keep: int) -> None:
         """Write a checkpoint from the main process; every process calls this.
@@ -102,7 +140,7 @@ class Whole:
             LareError: If the disk is full; earlier checkpoints stay.
         """
         if self.accelerator.is_main_process:
-            save_step(stage, step, self.model, self.optimisers, meta, keep)
+            save_step(stage, step, self.model, self.optimisers, meta | self.scaling(), keep)
 
     def load(self, checkpoint: Path) -> None:
         """Go on from a checkpoint; every process calls this.
@@ -110,7 +148,10 @@ class Whole:
         Raises:
             LareError: If it is damaged or another model's.
         """
-        load_step(checkpoint, self.model, self.optimisers)
+        saved = load_step(checkpoint, self.model, self.optimisers).get("loss_scaling")
+        if self.scaler is not None and saved is not None:
+            self.skipped = int(saved["skipped"])
+            self.scaler.load_state_dict(saved["scaler"])
 
     def end(self) -> None:
         """Leave whole weights in the model, in every process: they are."""
@@ -264,7 +305,7 @@ class _ScatteredOptimiser:
         self.optimiser.load_state_dict({"state": state, "param_groups": content["param_groups"]})
 
 
-def check_sharded(optimiser: OptimiserConfig, validate_every: int | None) -> None:
+def check_sharded(optimiser: OptimiserConfig, validate_every: int | None, precision: str = "fp32") -> None:
     """Refuse what sharded models can't do.
 
     Raises:
@@ -272,5 +313,10 @@ def check_sharded(optimiser: OptimiserConfig, validate_every: int | None) -> Non
     """
     if optimiser.matrices == "muon":
         raise LareError("optimiser.matrices muon needs whole matrices; give adamw with FSDP or DeepSpeed")
+    if precision == "fp16":
+        raise LareError(
+            "precision fp16 scales the loss of whole models only; with FSDP or DeepSpeed give bf16 or fp32, or launch "
+            "with lare/configs/accelerate/ddp.yaml"
+        )
     if validate_every:
         raise LareError("validate_every asks a whole model in one process; give 0 with FSDP or DeepSpeed")

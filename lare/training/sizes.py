@@ -172,10 +172,10 @@ def run_report(
             decoders, whose number ``accelerate launch`` decides.
 
     Returns:
-        ``parameters`` by part and in total, ``processes``, and ``stages``: for each what it trains, its rows an update
-        and a forward pass, assumed lengths (``row`` as the stage answers in the end, ``rows`` of each way with its
-        share), memory in bytes of one process (``sharded``: as FSDP does it, see `lare.training.memory`), and FLOPs of
-        the mean update by part.
+        ``parameters`` by part and in total, ``processes``, ``precision``, and ``stages``: for each what it trains, its
+        rows an update and a forward pass, assumed lengths (``row`` as the stage answers in the end, ``rows`` of each
+        way with its share), memory in bytes of one process (``sharded``: as FSDP does it, see `lare.training.memory`),
+        and FLOPs of the mean update by part.
 
     Raises:
         LareError: If the model's shapes are not at hand.
@@ -194,6 +194,7 @@ def run_report(
     return {
         "parameters": {"total": sum(parameters.values()), **parameters},
         "processes": processes,
+        "precision": config.precision,
         "stages": stages,
     }
 
@@ -214,8 +215,8 @@ def _stage(
     row = stage_row(config, stage, model, lengths, again)
     every = stage_rows(config, stage, model, lengths, again)
     flows = [gradients(model, parts, one.iterations, one.fetch) for _, one in every]
-    bf16 = config.precision != "fp32"
-    memories = [memory_of(modules, model, one, grad, rows, bf16) for (_, one), grad in zip(every, flows, strict=True)]
+    half = config.precision != "fp32"
+    memories = [memory_of(modules, model, one, grad, rows, half) for (_, one), grad in zip(every, flows, strict=True)]
     memory = max(memories, key=lambda held: sum(held.values()))
     memory |= {"total": sum(memory.values()), "sharded": sharded(memory, processes)}
     flops: dict[str, dict[str, float]] = {"forward": {}, "backward": {}}

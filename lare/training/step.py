@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
 
 from lare.errors import LareError
 from lare.semantics.alignment import Aligned, alignment_loss
@@ -74,8 +75,13 @@ def run_step(
     draws: Sequence[Draws],
     temperature: float,
     backward: Callable[[Tensor, bool], None] | None = None,
+    scaler: GradScaler | None = None,
 ) -> StepResult:
     """Leave the gradients of one update in the parameters.
+
+    In fp16 they are those of the scaled loss: small gradients would vanish in a backward pass in half precision. The
+    alignment's cached gradients are made in float32 and unscaled; the scale joins them in the second pass, with the
+    rest of the loss.
 
     Args:
         model: A `TrainingModel`, wrapped or not.
@@ -85,12 +91,14 @@ def run_step(
         temperature: Of the alignment.
         backward: Runs the backward passes of a sharded model (FSDP, DeepSpeed), told which is the last, and averages
             gradients over processes; None sums them here.
+        scaler: Scales the loss of each backward pass (fp16); its caller takes the scale out of the gradients.
 
     Returns:
-        The losses of the whole global batch.
+        The losses of the whole global batch, unscaled.
 
     Raises:
-        LareError: If a loss is not finite; it names the samples.
+        LareError: If a loss is not finite; it names the samples. With a scaler that is an overflow like those of the
+            backward pass: it leaves gradients that are not finite, by which every process knows of it.
     """
     divisors = counts(batches, weights, draws)
     factor = 1 if backward is None else _processes()
@@ -107,11 +115,14 @@ def run_step(
         loss = sum((value * scale[name] for name, value in out.sums.items()), zero)
         if aligner is not None and out.aligned is not None:
             loss = loss + aligner.loss(out.aligned, number)
-        _check_finite(loss, out, batch)
-        if backward is None:
-            loss.backward()
+        if scaler is not None:
+            _backward_scaled(scaler, loss)
         else:
-            backward(loss, number + 1 == len(batches))
+            _check_finite(loss, out, batch)
+            if backward is None:
+                loss.backward()
+            else:
+                backward(loss, number + 1 == len(batches))
         right += out.right
         for name, value in out.sums.items():
             sums[name] += float(value.detach())
@@ -153,14 +164,20 @@ def _forward(
     return output
 
 
+def _backward_scaled(scaler: GradScaler, loss: Tensor) -> None:
+    # A loss may be infinite and its gradient not, where a label's probability has rounded to 0.
+    finite = bool(torch.isfinite(loss))
+    scaler.scale(loss if finite else loss * float("nan")).backward()
+
+
 def _check_finite(loss: Tensor, out: StepOutput, batch: MicroBatch) -> None:
     if bool(torch.isfinite(loss)):
         return
-    parts = ", ".join(f"{name} {float(value):.4g}" for name, value in out.sums.items())
+    parts = ", ".join(f"{name} {float(value.detach()):.4g}" for name, value in out.sums.items())
     samples = ", ".join(batch.where[:4]) + (f" and {len(batch.where) - 4} more" if len(batch.where) > 4 else "")
     raise LareError(
-        f"the loss is not finite ({parts}) on the samples {samples}; look at them, lower the learning rate, or go on "
-        "from the last checkpoint in fp32"
+        f"the loss is not finite ({parts}) on the samples {samples}; look at them, lower the learning rate, or train "
+        "with precision=fp32"
     )
 
 

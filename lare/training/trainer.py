@@ -9,6 +9,7 @@ Processes work on shares of each batch; how the weights lie in them is told in `
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -103,7 +104,7 @@ class Trainer:
         self.accelerator = accelerator or Accelerator(cpu=not torch.cuda.is_available())
         self.launch = launched_as(self.accelerator)
         if self.launch != "whole":
-            check_sharded(config.optimiser, config.validate_every)
+            check_sharded(config.optimiser, config.validate_every, config.precision)
         self.out = Path(config.out)
         self.stop = False
         self.parent: str | None = None
@@ -280,15 +281,17 @@ class _StageRun:
             draws,
             self.config.losses.temperature,
             self.sharding.backward,
+            self.sharding.scaler,
         )
         norm = self.sharding.clip(self.config.optimiser.clip)
-        if not torch.isfinite(torch.tensor(norm)):
+        if math.isfinite(norm):
+            self.sharding.step()
+        elif not self.sharding.skip():
             samples = ", ".join(batch.where[0] for batch in batches)
             raise LareError(
                 f"the gradient of update {step} in stage {self.stage.name} is not finite (samples {samples} and those "
-                "after them); lower the learning rate, or go on from the last checkpoint in fp32"
+                "after them); lower the learning rate, or train with precision=fp32"
             )
-        self.sharding.step()
         return result, norm, factor
 
     def _record(self, log: RunLog, step: int, result: StepResult, norm: float, factor: float, elapsed: float) -> None:
@@ -299,6 +302,8 @@ class _StageRun:
         row: dict[str, Any] = {"step": step + 1, "samples": (step + 1) * self.stage.batch, "seconds": round(elapsed, 2)}
         row |= {"losses": result.losses, "counts": result.counts, "negatives": result.negatives}
         row |= {"accuracy": result.accuracy, "gradient_norm": norm, "rate": factor}
+        if self.sharding.scaler is not None:
+            row |= {"loss_scale": self.sharding.scaler.get_scale(), "skipped_updates": self.sharding.skipped}
         if validate:
             row["validation"] = self.trainer.plan.validate(self.stage)
             self.trainer.model.train()

@@ -40,6 +40,9 @@ class Zero(Whole):
         clip: Largest norm of the gradient.
         folder: The stage's; keeps the frozen weights while a run in half precision goes on.
         fresh: Whether the stage begins with its first update.
+
+    Raises:
+        LareError: If the launch asks for fp16.
     """
 
     def __init__(
@@ -52,6 +55,11 @@ class Zero(Whole):
         fresh: bool = True,
     ) -> None:
         super().__init__(accelerator, model)
+        if accelerator.mixed_precision == "fp16":
+            # The engine would skip an update that overflows, as the first ones do, without a word to the trainer.
+            raise LareError(
+                "DeepSpeed: LaRe needs mixed_precision: bf16, or no; see lare/configs/accelerate/zero2.yaml"
+            )
         self.frozen, self.fresh = folder / "frozen", fresh
         self.half = accelerator.mixed_precision != "no"
         self.backward = self._backward

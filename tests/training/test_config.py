@@ -96,7 +96,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "no stages": ({"model": MODEL, "stages": []}, "no stages; add at least one"),
     "double name": (run(stage(), stage()), "two stages are named III; give each a name of its own"),
     "order": (run(stage("II"), stage("I")), "not in the order I, II, III, IV; sort them"),
-    "precision": (run(precision="fp16"), "precision is 'fp16'; give fp32 or bf16 or auto"),
+    "precision": (run(precision="fp8"), "precision is 'fp8'; give fp32 or bf16 or fp16 or auto"),
     **{
         name: (run(**{name: least - 1}), f"{name} is {least - 1}; give at least {least}")
         for name, least in {

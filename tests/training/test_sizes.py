@@ -161,7 +161,7 @@ def kept_bytes(whole: TrainingModel, batch: MicroBatch) -> int:
     return sum(storage.nbytes() for storage in kept.values())
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize("stage", ["I", "II", "III"])
 def test_memory_is_near_what_autograd_keeps(stage: str, precision: str) -> None:
     model = tiny(width=64, layers=4)
@@ -176,7 +176,7 @@ def test_memory_is_near_what_autograd_keeps(stage: str, precision: str) -> None:
     measured_bytes = kept_bytes(whole, batch_of(model, row, rows))
     grad = gradients(model, STAGES[stage].parts, row.iterations)
     modules = {"language_model": model.language_model, "extractor": model.extractor, "projector": model.projector}
-    memory = memory_of(modules, model, row, grad, rows, precision == "bf16")
+    memory = memory_of(modules, model, row, grad, rows, precision != "fp32")
     assert 0.8 < (memory["autocast"] + memory["activations"]) / measured_bytes < 1.1
 
 
@@ -236,6 +236,8 @@ def test_clip_costs_what_it_is_known_to_cost() -> None:
 def test_sharding_and_passes(report: dict[str, Any]) -> None:
     one = report["stages"][2]
     assert report["processes"] == 8 and one["micro_batch"] == 128 // 8
+    half = run_report(run(precision="fp16"))
+    assert (report["precision"], half["precision"]) == ("bf16", "fp16") and half["stages"] == report["stages"]
     states = sum(one["memory"][name] for name in ("weights", "gradients", "optimiser"))
     gathered = 2 * (report["parameters"]["total"] + one["trained"])
     assert one["memory"]["sharded"] == states // 8 + gathered + one["memory"]["activations"]

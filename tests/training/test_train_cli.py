@@ -86,7 +86,7 @@ def test_help_has_examples_that_work(capsys: pytest.CaptureFixture[str], monkeyp
         (["FILE", "seed=one"], "seed is 'one'; give a whole number"),
         (["FILE", "seed"], "'seed' is no key=value"),
         (["FILE", "stages.1.batch=1"], "'stages.1.batch' leads nowhere"),
-        (["FILE", "precision=fp8"], "precision is 'fp8'; give fp32 or bf16 or auto"),
+        (["FILE", "precision=fp8"], "precision is 'fp8'; give fp32 or bf16 or fp16 or auto"),
         (["--resume", "FOLDER"], "run.yaml' can't be read (No such file or directory); check the path"),
         (
             ["--resume", "FOLDER", "seed=1"],
