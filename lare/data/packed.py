@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -37,9 +38,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Packed", "PackedRow", "pack", "token_limit"]
 
+FIND = "find such rows with lare data check --check-images decode"
 PARTS = ("prompt", "rationale", "answer", "image", "where")
 _CHUNK = 512
-_VERSION = 1
+_VERSION = 2
 
 
 class PackedRow(NamedTuple):
@@ -69,12 +71,14 @@ class Packed:
         images: Where its images are.
         offsets: (N, 5, 2) start and length of each part of each sample.
         fingerprint: Name of exactly this data.
+        strict: Whether an image that can't be read is an error, also in the middle of a run.
     """
 
     folder: Path
     images: Path
     offsets: npt.NDArray[np.int64]
     fingerprint: str
+    strict: bool = False
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -102,14 +106,14 @@ class Packed:
         """A sample's image.
 
         Raises:
-            LareError: If it can't be read; the message names the row.
+            LareError: If it can't be read.
         """
         try:
             return load_image(self.pictures.read(row.image))
+        except BadRow:
+            raise
         except LareError as error:
-            raise LareError(
-                f"{row.where}: {error}; find such rows with lare data check --check-images decode"
-            ) from None
+            raise LareError(f"the image {row.image!r}: {error}" if isinstance(row.image, str) else str(error)) from None
 
     @cached_property
     def pictures(self) -> Pictures:
@@ -137,9 +141,9 @@ def pack(
     """
     key = _key(source, processor, limit, max_tokens)
     images = source.pictures().root
-    done = folder / "report.json"
+    done, strict = folder / "report.json", source.on_bad == "refuse"
     if done.is_file() and json.loads(done.read_text("utf8")).get("key") == key:
-        return _open(folder, images, key)
+        return _open(folder, images, key, strict)
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     try:
@@ -156,12 +160,24 @@ def pack(
     except OSError as error:
         shutil.rmtree(part, ignore_errors=True)
         raise LareError(f"{str(folder)!r} can't be written ({error}); free some space or change out") from None
-    return _open(folder, images, key)
+    _tell(source, summary, folder)
+    return _open(folder, images, key, strict)
 
 
-def _open(folder: Path, images: Path, key: str) -> Packed:
+def _tell(source: Source, summary: dict[str, Any], folder: Path) -> None:
+    """Say what was left out, since most of it is what somebody forgot to download."""
+    left = ", ".join(f"{count:,} {kind}" for kind, count in summary["left_out"].items())
+    if left:
+        tqdm.write(
+            f"{source.path.name}: {summary['rows']:,} rows, {summary['samples']:,} samples; left out: {left}, in "
+            f"{folder / 'problems.jsonl'} (once mended, remove {folder}, and all is packed anew)",
+            file=sys.stderr,
+        )
+
+
+def _open(folder: Path, images: Path, key: str, strict: bool) -> Packed:
     offsets = np.load(folder / "offsets.npy", mmap_mode="r", allow_pickle=False)
-    return Packed(folder, images, offsets, key)
+    return Packed(folder, images, offsets, key, strict)
 
 
 def _key(source: Source, processor: LareProcessor, limit: int | None, max_tokens: int | None) -> str:

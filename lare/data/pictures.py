@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import zipfile
 from pathlib import Path, PurePosixPath
 
@@ -30,10 +31,13 @@ class Pictures:
         self.root = root
         archives = [root] if root.is_file() else sorted(root.glob("*.zip"))
         self._members: dict[str, Path] = {}
+        self._empty: set[str] = set()
+        self._inside: dict[Path, bool] = {}
         for archive in archives:
             try:
                 with zipfile.ZipFile(archive) as opened:
                     self._members |= dict.fromkeys(opened.namelist(), archive)
+                    self._empty |= {one.filename for one in opened.infolist() if not one.file_size}
             except (zipfile.BadZipFile, OSError) as error:
                 raise LareError(f"{str(archive)!r} is no readable zip archive ({error}); download it again") from None
         self._opened: dict[tuple[int, Path], zipfile.ZipFile] = {}
@@ -46,12 +50,26 @@ class Pictures:
         """
         if isinstance(image, bytes):
             return image
-        if PurePosixPath(image).is_absolute() or ".." in Path(image).parts or "\\" in image or ":" in image:
-            raise BadRow("image_outside", f"the image {image!r} is not inside the image folder")
+        _check_name(image)
         data = self._archived(image) if image in self._members else self._file(image)
         if not data:
-            raise BadRow("image_empty", f"the image {image!r} has 0 bytes")
+            raise _empty(image)
         return data
+
+    def check(self, image: str | bytes) -> None:
+        """Look whether an image is there and not empty, without reading it: one ``lstat`` a file.
+
+        Raises:
+            BadRow: As `read`, but for damage inside.
+        """
+        if isinstance(image, bytes):
+            return
+        _check_name(image)
+        if image not in self._members:
+            if not self._size(image):
+                raise _empty(image)
+        elif image in self._empty:
+            raise _empty(image)
 
     def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_opened": {}}
@@ -66,10 +84,48 @@ class Pictures:
             raise BadRow("image_damaged", f"the image {image!r} can't be unpacked ({error})") from None
 
     def _file(self, image: str) -> bytes:
+        self._size(image)
+        try:
+            return (self.root / image).read_bytes()
+        except OSError:
+            raise self._missing(image) from None
+
+    def _size(self, image: str) -> int:
+        """Bytes of a file inside the folder; of folders, which links may lead out of, each is resolved once."""
         path = self.root / image
         try:
-            if self.root.resolve() not in path.resolve().parents:  # a symbolic link may lead out
-                raise BadRow("image_outside", f"the image {image!r} is not inside the image folder")
-            return path.read_bytes()
-        except OSError:
-            raise BadRow("image_missing", f"there is no image {image!r} in {str(self.root)!r}") from None
+            found = path.lstat()
+            if stat.S_ISLNK(found.st_mode):
+                found = path.stat()
+                inside = self._contains(path)
+            else:
+                if path.parent not in self._inside:
+                    self._inside[path.parent] = self._contains(path.parent)
+                inside = self._inside[path.parent]
+        except (OSError, ValueError):
+            raise self._missing(image) from None
+        if not inside:
+            raise _outside(image)
+        if not stat.S_ISREG(found.st_mode):
+            raise self._missing(image)
+        return found.st_size
+
+    def _contains(self, path: Path) -> bool:
+        root, resolved = self.root.resolve(), path.resolve()
+        return root == resolved or root in resolved.parents
+
+    def _missing(self, image: str) -> BadRow:
+        return BadRow("image_missing", f"there is no image {image!r} in {str(self.root)!r}")
+
+
+def _check_name(image: str) -> None:
+    if PurePosixPath(image).is_absolute() or ".." in Path(image).parts or "\\" in image or ":" in image:
+        raise _outside(image)
+
+
+def _outside(image: str) -> BadRow:
+    return BadRow("image_outside", f"the image {image!r} is not inside the image folder")
+
+
+def _empty(image: str) -> BadRow:
+    return BadRow("image_empty", f"the image {image!r} has 0 bytes")

@@ -65,7 +65,8 @@ class Source:
         format: One of `FORMATS`, or "auto".
         images: Folder or zip archive that image names are relative to; None looks beside the file.
         on_bad: "skip" leaves bad rows out, counted and listed; "refuse" stops at the first.
-        check_images: "none", "exist" (named files are there and not empty), or "decode" (they can be opened).
+        check_images: "none", "exist" (named files are there and not empty; one look at each), or "decode" (they can be
+            opened).
 
     Raises:
         LareError: If an option is unknown.
@@ -131,11 +132,11 @@ class Source:
         samples = parse(row)
         if samples[0].id and samples[0].id in seen:
             raise BadRow("double_id", f"the id {samples[0].id!r} stood in an earlier row")
-        image = samples[0].image
-        if pictures is not None and image is not None:
-            data = pictures.read(image)
-            if self.check_images == "decode":
-                _decode(data)
+        if pictures is not None:
+            for image in {sample.image: None for sample in samples if sample.image is not None}:
+                pictures.check(image)
+                if self.check_images == "decode":
+                    _decode(pictures.read(image))
         seen.add(samples[0].id)
         return samples
 

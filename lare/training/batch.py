@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["Draws", "MicroBatch", "pad"]
+__all__ = ["Draws", "MicroBatch", "Replaced", "pad"]
 
 
 def pad(rows: Sequence[Sequence[int]], fill: int, left: bool) -> tuple[Tensor, Tensor]:
@@ -26,6 +26,20 @@ def pad(rows: Sequence[Sequence[int]], fill: int, left: bool) -> tuple[Tensor, T
         ids[i, span] = torch.tensor(row, dtype=torch.long)
         mask[i, span] = 1
     return ids, mask
+
+
+class Replaced(NamedTuple):
+    """A sample whose image could not be read when its turn came.
+
+    Attributes:
+        where: Its file and row.
+        reason: What is wrong with the image.
+        instead: File and row of the sample that was taken in its place.
+    """
+
+    where: str
+    reason: str
+    instead: str
 
 
 @dataclass
@@ -44,6 +58,7 @@ class MicroBatch:
         image_groups: (B,) the same for images.
         start: Where its rows begin in the global batch.
         where: File and row of each sample, for messages.
+        replaced: Samples that others stand in for.
     """
 
     inputs: dict[str, Any]
@@ -56,6 +71,7 @@ class MicroBatch:
     image_groups: Tensor | None = None
     start: int = 0
     where: list[str] = field(default_factory=list)
+    replaced: list[Replaced] = field(default_factory=list)
 
     @property
     def rows(self) -> int:

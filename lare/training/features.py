@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,10 +12,12 @@ import torch
 from filelock import FileLock
 from tqdm import tqdm
 
-from lare.data.packed import Packed
+from lare.data.packed import FIND, Packed, PackedRow
 from lare.errors import LareError
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from lare.model import LareForConditionalGeneration, LareProcessor
 
 __all__ = ["PackedFeatures", "cache_packed_features", "open_array", "write_array"]
@@ -26,7 +29,7 @@ class PackedFeatures(NamedTuple):
     """Features of a packed data set.
 
     Attributes:
-        features: (U, N_f, d_vis) float16 of its U different images.
+        features: (U, N_f, d_vis) float16 of its U different images; NaN where an image can't be read.
         which: (N,) number of each sample's image.
     """
 
@@ -48,7 +51,7 @@ def write_array(path: Path, shape: tuple[int, ...], parts: Iterable[np.ndarray])
     Of runs that want the same file at once, one makes it and the others wait.
 
     Raises:
-        LareError: If the disk is full; nothing but the lock is left behind.
+        LareError: If the disk is full, or as the parts do; nothing but the lock is left behind.
     """
     temporary = path.with_suffix(".part.npy")
     try:
@@ -63,6 +66,9 @@ def write_array(path: Path, shape: tuple[int, ...], parts: Iterable[np.ndarray])
                 for part in parts:
                     file.write(part.astype(np.float16).tobytes())
             temporary.replace(path)
+    except LareError:
+        temporary.unlink(missing_ok=True)
+        raise
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise LareError(f"{str(path)!r} can't be written ({error}); free some space or change out") from None
@@ -75,8 +81,11 @@ def cache_packed_features(
 ) -> PackedFeatures:
     """Encode a packed data set's images, or open what an earlier call left beside it.
 
+    Images that can't be read are counted and told, and their features are NaN: the loader puts other samples in the
+    place of theirs.
+
     Raises:
-        LareError: If an image can't be read, or the disk is full.
+        LareError: If an image can't be read and the data are strict, none can be read, or the disk is full.
     """
     first: dict[str | bytes, int] = {}
     index = np.array([first.setdefault(row.image, len(first)) for row in packed.rows(range(len(packed)))])
@@ -95,7 +104,36 @@ def _encoded(
     model: LareForConditionalGeneration, processor: LareProcessor, packed: Packed, numbers: list[int]
 ) -> Iterator[np.ndarray]:
     device = next(model.vision_tower.parameters()).device
+    shape = (model.config.grid**2, int(model.projector.linear_1.weight.shape[1]))
+    problems: list[str] = []
     for start in tqdm(range(0, len(numbers), _BATCH), desc="encoding images", mininterval=2):
-        images = [packed.picture(row) for row in packed.rows(numbers[start : start + _BATCH])]
-        pixels = processor.image_processor(images, return_tensors="pt")["pixel_values"]
-        yield model.vision_tower(pixels.to(device)).float().cpu().numpy()
+        rows = packed.rows(numbers[start : start + _BATCH])
+        found = np.full((len(rows), *shape), np.nan, np.float32)
+        readable, images = _readable(packed, rows, problems)
+        if images:
+            pixels = processor.image_processor(images, return_tensors="pt")["pixel_values"]
+            found[readable] = model.vision_tower(pixels.to(device)).float().cpu().numpy()
+        yield found
+    if len(problems) == len(numbers):
+        raise LareError(f"none of the {len(numbers):,} images can be read; {problems[0]}; {FIND}")
+    if problems:
+        tqdm.write(
+            f"{len(problems):,} of {len(numbers):,} images can't be read, and other samples take the place of theirs: "
+            + "; ".join(problems[:5])
+            + ("; ..." if len(problems) > 5 else ""),
+            file=sys.stderr,
+        )
+
+
+def _readable(packed: Packed, rows: Sequence[PackedRow], problems: list[str]) -> tuple[list[int], list[Image]]:
+    """Numbers and images of the rows whose image can be read; the others' reasons go to `problems`."""
+    numbers, images = [], []
+    for number, row in enumerate(rows):
+        try:
+            images.append(packed.picture(row))
+            numbers.append(number)
+        except LareError as error:
+            if packed.strict:
+                raise LareError(f"{row.where}: {error}; {FIND}") from None
+            problems.append(f"{row.where}: {error}")
+    return numbers, images

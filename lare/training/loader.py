@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -20,17 +20,20 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lare.data.packed import Packed, PackedRow
+from lare.data.packed import FIND, Packed, PackedRow
 from lare.errors import LareError
-from lare.training.batch import MicroBatch, pad
+from lare.training.batch import MicroBatch, Replaced, pad
 from lare.training.config import StageConfig
 from lare.training.features import PackedFeatures
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from lare.model import LareConfig, LareProcessor
 
 __all__ = ["Mode", "PackedBatches", "Split", "StageBatches", "batch_loader", "encode_rows", "on_grid", "stage_mode"]
 
+_TRIES = 16  # samples drawn in the place of one whose image can't be read
 _CHUNK_BATCHES = 64  # batches among which samples are sorted by length
 
 
@@ -146,6 +149,16 @@ def encode_rows(
     return inputs, rationale, mask
 
 
+class _Seen(NamedTuple):
+    """A sample and what the encoder sees of it."""
+
+    row: PackedRow
+    pack: Packed
+    image: Image | None
+    features: np.ndarray | None
+    replaced: Replaced | None = None
+
+
 class StageBatches(ABC):
     """Batches of one stage.
 
@@ -232,22 +245,22 @@ class PackedBatches(StageBatches):
         ]
 
     def _encode(self, numbers: np.ndarray, start: int, mode: Mode) -> MicroBatch:
-        rows = [self._row(int(number)) for number in numbers]
+        wants = self.with_pictures and bool(mode.iterations)
+        found = [self._seen(int(number), wants) for number in numbers]
+        rows = [(one.row, one.pack) for one in found]
         fill = int(self.processor.tokenizer.pad_token_id)
         image = self.config.image_token_id
         prompts = [on_grid(r.prompt.tolist(), image, mode.lm_grid or self.config.lm_grid) for r, _ in rows]
         parts = (prompts, [r.rationale.tolist() for r, _ in rows])
         answers = [r.answer.tolist() for r, _ in rows]
         inputs, rationale, mask = encode_rows(*parts, answers, mode, self.config, fill)
-        wants = self.with_pictures and bool(mode.iterations)
-        pixels = None
-        if wants or self.features is None:
-            images = [pack.picture(row) for row, pack in rows]
-            pixels = self.processor.image_processor(images, return_tensors="pt")["pixel_values"]
-        if self.features is None:
-            inputs["pixel_values"] = pixels
+        images = [one.image for one in found if one.image is not None]
+        features = [one.features for one in found if one.features is not None]
+        pixels = self.processor.image_processor(images, return_tensors="pt")["pixel_values"] if images else None
+        if features:
+            inputs["visual_features"] = torch.from_numpy(np.stack(features))
         else:
-            inputs["visual_features"] = torch.from_numpy(np.stack([self._feature(int(n)) for n in numbers]))
+            inputs["pixel_values"] = pixels
         pictures = _uint8(pixels, self.processor.image_processor) if wants and pixels is not None else None
         return MicroBatch(
             inputs,
@@ -258,7 +271,40 @@ class PackedBatches(StageBatches):
             image_groups=torch.tensor([_image_group(row, pack) for row, pack in rows]),
             start=start,
             where=[row.where for row, _ in rows],
+            replaced=[one.replaced for one in found if one.replaced is not None],
         )
+
+    def _seen(self, number: int, picture: bool) -> _Seen:
+        """A sample with what the encoder sees of it; another in its place if its image can't be read.
+
+        Which one depends on the seed and the sample alone, so that a resumed run, or another number of workers or
+        processes, takes the same.
+
+        Raises:
+            LareError: If its source is strict, or no other can be read either.
+        """
+        found = self._look(number, picture)
+        if isinstance(found, _Seen):
+            return found
+        row, pack = self._row(number)
+        if not pack.strict:
+            for other in np.random.default_rng((self.seed, number, 9)).integers(self.samples, size=_TRIES):
+                instead = self._look(int(other), picture)
+                if isinstance(instead, _Seen):
+                    return instead._replace(replaced=Replaced(row.where, str(found), instead.row.where))
+        raise LareError(f"{row.where}: {found}; {FIND}")
+
+    def _look(self, number: int, picture: bool) -> _Seen | LareError:
+        """A sample with its image, or features, or both; or why there are none."""
+        row, pack = self._row(number)
+        features = None if self.features is None else self._feature(number)
+        if features is not None and np.isnan(features[0]).all():
+            return LareError("the image could not be read when its features were cached")
+        try:
+            image = pack.picture(row) if picture or features is None else None
+        except LareError as error:
+            return error
+        return _Seen(row, pack, image, features)
 
     def _place(self, number: int) -> tuple[int, int]:
         """Which source a sample is of, and its number there."""

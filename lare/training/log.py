@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lare.errors import LareError
+from lare.training.batch import Replaced
 from lare.training.config import RunConfig
 
-__all__ = ["RunLog", "flat"]
+__all__ = ["RunLog", "describe_replaced", "flat"]
 
 
 def flat(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
@@ -37,11 +38,13 @@ class RunLog:
 
     def __init__(self, config: RunConfig, folder: Path, name: str, first: int = 0) -> None:
         self.path, self.name = folder / "log.jsonl", name
+        self.replaced = folder / "replaced.jsonl"
         self._board: Any = None
         self._wandb: Any = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _trim(self.path, first)
+            self.count_replaced = _trim(self.replaced, first)
         except OSError as error:
             raise LareError(f"{str(folder)!r} can't be made ({error}); change out") from None
         if config.tensorboard:
@@ -55,11 +58,7 @@ class RunLog:
         Raises:
             LareError: If the disk is full.
         """
-        try:
-            with open(self.path, "a", encoding="utf8") as file:
-                file.write(json.dumps(row) + "\n")
-        except OSError as error:
-            raise LareError(f"{str(self.path)!r} can't be written ({error}); free some space and resume") from None
+        _append(self.path, [row])
         step = int(row["step"])
         if self._board is not None:
             for name, value in flat(row):
@@ -68,11 +67,39 @@ class RunLog:
         if self._wandb is not None:
             self._wandb.log({f"{self.name}/{name}": value for name, value in flat(row)})
 
+    def write_replaced(self, step: int, found: Sequence[Replaced]) -> None:
+        """List the samples that others stood in for in an update.
 
-def _trim(path: Path, last: int) -> None:
-    """Keep rows up to an update; a row that a kill has cut off goes too."""
+        Raises:
+            LareError: If the disk is full.
+        """
+        _append(self.replaced, [{"step": step} | one._asdict() for one in found])
+        self.count_replaced += len(found)
+
+
+def describe_replaced(stage: Path, examples: int = 5) -> str | None:
+    """A stage's samples that others stood in for, counted, and the first of them; None without any."""
+    path = stage / "replaced.jsonl"
+    rows = [json.loads(line) for line in path.read_text("utf8").splitlines()] if path.is_file() else []
+    if not rows:
+        return None
+    reasons = list({row["where"]: f"  {row['where']}: {row['reason']}" for row in rows}.values())
+    first = f"stage {stage.name}: {len(rows):,} samples were replaced, since their image could not be read; see {path}"
+    return "\n".join([first, *reasons[:examples], *(["  ..."] if len(reasons) > examples else [])])
+
+
+def _append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    try:
+        with open(path, "a", encoding="utf8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+    except OSError as error:
+        raise LareError(f"{str(path)!r} can't be written ({error}); free some space and resume") from None
+
+
+def _trim(path: Path, last: int) -> int:
+    """Keep rows up to an update, and tell how many; a row that a kill has cut off goes too."""
     if not path.is_file():
-        return
+        return 0
     kept = []
     for line in path.read_text("utf8").splitlines():
         try:
@@ -84,6 +111,7 @@ def _trim(path: Path, last: int) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(kept), encoding="utf8")
     temporary.replace(path)
+    return len(kept)
 
 
 def _tensorboard(folder: Path, last: int) -> Any:

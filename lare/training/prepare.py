@@ -152,7 +152,8 @@ class Prepared:
     def _pack(self, data: DataConfig, stage: StageConfig) -> Packed:
         if data not in self._packs:
             assert data.path is not None
-            source = Source(Path(data.path), data.format, Path(data.images) if data.images else None, data.on_bad)
+            images = Path(data.images) if data.images else None
+            source = Source(Path(data.path), data.format, images, data.on_bad, data.check_images)
             number = len(self._packs)
             folder = self.out / "data" / f"{number}-{Path(data.path).stem}"
             config = self.model.lare.config

@@ -38,7 +38,10 @@ class DataConfig:
         path: The data file; None for the world.
         images: Folder or archive of its images; None looks beside the file.
         limit: Most samples taken from it; None takes all. For the world: scenes.
-        on_bad: ``skip`` counts, lists and leaves out bad rows; ``refuse`` stops at the first.
+        on_bad: ``skip`` counts, lists and leaves out bad rows, and replaces a row whose image turns out unreadable
+            later by another; ``refuse`` stops at the first.
+        check_images: How far images are looked at before training: ``none``, ``exist`` (one look at each file), or
+            ``decode`` (each is opened, which takes as long as an epoch's images).
         families: Weight of each of the world's question families.
         styles: Weight of each of the world's formats.
         per_image: Questions asked about one of the world's pictures, which share its visual prefix.
@@ -49,6 +52,7 @@ class DataConfig:
     images: str | None = None
     limit: int | None = None
     on_bad: str = "skip"
+    check_images: str = "exist"
     families: Mapping[str, float] = field(default_factory=dict, hash=False)
     styles: Mapping[str, float] = field(default_factory=dict, hash=False)
     per_image: int = 16
@@ -63,6 +67,10 @@ class DataConfig:
         if self.families or self.styles:
             self._check_world()
         require(self.on_bad in ("skip", "refuse"), f"data on_bad is {self.on_bad!r}; give skip or refuse")
+        require(
+            self.check_images in ("none", "exist", "decode"),
+            f"data check_images is {self.check_images!r}; give none, exist or decode",
+        )
         require(self.limit is None or self.limit >= 1, f"data limit is {self.limit}; give at least 1, or leave it out")
         require(self.per_image >= 1, f"data per_image is {self.per_image}; give at least 1")
 

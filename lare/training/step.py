@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -22,7 +22,9 @@ from lare.semantics.alignment import Aligned, alignment_loss
 from lare.training.batch import Draws, MicroBatch
 from lare.training.model import StepOutput
 
-__all__ = ["StepResult", "counts", "fill_gradients", "run_step"]
+__all__ = ["StepResult", "counts", "fill_gradients", "gathered", "run_step"]
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -34,12 +36,14 @@ class StepResult:
         counts: What each was divided by.
         negatives: Rows that each row was contrasted with; 0 without alignment.
         accuracy: Share of target tokens that are the arg-max.
+        replaced: Samples that others stood in for.
     """
 
     losses: dict[str, float] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     negatives: int = 0
     accuracy: float = 0.0
+    replaced: int = 0
 
 
 def _processes() -> int:
@@ -50,6 +54,15 @@ def _sum_over_processes(values: Tensor) -> Tensor:
     if _processes() > 1:
         dist.all_reduce(values)
     return values
+
+
+def gathered(found: list[T]) -> list[T]:
+    """What all processes have found, in their order; every process calls this."""
+    if _processes() == 1:
+        return found
+    parts: list[list[T]] = [[] for _ in range(_processes())]
+    dist.all_gather_object(parts, found)
+    return [one for part in parts for one in part]
 
 
 def counts(batches: Sequence[MicroBatch], weights: Mapping[str, float], draws: Sequence[Draws]) -> dict[str, int]:
@@ -227,10 +240,12 @@ def _result(
     batches: Sequence[MicroBatch],
 ) -> StepResult:
     device = batches[0].inputs["input_ids"].device
-    values = torch.tensor([*sums.values(), float(right)], dtype=torch.float64, device=device)
-    *totals, hits = _sum_over_processes(values).tolist()
+    replaced = sum(len(batch.replaced) for batch in batches)
+    values = torch.tensor([*sums.values(), float(right), float(replaced)], dtype=torch.float64, device=device)
+    *totals, hits, missed = _sum_over_processes(values).tolist()
     means = {name: total / divisors[name] for name, total in zip(sums, totals, strict=True) if divisors[name]}
     factors = {"lm": 1.0} | dict(weights)
     means["total"] = sum(factors[name] * value for name, value in means.items())
     negatives = max(0, divisors["alignment"] - 1)
-    return StepResult(means, {n: c for n, c in divisors.items() if c}, negatives, hits / max(1, divisors["lm"]))
+    used = {name: count for name, count in divisors.items() if count}
+    return StepResult(means, used, negatives, hits / max(1, divisors["lm"]), int(missed))

@@ -36,12 +36,12 @@ from lare.training.checkpoints import (
 )
 from lare.training.config import RunConfig, StageConfig
 from lare.training.loader import Split, StageBatches, batch_loader
-from lare.training.log import RunLog
+from lare.training.log import RunLog, describe_replaced
 from lare.training.model import TrainingModel
 from lare.training.optim import make_optimisers, set_rates
 from lare.training.sharding import FullyShard, Whole, check_sharded, launched_as
 from lare.training.stages import freeze_all_but, parts_of
-from lare.training.step import StepResult, run_step
+from lare.training.step import StepResult, gathered, run_step
 
 __all__ = ["STOPPED", "Plan", "Trainer", "make_draws"]
 
@@ -127,6 +127,10 @@ class Trainer:
                 elif not self._stage(number, stage, before, folder):
                     return STOPPED
                 before = stage
+        if self.main:
+            for told in (describe_replaced(self.out / stage.name) for stage in self.config.stages):
+                if told is not None:
+                    tqdm.write(told)
         return 0
 
     def _stage(self, number: int, stage: StageConfig, before: StageConfig | None, folder: Path) -> bool:
@@ -246,7 +250,12 @@ class _StageRun:
             unit="step",
         )
         for step in range(first, self.steps):
-            result, norm, factor = self.update(step, next(loader))
+            batches = next(loader)
+            result, norm, factor = self.update(step, batches)
+            if result.replaced:
+                found = gathered([one for batch in batches for one in batch.replaced])
+                if log is not None:
+                    log.write_replaced(step + 1, found)
             bar.update()
             elapsed = time.monotonic() - began
             stopping = trainer.stopping()
@@ -304,6 +313,8 @@ class _StageRun:
         row |= {"accuracy": result.accuracy, "gradient_norm": norm, "rate": factor}
         if self.sharding.scaler is not None:
             row |= {"loss_scale": self.sharding.scaler.get_scale(), "skipped_updates": self.sharding.skipped}
+        if log.count_replaced:
+            row["replaced"] = log.count_replaced
         if validate:
             row["validation"] = self.trainer.plan.validate(self.stage)
             self.trainer.model.train()

@@ -232,6 +232,19 @@ def test_a_limit(tmp_path):
     assert [one.where for one in data.rows(range(len(data)))] == [f"data.json:{i}" for i in (1, 2, 3, 4)]
 
 
+def test_rows_whose_image_is_missing_are_left_out_counted_listed_and_told(tmp_path, capsys):
+    (tmp_path / "a.png").write_bytes(png())
+    path = write(tmp_path, [row("a"), row("b", "gone.png"), row("c")])
+    data = pack(Source(path, "llava", check_images="exist"), shipped(), tmp_path / "run" / "pack")
+    assert [one.where for one in data.rows([0, 1])] == ["data.json:1", "data.json:3"] and len(data) == 2
+    assert report(tmp_path)["left_out"] == {"image_missing": 1}
+    assert problems(tmp_path) == [("data.json:2", "image_missing")]
+    told = capsys.readouterr().err
+    assert "3 rows, 2 samples; left out: 1 image_missing" in told and "problems.jsonl" in told
+    with pytest.raises(LareError, match=r"data\.json:2: there is no image 'gone\.png'"):
+        pack(Source(path, "llava", on_bad="refuse", check_images="exist"), shipped(), tmp_path / "run" / "other")
+
+
 # Reuse -------------------------------------------------------------------------------------------------------------
 
 

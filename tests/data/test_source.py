@@ -180,6 +180,46 @@ def test_pictures_from_archives(folder):
         Pictures(folder / "none")
 
 
+LOOKS = {"a.png": None, "none.png": "image_missing", "empty.png": "image_empty", "link.png": "image_outside"}
+LOOKS |= {"../secret.png": "image_outside", "sub/inside.png": None, "out/secret.png": "image_outside"}
+LOOKS |= {"loop.png": "image_missing", "sub": "image_missing", "good_link.png": None, "zipped.png": None}
+LOOKS |= {"zipped_empty.png": "image_empty", "no\0name": "image_missing"}
+
+
+@pytest.mark.parametrize("name", LOOKS)
+def test_a_look_at_an_image_says_what_reading_it_says(folder, name):
+    (folder / "sub").mkdir()
+    (folder / "sub" / "inside.png").write_bytes(png())
+    (folder / "out").symlink_to(folder.parent)
+    (folder / "loop.png").symlink_to(folder / "loop.png")
+    (folder / "good_link.png").symlink_to(folder / "sub" / "inside.png")
+    with zipfile.ZipFile(folder / "images.zip", "w") as archive:
+        archive.writestr("zipped.png", png(1))
+        archive.writestr("zipped_empty.png", b"")
+    for ask in (Pictures(folder).check, Pictures(folder).read):
+        try:
+            ask(name)
+            found = None
+        except BadRow as bad:
+            found = bad.kind
+        assert found == LOOKS[name], ask
+
+
+def test_looking_for_images_reads_none(folder, monkeypatch):
+    path = write(folder, [row("good"), row("bad", "none.png"), row("worse", "empty.png")])
+    monkeypatch.setattr(Pictures, "read", lambda *_: pytest.fail("read"))
+    report = Report()
+    assert len(list(Source(path, "llava", check_images="exist").samples(report))) == 1
+    assert report.kinds == {"image_missing": 1, "image_empty": 1}
+
+
+def test_every_image_of_a_row_is_looked_at(folder):
+    nlvr = {"sentence": "S", "label": "true", "images": ["a.png", "none.png"]}
+    report = Report()
+    assert not list(Source(write(folder, [nlvr]), "nlvr", check_images="exist").samples(report))
+    assert report.kinds == {"image_missing": 1}
+
+
 def test_unknown_options_are_refused(folder):
     with pytest.raises(LareError, match="on_bad is 'maybe'; choose one of skip, refuse"):
         Source(folder / "x.json", on_bad="maybe")

@@ -65,14 +65,36 @@ def test_cached_features_are_the_encoders(parts, monkeypatch) -> None:
     np.testing.assert_array_equal(again.features, found.features)
 
 
-def test_an_unreadable_image_names_its_row(parts, tmp_path: Path) -> None:
+@pytest.mark.parametrize("strict", [True, False])
+def test_images_that_are_all_unreadable_are_an_error(parts, tmp_path: Path, strict: bool) -> None:
     model, processor, packed = parts
-    broken = replace(packed, images=tmp_path, fingerprint="other")
+    broken = replace(packed, images=tmp_path, fingerprint="other", strict=strict)
     with pytest.raises(LareError, match=r"data\.json:1"):
         cache_packed_features(model, processor, broken)
-    assert not list(packed.folder.glob("*.part.npy")) or not open_array(
-        packed.folder / "features_other.npy", (3, 64, 1)
-    )
+    assert not list(packed.folder.glob("*.part.npy")) and not list(packed.folder.glob("features_other.npy"))
+
+
+def test_an_unreadable_image_is_told_and_its_samples_are_replaced(parts, tmp_path: Path, capsys) -> None:
+    model, processor, packed = parts
+    for number in (0, 2):
+        (tmp_path / f"{number}.png").write_bytes((packed.images / f"{number}.png").read_bytes())
+    (tmp_path / "1.png").write_bytes(b"no image")
+    broken = replace(packed, images=tmp_path, fingerprint="broken")
+    found = cache_packed_features(model, processor, broken)
+    assert "1 of 3 images can't be read" in capsys.readouterr().err
+    good = cache_packed_features(model, processor, packed)
+    np.testing.assert_array_equal(found.features[[0, 2]], good.features[[0, 2]])
+    assert np.isnan(found.features[1]).all()
+    loader = PackedBatches([broken], processor, model.config, STAGE, Split(), 0, features=[found])
+    plain = PackedBatches([broken], processor, model.config, STAGE, Split(), 0)
+    told = []
+    for step in range(2):
+        ((cached,), (decoded,)) = (one.micro_batches(step) for one in (loader, plain))
+        assert not cached.inputs["visual_features"].isnan().any()
+        assert [one[::2] for one in cached.replaced] == [one[::2] for one in decoded.replaced]
+        assert cached.where == decoded.where
+        told += cached.replaced
+    assert told and {one.where for one in told} <= {"data.json:2", "data.json:5", "data.json:8"}
 
 
 def test_arrays_come_back_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -179,8 +179,9 @@ def test_workers_make_the_same_batches(data: Packed, first: int) -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("how", ["cut", "gone", "text"])
-def test_a_damaged_image_names_its_row(tmp_path: Path, workers: int, how: str) -> None:
-    made = pack(Source(write_data(tmp_path, 16), "vision_r1"), processor(), tmp_path / "pack")
+def test_a_damaged_image_of_strict_data_names_its_row(tmp_path: Path, workers: int, how: str) -> None:
+    source = Source(write_data(tmp_path, 16), "vision_r1", on_bad="refuse")
+    made = pack(source, processor(), tmp_path / "pack")
     path = tmp_path / "5.png"
     if how == "gone":
         path.unlink()
@@ -191,6 +192,58 @@ def test_a_damaged_image_names_its_row(tmp_path: Path, workers: int, how: str) -
     message = str(caught.value)
     assert re.match(r"data\.json:(6|14): ", message) and "lare data check --check-images decode" in message
     assert "Traceback" not in message and "\n" not in message
+
+
+def damaged(folder: Path, *pictures: str) -> Packed:
+    """Rows whose images with these names can't be read any more."""
+    made = packed_file(folder)
+    for number, name in enumerate(pictures):
+        path = folder / name
+        (path.unlink if number % 2 else lambda path=path: path.write_bytes(path.read_bytes()[:3000]))()
+    return made
+
+
+def by_number(batches: list[Any]) -> dict[int, tuple[Any, ...]]:
+    return {row[0]: row for row in rows_of(batches)}
+
+
+def test_another_sample_stands_in_for_one_whose_image_cannot_be_read(tmp_path: Path) -> None:
+    whole = packed_file(tmp_path / "whole")
+    broken = damaged(tmp_path / "broken", "5.png", "2.png")
+    for step in range(3):
+        made = packed(broken).micro_batches(step)
+        rows, expected = by_number(made), by_number(packed(whole).micro_batches(step))
+        lost = {n: row for n, row in expected.items() if (int(row[-1].partition(":")[2]) - 1) % 8 in (2, 5)}
+        told = [one for batch in made for one in batch.replaced]
+        assert lost and [one.where for one in told] == [row[-1] for row in lost.values()]
+        assert [one.instead for one in told] == [rows[number][-1] for number in lost]
+        assert all("damaged" in one.reason or "there is no image" in one.reason for one in told)
+        wholes = {row[-1]: row for s in range(9) for row in rows_of(packed(whole).micro_batches(s))}
+        for number, row in rows.items():
+            assert (int(row[-1].partition(":")[2]) - 1) % 8 not in (2, 5)
+            twin = expected[number] if number not in lost else wholes[row[-1]]
+            assert row[1:-2] == twin[1:-2] and row[-1] == twin[-1]  # the groups of images tell folders apart
+
+
+@pytest.mark.parametrize("splits", SPLITS)
+def test_what_stands_in_depends_on_seed_and_sample_alone(tmp_path: Path, splits: list[Split]) -> None:
+    broken = damaged(tmp_path, "5.png", "2.png")
+    whole = packed(broken).micro_batches(1)
+    parts = [batch for split in splits for batch in packed(broken, split).micro_batches(1)]
+    assert rows_of(parts) == rows_of(whole)
+    assert [one for batch in parts for one in batch.replaced] == whole[0].replaced != []
+    ahead = [rows_of(one) for one in batch_loader(packed(broken), 1, 3, 2)]
+    assert ahead[0] == rows_of(whole)
+    other = packed(broken, seed=1)
+    where = {one.where: one.instead for batch in whole for one in batch.replaced}
+    again = {one.where: one.instead for step in range(2) for b in other.micro_batches(step) for one in b.replaced}
+    assert {name: instead for name, instead in again.items() if where.get(name, instead) != instead}
+
+
+def test_images_that_are_all_gone_are_an_error(tmp_path: Path) -> None:
+    made = damaged(tmp_path, *(f"{i}.png" for i in range(8)))
+    with pytest.raises(LareError, match=r"data\.json:\d+: .* lare data check --check-images decode"):
+        packed(made).micro_batches(0)
 
 
 # Modes -------------------------------------------------------------------------------------------------------------

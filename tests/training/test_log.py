@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from lare.errors import LareError
+from lare.training.batch import Replaced
 from lare.training.config import DataConfig, ModelConfig, RunConfig, StageConfig
-from lare.training.log import RunLog, flat
+from lare.training.log import RunLog, describe_replaced, flat
 
 
 def config(out: Path, **changes: Any) -> RunConfig:
@@ -69,6 +70,21 @@ def test_a_whole_row_without_its_line_end_stays(tmp_path: Path) -> None:
     path.write_text(path.read_text().rstrip("\n"))
     write(tmp_path, 11, first=10)
     assert steps(tmp_path / "III") == [1, 10, 11]
+
+
+def test_replaced_samples_are_listed_once(tmp_path: Path) -> None:
+    folder = tmp_path / "III"
+    assert describe_replaced(folder) is None
+    log = RunLog(config(tmp_path), folder, "III")
+    for step in (2, 5):
+        log.write_replaced(step, [Replaced(f"data.json:{step}", "there is no image", "data.json:9")])
+    again = RunLog(config(tmp_path), folder, "III", first=3)
+    assert again.count_replaced == 1
+    again.write_replaced(5, [Replaced(f"data.json:{n}", "there is no image", "data.json:9") for n in range(5, 12)])
+    told = describe_replaced(folder)
+    assert told is not None and again.count_replaced == 8
+    assert "stage III: 8 samples were replaced" in told and "  data.json:2: there is no image" in told
+    assert told.count("data.json:5:") == 1 and told.endswith("  ...")
 
 
 def test_numbers_are_named_by_their_paths() -> None:

@@ -56,6 +56,34 @@ def test_a_run_on_a_data_file(run_file: Path, capsys) -> None:
     assert main(["train", str(run_file)]) == 0
 
 
+def test_an_image_that_cannot_be_read_does_not_end_a_run(run_file: Path, capsys) -> None:
+    """One is missing from the start, one is damaged inside."""
+    folder = run_file.parent
+    (folder / "3.png").unlink()
+    (folder / "7.png").write_bytes((folder / "7.png").read_bytes()[:500])
+    words = ["train", str(run_file), "cache_features=false", "log_every=1"]
+    assert main([*words, *(f"stages.{stage}.samples=24" for stage in range(3))]) == 0
+    printed = capsys.readouterr()
+    out = folder / "run"
+    (packed,) = (out / "data").glob("*")
+    assert json.loads((packed / "report.json").read_text())["left_out"] == {"image_missing": 1, "not_object": 1}
+    assert "left out: 1 image_missing" in printed.err
+    total = 0
+    for stage in ("II", "III", "IV"):
+        listed = [json.loads(line) for line in (out / stage / "replaced.jsonl").read_text().splitlines()]
+        total += len(listed)
+        assert {one["where"] for one in listed} == {"r1.json:8"} and f"stage {stage}: " in printed.out
+        last = json.loads((out / stage / "log.jsonl").read_text().splitlines()[-1])
+        assert last["step"] == 6 and last["replaced"] == len(listed)
+    assert total >= 3 and "r1.json:8: the image '7.png': the given bytes is damaged" in printed.out
+
+
+def test_strict_data_end_a_run(run_file: Path, capsys) -> None:
+    (run_file.parent / "3.png").unlink()
+    assert main(["train", str(run_file), *(f"stages.{stage}.data.0.on_bad=refuse" for stage in range(3))]) == 2
+    assert "no image '3.png'" in capsys.readouterr().err
+
+
 def test_a_missing_data_file_is_one_line(run_file: Path, capsys) -> None:
     words = ["train", str(run_file), "stages.0.data.0.path=missing.json"]
     assert main(words) == 2

@@ -11,12 +11,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lare.errors import LareError
-from lare.training.batch import Draws, MicroBatch
+from lare.training.batch import Draws, MicroBatch, Replaced
 from lare.training.config import StageConfig
 from lare.training.loader import Split
 from lare.training.model import TrainingModel
 from lare.training.stages import STAGES, freeze_all_but, parts_of
-from lare.training.step import StepResult, run_step
+from lare.training.step import StepResult, gathered, run_step
 from lare.training.trainer import make_draws
 from tests.processes import run_processes
 from tests.training.plain import DATA, ROWS, WEIGHTS, WHOLE, batches, plain_losses, run_config, tiny_model, to_double
@@ -127,6 +127,7 @@ def test_two_processes_equal_one(whole, tmp_path) -> None:
         saved = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
         assert saved["losses"] == pytest.approx(result.losses, rel=1e-5)
         assert saved["negatives"] == ROWS - 1
+        assert saved["replaced"] == 1 and saved["listed"] == [["data.json:1", "damaged", "data.json:2"]]
         close(saved["gradients"], gradients)
 
 
@@ -136,8 +137,11 @@ def _process(rank: int, port: int, folder: str) -> None:
     freeze_all_but(model, STAGES["III"].parts)
     # One process with one forward pass, the other with two: who splits how is nobody else's matter.
     parts = split_batches(model, STAGE, Split(rank, 2, 16))
+    parts[0].replaced = [Replaced("data.json:1", "damaged", "data.json:2")] * rank
     result, gradients = step(model, parts)
+    listed = [list(one) for one in gathered(parts[0].replaced)]
     saved = {"losses": result.losses, "negatives": result.negatives, "gradients": gradients}
+    saved |= {"replaced": result.replaced, "listed": listed}
     torch.save(saved, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
