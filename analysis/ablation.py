@@ -50,7 +50,8 @@ COSTS = {
     "tokens": ("Tokens", 1, 1.0),
     "latent_steps": ("Latent steps", 1, 1.0),
     "decoder_positions": ("Decoder positions", 1, 1.0),
-    "multiply_adds": ("Multiply-adds, M", 1, 1e-6),
+    "multiply_adds_whole": ("Multiply-adds, M", 1, 1e-6),
+    "multiply_adds": ("Without vision encoder, M", 1, 1e-6),
     "ms_batch1": ("ms an answer, batch 1", 1, 1.0),
     "ms_batch16": ("ms an answer, batch 16", 1, 1.0),
     "hit_rate": ("Looks that hit, %", 1, 100.0),
@@ -117,7 +118,10 @@ def _costs(rows: Mapping[str, Row]) -> Table:
         line: dict[str, Any] = {"row": row.title, "accuracy": 100 * float(np.mean(row.accuracy))}
         line |= {name: COSTS.get(name, ("", 0, 1.0))[2] * row.costs[name] for name in names if name in row.costs}
         lines.append(line)
-    note = "Means over seeds. Multiply-adds are those of one answer asked alone, without the vision encoder."
+    note = (
+        "Means over seeds. Multiply-adds are those of one answer asked alone: the whole, then what is left without "
+        "the vision encoder, which is the same in all rows."
+    )
     return Table("costs", "What an answer costs", tuple(columns), tuple(lines), note)
 
 

@@ -9,7 +9,8 @@ done already is kept, so a stopped run goes on where it was:
     python analysis/ablation.py --rows reports/refocus/rows.json      the table with its intervals
 
 Questions are the mini tasks' test questions; nothing is chosen on them. Multiply-adds are those of one question asked
-alone: decoder, LM head, projectors and Extractor, without the vision encoder, which all rows share.
+alone, the whole first; then decoder, LM head, projectors and Extractor alone, without the vision encoder, which all
+rows share.
 """
 
 from __future__ import annotations
@@ -120,13 +121,12 @@ def _holds(places: npt.NDArray[Any], box: npt.NDArray[Any], window: int) -> npt.
     return held
 
 
-def multiply_adds(method: Method, prompt: float, written: float, iterations: int) -> float:
-    """Multiply-adds of one answer asked alone, without the vision encoder."""
-    from lare.training.flops import Gradients, Row, row_work
+def multiply_adds(method: Method, prompt: float, written: float, iterations: int) -> dict[str, float]:
+    """Multiply-adds of one answer asked alone: the whole, and what is left of it without the vision encoder."""
+    from lare.training.flops import answer_work, without_encoder
 
-    row = Row(round(prompt), round(written) + 1, iterations, delimiters=method.latent)
-    work = row_work(method.model, row, Gradients(frozenset(), False, False))
-    return sum(work.forward.values())
+    parts = answer_work(method.model, round(prompt), round(written), iterations, method.latent)
+    return {"multiply_adds_whole": sum(parts.values()), "multiply_adds": without_encoder(parts)}
 
 
 def _costs(method: Method, traces: TraceReader) -> dict[str, float]:
@@ -137,7 +137,7 @@ def _costs(method: Method, traces: TraceReader) -> dict[str, float]:
         "text_tokens": written,
         "latent_steps": float(steps),
         "decoder_positions": prompt + written + steps * method.model.config.latents_per_iteration,
-        "multiply_adds": multiply_adds(method, prompt, written, steps),
+        **multiply_adds(method, prompt, written, steps),
         **hit_rates(traces),
     }
 
@@ -279,10 +279,15 @@ def run(options: argparse.Namespace) -> None:
         hits = one["costs"].get("hit_rate")
         print(
             f"{one['name']:16s} seed {one['seed']}  {100 * np.mean(scores):5.1f} % of {len(scores)}  "
-            f"{one['costs']['multiply_adds'] / 1e6:6.1f} M multiply-adds"
+            f"{_counted(one['costs'])} multiply-adds"
             + (f"  looks hit {100 * hits:.0f} % (chance {100 * one['costs']['hit_chance']:.0f})" if hits else "")
         )
     print(f"rows: {target}; next: python analysis/ablation.py --rows {target}")
+
+
+def _counted(costs: Mapping[str, float]) -> str:
+    known = [costs[name] for name in ("multiply_adds_whole", "multiply_adds") if name in costs]
+    return " M, without vision encoder ".join(f"{count / 1e6:6.1f}" for count in known) + " M"
 
 
 def _first_weights() -> str | None:

@@ -199,4 +199,5 @@ def _short(value: float) -> str:
 def _flops(flops: Mapping[str, Any]) -> str:
     forward, backward = flops["forward"], flops["backward"]
     parts = ", ".join(f"{name} {_short((forward[name] + backward[name]) / 1e12)}" for name in forward)
-    return f"{_short(flops['total'] / 1e12)} an update ({parts})"
+    total, rest = (_short(flops[name] / 1e12) for name in ("total", "without_encoder"))
+    return f"{total} an update, {rest} of it without the vision encoder ({parts})"

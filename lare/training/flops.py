@@ -26,7 +26,24 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lare.model import LareForConditionalGeneration
 
-__all__ = ["Call", "Gradients", "Row", "Work", "decoder_calls", "gradients", "layer_weights", "measured", "row_work"]
+__all__ = [
+    "ENCODER",
+    "Call",
+    "Gradients",
+    "Row",
+    "Work",
+    "answer_work",
+    "decoder_calls",
+    "encoder_cost",
+    "gradients",
+    "layer_weights",
+    "measured",
+    "row_work",
+    "without_encoder",
+]
+
+ENCODER = "vision_encoder"
+"""The part that is counted apart: it is the same for all that look at a picture, and cached features leave it out."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +202,7 @@ def _vision(
     work: Work, model: LareForConditionalGeneration, row: Row, grad: Gradients, costs: Mapping[str, float]
 ) -> None:
     config = model.config
-    work.linear("vision_encoder", costs.get("vision_encoder", 0), False, False)
+    work.linear(ENCODER, costs.get(ENCODER, 0), False, False)
     # A shared projector sees the fine grid, whose tokens are pooled behind it.
     side = config.grid if config.shared_projector else row.lm_grid or config.lm_grid
     for part, cells in (("projector", side**2), ("refocus_projector", config.grid**2)):
@@ -252,9 +269,38 @@ def _first_pass(work: Work, model: LareForConditionalGeneration, row: Row, costs
     """The pass without gradient that makes the alignment's vectors: everything up to the latents, and the rationale."""
     nothing = Gradients(frozenset(), False, False)
     part = Row(row.prompt, 0, row.iterations, 0, row.rationale, lm_grid=row.lm_grid)
-    vision = {name: count for name, count in costs.items() if name == "vision_encoder"}
+    vision = {name: count for name, count in costs.items() if name == ENCODER}
     for name, count in row_work(model, part, nothing, vision).forward.items():
         work.linear(name, count, False, False)
+
+
+def answer_work(
+    model: LareForConditionalGeneration, prompt: int, written: int, iterations: int, delimiters: bool = True
+) -> dict[str, float]:
+    """Multiply-adds by part of one answer that is asked alone, vision encoder and all.
+
+    Args:
+        model: The model.
+        prompt: Tokens of the prompt, visual ones included.
+        written: Text tokens written, without the end token, which is one more step of the decoder.
+        iterations: Latent steps K.
+        delimiters: Whether latent delimiters stand in the prompt.
+    """
+    row = Row(prompt, written + 1, iterations, delimiters=delimiters)
+    nothing = Gradients(frozenset(), False, False)
+    return row_work(model, row, nothing, {ENCODER: encoder_cost(model)}).forward
+
+
+def without_encoder(parts: Mapping[str, float]) -> float:
+    """Sum over parts but the vision encoder."""
+    return sum(count for name, count in parts.items() if name != ENCODER)
+
+
+def encoder_cost(model: LareForConditionalGeneration) -> float:
+    """Multiply-adds of the vision encoder on one picture."""
+    side = model.config.image_size
+    weight = next(model.vision_tower.parameters())
+    return measured(model.vision_tower, torch.zeros(1, 3, side, side, device=weight.device, dtype=weight.dtype))
 
 
 def measured(model: nn.Module, *inputs: Any, **keywords: Any) -> float:

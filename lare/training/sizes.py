@@ -23,7 +23,7 @@ from lare.model import LareForConditionalGeneration
 from lare.model.processing_lare import IMAGE_PLACEHOLDER
 from lare.model.published import FULL_SIZE
 from lare.training.config import PARTS, DataConfig, RunConfig, StageConfig
-from lare.training.flops import Row, gradients, row_work
+from lare.training.flops import Row, gradients, row_work, without_encoder
 from lare.training.memory import memory_of, parameter_count, sharded
 from lare.training.run_file import load_run_config
 from lare.training.skeleton import extra_modules, measured_costs, named_parts, skeleton
@@ -175,7 +175,7 @@ def run_report(
         ``parameters`` by part and in total, ``processes``, ``precision``, and ``stages``: for each what it trains, its
         rows an update and a forward pass, assumed lengths (``row`` as the stage answers in the end, ``rows`` of each
         way with its share), memory in bytes of one process (``sharded``: as FSDP does it, see `lare.training.memory`),
-        and FLOPs of the mean update by part.
+        and FLOPs of the mean update by part (``total``, and ``without_encoder``: with features that are kept).
 
     Raises:
         LareError: If the model's shapes are not at hand.
@@ -235,7 +235,11 @@ def _stage(
         "row": vars(row) | {"question": lengths.question, "answer": lengths.answer},
         "rows": [{"share": round(part_of_batches, 6), **vars(one)} for part_of_batches, one in every],
         "memory": memory,
-        "flops": flops | {"total": sum(sum(found.values()) for found in flops.values())},
+        "flops": flops
+        | {
+            "total": sum(sum(found.values()) for found in flops.values()),
+            "without_encoder": sum(without_encoder(found) for found in flops.values()),
+        },
     }
 
 

@@ -13,7 +13,7 @@ from lare.model.assemble import load_text_config, meta_model, with_defaults
 from lare.model.encoders import encoder_defaults, load_vision_config
 from lare.model.published import published
 from lare.training.config import ModelConfig, RunConfig
-from lare.training.flops import measured
+from lare.training.flops import ENCODER, encoder_cost, measured
 
 __all__ = ["extra_modules", "measured_costs", "named_parts", "skeleton"]
 
@@ -80,8 +80,7 @@ def named_parts(model: LareForConditionalGeneration, extras: Mapping[str, nn.Mod
 
 def measured_costs(model: LareForConditionalGeneration, extras: Mapping[str, nn.Module], size: int) -> dict[str, float]:
     """Forward multiply-adds of the convolutional and transformer parts that torch counts itself, one image each."""
-    side, device = model.config.image_size, model.device
-    costs = {"vision_encoder": measured(model.vision_tower, torch.empty(1, 3, side, side, device=device))}
+    costs = {ENCODER: encoder_cost(model)}
     if "unet" in extras:
         unet = cast(Any, extras["unet"])["unet"]
         tokenizer = cast(Any, extras["image_tokenizer"])

@@ -36,7 +36,7 @@ def make(
                 for task, noisy in ((task, one + rng.standard_normal(n)) for task, one in hard.items())
             }
             scenes = {task: {str(i): f"s{i // 2}" for i in range(n)} for task in hard}
-            costs = {"tokens": 10.0 + seed, "multiply_adds": 5e7}
+            costs = {"tokens": 10.0 + seed, "multiply_adds_whole": 15e7, "multiply_adds": 5e7}
             rows.append(
                 {"name": name, "title": f"Row {name}", "seed": seed, "claim": True, "scores": scores}
                 | {"scenes": scenes, "costs": costs}
@@ -78,7 +78,9 @@ def test_planted_effects_are_found(tmp_path: Path) -> None:
     assert "worse" in document.verdict
     costs = document.tables[2].rows[0]
     assert costs["tokens"] == pytest.approx(11.5)
-    assert costs["multiply_adds"] == pytest.approx(50)
+    assert costs["multiply_adds_whole"] == pytest.approx(150) and costs["multiply_adds"] == pytest.approx(50)
+    order = [column.key for column in document.tables[2].columns]
+    assert order.index("multiply_adds_whole") + 1 == order.index("multiply_adds")  # the whole comes first
     assert document.from_json(document.to_json()).tables[0].rows[1]["gap"] is not None
 
 

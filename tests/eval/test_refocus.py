@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from lare.errors import LareError
 from lare.methods import load_method
@@ -65,12 +66,32 @@ def test_no_window_no_rate(tmp_path):
 
 def test_an_answer_costs_more_with_a_longer_prompt_and_with_latents():
     embedded_method = load_method("lare")
-    short, long = (multiply_adds(embedded_method, prompt, 20, 0) for prompt in (30, 90))
-    thinking = multiply_adds(embedded_method, 30, 20, 4)
+    short, long = (multiply_adds(embedded_method, prompt, 20, 0)["multiply_adds"] for prompt in (30, 90))
+    both = multiply_adds(embedded_method, 30, 20, 4)
+    thinking, whole = both["multiply_adds"], both["multiply_adds_whole"]
     text = embedded_method.model.config.text_config
     layer = 4 * text.hidden_size**2 + 3 * text.hidden_size * text.intermediate_size
     assert long - short > 60 * text.num_hidden_layers * layer  # the layers' weights alone, attention comes on top
     assert thinking > short
+    encoder = counted(embedded_method.model)
+    assert whole - thinking == encoder > thinking  # leaving it out would flatter whoever saves tokens
+
+
+def counted(model):
+    """Multiply-adds of the encoder's convolutions and linear layers, from the shapes that pass through them."""
+    total = []
+
+    def note(module, given, output):
+        weight = module.weight
+        positions = output[0].numel() // weight.shape[0]
+        total.append(positions * weight.numel())
+
+    layers = [m for m in model.vision_tower.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
+    hooks = [layer.register_forward_hook(note) for layer in layers]
+    model.vision_tower(torch.zeros(1, 3, 128, 128))
+    for hook in hooks:
+        hook.remove()
+    return sum(total)
 
 
 def test_unknown_rows_and_missing_files(capsys, tmp_path, monkeypatch):

@@ -320,9 +320,13 @@ def test_info_of_a_run_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     printed = capsys.readouterr().out
     for word in ("language_model", "stage II", "trains", "projector", "activations", "estimate", "TFLOPs"):
         assert word in printed
+    assert "of it without the vision encoder" in printed
     assert lare(["info", write(tmp_path), "--json", "--processes", "4", "stages.0.batch=64"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["processes"] == 4 and report["stages"][0]["micro_batch"] == 16
+    flops = report["stages"][0]["flops"]
+    encoder = flops["forward"]["vision_encoder"]
+    assert flops["total"] - flops["without_encoder"] == pytest.approx(encoder) and encoder > 0
     assert "run | stage" in markdown({"small": report})
 
 
