@@ -2,7 +2,8 @@
 
 A map: `configuration_lare` (every knob), `processing_lare` (inputs), `vision` (visual tokens), `loop` (prefill and
 cached extension), `thinking` (latent iterations) with `window`, `extractor`, `halting` and `attention`, `losses`
-(training), `generation` (answers) with `cache`, and `modeling_lare`, which ties them together.
+(training), `generation` (answers) with `cache`, `families` (what decoders do differently, checked by `family_check`),
+and `modeling_lare`, which ties them together.
 """
 
 from __future__ import annotations

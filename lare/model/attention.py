@@ -4,6 +4,8 @@ LaRe needs the attention of the newest position to the visual tokens, in every l
 (L x H x S x S) would cost more than the decoder itself, so a capture object travels down as a keyword argument and
 each layer leaves its last row in it: one (B, H, 1, D) x (B, H, D, S) product. The function is registered with
 transformers under the name "lare_sdpa"; nothing is patched, and without a capture it is transformers' own "sdpa".
+Scores that torch's kernel can't cap (Gemma 2) and softmax sums with a sink (gpt-oss) are computed by plain products,
+as transformers' "eager" does; "lare_eager" computes every layer so.
 
 Shapes: B batch, T new positions, S positions in the cache with the new ones, H heads, G query heads per key head,
 D head width, d model width.
@@ -11,17 +13,54 @@ D head width, d model width.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-__all__ = ["ATTENTION_NAME", "LastQueryCapture", "lare_sdpa", "layer_output_hook"]
+from lare.errors import LareError
+
+__all__ = [
+    "ATTENTION_NAME",
+    "ATTENTION_NAMES",
+    "LastQueryCapture",
+    "attention_name",
+    "lare_eager",
+    "lare_sdpa",
+    "layer_output_hook",
+]
 
 ATTENTION_NAME = "lare_sdpa"
+ATTENTION_NAMES = (ATTENTION_NAME, "lare_eager")
 _KEYWORD = "lare_capture"
+_WHY_NOT = {
+    "flash_attention_2": "its kernels take no mask of single positions, which LaRe's padding needs",
+    "flash_attention_3": "its kernels take no mask of single positions, which LaRe's padding needs",
+    "flash_attention_4": "its kernels take no mask of single positions, which LaRe's padding needs",
+    "flex_attention": "it takes block masks, and LaRe hands out additive ones",
+}
+
+
+def attention_name(asked: str | None) -> str:
+    """The registered name of the attention that a caller asked for: "sdpa" (also None) or "eager".
+
+    "sdpa" is torch's, which uses its own flash kernel wherever there is no padding.
+
+    Raises:
+        LareError: If LaRe can't capture attention with it.
+    """
+    name = ATTENTION_NAME if asked is None else asked if asked.startswith("lare_") else f"lare_{asked}"
+    if name in ATTENTION_NAMES:
+        return name
+    reason = _WHY_NOT.get(str(asked), "it can't hand out the attention that LaRe looks by")
+    raise LareError(
+        f"attn_implementation {asked!r} can't be used: {reason}; give \"sdpa\" (torch's own kernels, flash among them) "
+        'or "eager".'
+    )
 
 
 class LastQueryCapture:
@@ -53,7 +92,13 @@ class LastQueryCapture:
         return torch.stack(self.rows, dim=1)
 
     def mean_row(self) -> Tensor:
-        """The row averaged over heads and layers in float32, (B, S)."""
+        """The row averaged over heads and layers in float32, (B, S).
+
+        Raises:
+            LareError: If no layer left one.
+        """
+        if not self.rows:
+            raise LareError("its layers do not attend through transformers' attention interface; use a Llama-like one.")
         total = self.rows[0].float().sum(1)
         for row in self.rows[1:]:
             total = total + row.float().sum(1)
@@ -71,6 +116,27 @@ def layer_output_hook(module: nn.Module, args: Any, kwargs: dict[str, Any], outp
         capture.hidden.append(hidden[:, -1])
 
 
+class _Scores(NamedTuple):
+    """How a layer makes softmax rows of queries and keys.
+
+    Attributes:
+        scaling: Factor of the scores; None means D ** -0.5.
+        softcap: Scores s become softcap * tanh(s / softcap).
+        sinks: (H,) scores of a position that takes its share of the softmax and gives nothing.
+        bias: Added to the scores, broadcasts to (B, H, T, S).
+    """
+
+    scaling: float | None = None
+    softcap: float | None = None
+    sinks: Tensor | None = None
+    bias: Tensor | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether torch's kernel can't make these rows."""
+        return self.softcap is not None or self.sinks is not None
+
+
 def lare_sdpa(
     module: nn.Module,
     query: Tensor,
@@ -79,9 +145,10 @@ def lare_sdpa(
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
+    eager: bool = False,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Scaled dot-product attention with last-row capture.
+    """Attention with last-row capture.
 
     Args:
         module: The decoder's attention module.
@@ -91,29 +158,35 @@ def lare_sdpa(
         attention_mask: None, or a mask that broadcasts to (B, 1, T, S): additive, or boolean with True to attend.
         dropout: Dropout probability of the attention weights.
         scaling: Factor of the scores; None means D ** -0.5.
-        **kwargs: May hold the capture; the rest goes to transformers' own "sdpa".
+        eager: Use plain products instead of torch's kernel.
+        **kwargs: May hold the capture, a softcap, sinks and a bias of the scores; the rest goes to transformers' own
+            "sdpa".
 
     Returns:
         The output (B, T, H, D), and None in place of the attention map.
     """
     capture = kwargs.pop(_KEYWORD, None)
-    if capture is None and _slow_kernel(query, dropout):
-        return _attend(_last_row(query, key, attention_mask, scaling), value), None
-    if capture is None:
-        out: tuple[Tensor, None] = ALL_ATTENTION_FUNCTIONS["sdpa"](
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
-        )
-        return out
-    if query.shape[2] == 1:
-        probs_BNGS = _last_row(query, key, attention_mask, scaling)
-        capture.rows.append((probs_BNGS if capture.gradient else probs_BNGS.detach()).flatten(1, 2))
-        return _attend(nn.functional.dropout(probs_BNGS, dropout) if dropout else probs_BNGS, value), None
-    with torch.set_grad_enabled(capture.gradient and torch.is_grad_enabled()):
-        capture.rows.append(_last_row(query[:, :, -1:], key, attention_mask, scaling).flatten(1, 2))
-    out = ALL_ATTENTION_FUNCTIONS["sdpa"](
+    scores = _Scores(scaling, kwargs.get("softcap"), kwargs.get("s_aux"), kwargs.get("position_bias"))
+    single = query.shape[2] == 1
+    if capture is None and single and (eager or scores.plain or _slow_kernel(query, dropout)):
+        return _attend(_rows(query, key, attention_mask, scores), value, dropout), None
+    if capture is not None and single:
+        probs = _rows(query, key, attention_mask, scores)
+        capture.rows.append((probs if capture.gradient else probs.detach()).flatten(1, 2).squeeze(2))
+        return _attend(probs, value, dropout), None
+    if capture is not None:
+        with torch.set_grad_enabled(capture.gradient and torch.is_grad_enabled()):
+            row = _rows(query[:, :, -1:], key, _last(attention_mask), scores._replace(bias=_last(scores.bias)))
+            capture.rows.append(row.flatten(1, 2).squeeze(2))
+    if eager or scores.plain:
+        return _attend(_rows(query, key, _causal(query, key, attention_mask), scores), value, dropout), None
+    out: tuple[Tensor, None] = ALL_ATTENTION_FUNCTIONS["sdpa"](
         module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
     )
     return out
+
+
+lare_eager: Callable[..., tuple[Tensor, None]] = partial(lare_sdpa, eager=True)
 
 
 def _slow_kernel(query: Tensor, dropout: float) -> bool:
@@ -126,23 +199,55 @@ def _slow_kernel(query: Tensor, dropout: float) -> bool:
     return half and query.shape[2] == 1 and not dropout and query.device.type == "cpu" and not torch.is_grad_enabled()
 
 
-def _attend(probs: Tensor, value: Tensor) -> Tensor:
-    """(B, N, G, S) softmax rows over (B, N, S, D) values, as (B, 1, H, D)."""
-    return torch.matmul(probs.to(value.dtype), value).flatten(1, 2).unsqueeze(1)
+def _last(mask: Tensor | None) -> Tensor | None:
+    return None if mask is None else mask[:, :, -1:]
 
 
-def _last_row(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:
-    """Softmax row of one query (B, H, 1, D) over all keys (B, N, S, D), as (B, N, G, S) with H = N * G."""
-    batch, heads, _, width = query.shape
-    groups = query.reshape(batch, key.shape[1], heads // key.shape[1], width)
-    scale = width**-0.5 if scaling is None else scaling
-    # Keys on the left: with one query a head this is a matrix times a vector, and bf16 kernels stay fast.
-    scores = torch.matmul(key, (groups * scale).transpose(2, 3)).transpose(2, 3)
+def _causal(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
+    """The mask, or where there is none the causal one that torch's kernel would apply by itself."""
     if mask is not None:
-        last = mask[:, :, -1:, : key.shape[2]]
-        scores = scores.masked_fill(~last, float("-inf")) if last.dtype == torch.bool else scores + last
-    return scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
+        return mask
+    new, total = query.shape[2], key.shape[2]
+    return torch.ones(new, total, dtype=torch.bool, device=query.device).tril(total - new)[None, None]
+
+
+def _attend(probs: Tensor, value: Tensor, dropout: float) -> Tensor:
+    """(B, N, G, T, S) softmax rows over (B, N, S, D) values, as (B, T, H, D)."""
+    weights = nn.functional.dropout(probs, dropout) if dropout else probs
+    batch, heads, groups, size, length = probs.shape
+    mixed = torch.matmul(weights.to(value.dtype).reshape(batch, heads, groups * size, length), value)
+    return mixed.reshape(batch, heads * groups, size, -1).transpose(1, 2)
+
+
+def _rows(query: Tensor, key: Tensor, mask: Tensor | None, how: _Scores) -> Tensor:
+    """Softmax rows of queries (B, H, T, D) over all keys (B, N, S, D), as (B, N, G, T, S) with H = N * G."""
+    batch, heads, size, width = query.shape
+    keys = key.shape[1]
+    folded = query.reshape(batch, keys, heads // keys * size, width)
+    scale = width**-0.5 if how.scaling is None else how.scaling
+    # Keys on the left: with one query a head this is a matrix times a vector, and bf16 kernels stay fast.
+    scores = torch.matmul(key, (folded * scale).transpose(2, 3)).transpose(2, 3)
+    scores = scores.reshape(batch, keys, heads // keys, size, -1)
+    if how.softcap is not None:
+        scores = how.softcap * torch.tanh(scores / how.softcap)
+    if how.bias is not None:
+        scores = scores + _grouped(how.bias, keys)[..., : scores.shape[-1]]
+    if mask is not None:
+        grouped = _grouped(mask, keys)[..., : scores.shape[-1]]
+        scores = scores.masked_fill(~grouped, float("-inf")) if grouped.dtype == torch.bool else scores + grouped
+    wide = torch.promote_types(scores.dtype, torch.float32)
+    if how.sinks is None:
+        return scores.softmax(dim=-1, dtype=wide)
+    sinks = how.sinks.reshape(1, keys, -1, 1, 1).to(wide).expand(batch, -1, -1, size, 1)
+    return torch.cat((scores.to(wide), sinks), dim=-1).softmax(dim=-1)[..., :-1]
+
+
+def _grouped(mask: Tensor, keys: int) -> Tensor:
+    """(B or 1, H or 1, T, S) -> (B or 1, N or 1, G or 1, T, S)."""
+    return mask.unsqueeze(2) if mask.shape[1] == 1 else mask.unflatten(1, (keys, -1))
 
 
 ALL_ATTENTION_FUNCTIONS.register(ATTENTION_NAME, lare_sdpa)
-ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION_NAME, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+ALL_ATTENTION_FUNCTIONS.register("lare_eager", lare_eager)
+for _name in ATTENTION_NAMES:
+    ALL_MASK_ATTENTION_FUNCTIONS.register(_name, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])

@@ -31,7 +31,7 @@ class _RoomyLayer(DynamicLayer):
         start = self.get_seq_length()
         end = start + key_states.shape[-2]
         if self._buffers is None or end > self._buffers[0].shape[-2]:
-            self._grow(key_states, end)
+            self._grow((key_states, value_states), end)
         assert self._buffers is not None
         keys, values = self._buffers
         keys[:, :, start:end].copy_(key_states)
@@ -39,11 +39,10 @@ class _RoomyLayer(DynamicLayer):
         self.keys, self.values = keys[:, :, :end], values[:, :, :end]
         return self.keys, self.values
 
-    def _grow(self, like: Tensor, needed: int) -> None:
-        batch, heads, _, width = like.shape
-        shape = (batch, heads, needed + self.room, width)
-        new = (like.new_empty(shape), like.new_empty(shape))
-        length = self.get_seq_length()
+    def _grow(self, like: tuple[Tensor, Tensor], needed: int) -> None:
+        # Keys and values may differ in heads and width (compressed ones do).
+        key, value = (one.new_empty(*one.shape[:2], needed + self.room, one.shape[-1]) for one in like)
+        new, length = (key, value), self.get_seq_length()
         if self.keys is not None and self.values is not None and length:
             new[0][:, :, :length].copy_(self.keys)
             new[1][:, :, :length].copy_(self.values)

@@ -118,6 +118,7 @@ class LareConfig(PreTrainedConfig):
         self.vision_feature_layer = vision_feature_layer
         self.text_prefix = text_prefix
         self.projector_dim = projector_dim
+        _check_text(self.text_config)
         vocabulary = int(self.text_config.vocab_size)
         self.image_token_id = vocabulary - 3 if image_token_id is None else image_token_id
         self.latent_start_id = vocabulary - 2 if latent_start_id is None else latent_start_id
@@ -129,7 +130,6 @@ class LareConfig(PreTrainedConfig):
 
     def _check(self) -> None:
         """Raise one `LareError` for the first impossible value."""
-        _check_text(self.text_config)
         _check_grids(self)
         _check_loop(self)
         _check_extractor(self)
@@ -156,15 +156,13 @@ def _require(ok: bool, message: str) -> None:
 
 
 def _check_text(text: PreTrainedConfig) -> None:
-    """The loop gives every layer one mask, so each must attend to everything before it."""
-    kinds = set(getattr(text, "layer_types", None) or ["full_attention"])
-    window, positions = getattr(text, "sliding_window", None), getattr(text, "max_position_embeddings", None)
-    narrow = window is not None and (positions is None or window < positions)
-    _require(
-        kinds == {"full_attention"} and not narrow,
-        f"text_config.sliding_window is {window} (layers: {', '.join(sorted(kinds))}), and LaRe's latents need full "
-        "attention in every layer; set use_sliding_window=False or sliding_window=None in text_config.",
-    )
+    """Name a configuration that is no decoder's; whether its family fits is the model's to check."""
+    for name in ("vocab_size", "hidden_size", "num_hidden_layers"):
+        _require(
+            isinstance(getattr(text, name, None), int),
+            f"text_config of type {text.model_type!r} has no {name}; give the configuration of a causal language model "
+            "(of a model of several parts, its text half).",
+        )
 
 
 def _check_grids(config: LareConfig) -> None:

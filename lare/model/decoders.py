@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from lare.errors import LareError
-from lare.model.attention import ATTENTION_NAME
+from lare.model.families import attention_of, check_family
 from lare.model.loading import _quiet
 
 __all__ = ["load_decoder", "load_text_config"]
@@ -58,14 +58,15 @@ def load_decoder(text: str, trust_remote_code: bool) -> tuple[PreTrainedModel, P
         trust_remote_code: Whether code from a hub repository may run.
 
     Raises:
-        LareError: If it can't be loaded whole, or is quantised.
+        LareError: If it can't be loaded whole, is quantised, or is of a family that LaRe can't run.
     """
     place, options = _source(text, trust_remote_code)
     config = load_text_config(text, trust_remote_code)
+    check_family(config)
     if getattr(config, "quantization_config", None) is not None:
         raise LareError(f"the decoder {text!r} is quantised and can't be trained; give its unquantised checkpoint")
     tokenizer = _loaded("a tokenizer", text, lambda: AutoTokenizer.from_pretrained(place, **options))
-    options |= dict(dtype=torch.float32, attn_implementation=ATTENTION_NAME, output_loading_info=True)
+    options |= dict(dtype=torch.float32, attn_implementation=attention_of(config), output_loading_info=True)
     pair: Any = _loaded("a causal language model", text, lambda: AutoModelForCausalLM.from_pretrained(place, **options))
     decoder, info = cast(tuple[PreTrainedModel, dict[str, Any]], pair)
     missing = sorted([*info.get("missing_keys", ()), *(str(key) for key in info.get("mismatched_keys", ()))])

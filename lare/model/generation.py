@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lare.errors import LareError
 from lare.model.attention import LastQueryCapture
-from lare.model.loop import LoopState, extend, prefill, run_decoder
+from lare.model.loop import LoopState, extend, prefill, run_decoder, windowed
 from lare.model.outputs import LareGeneration
 from lare.model.thinking import LatentOverride, Thoughts, think
 
@@ -216,6 +216,7 @@ class _Decoder:
         self.alive = torch.arange(batch, device=device)
         self.open = torch.ones(batch, dtype=torch.bool, device=device)
         self.positions = state.next_position[:, None].clone()
+        self.real = torch.nn.functional.pad(state.attention_mask, (0, options.max_new_tokens), value=True)
         self.mask = self._decode_mask()
         self._eos_tensor = torch.tensor(self.eos, dtype=torch.long, device=device)
 
@@ -223,9 +224,8 @@ class _Decoder:
         """Additive mask (B, 1, 1, S + all new tokens), of which each step uses the front; None without padding."""
         if not self.state.padded:
             return None
-        real = torch.nn.functional.pad(self.state.attention_mask, (0, self.options.max_new_tokens), value=True)
-        mask = torch.zeros(real.shape, dtype=self.state.last_hidden.dtype, device=real.device)
-        return mask.masked_fill_(~real, float("-inf"))[:, None, None]
+        mask = torch.zeros(self.real.shape, dtype=self.state.last_hidden.dtype, device=self.real.device)
+        return mask.masked_fill_(~self.real, float("-inf"))[:, None, None]
 
     def run(self) -> tuple[Tensor, Tensor]:
         """Generate; returns the ids (B, T), T the longest answer with its end of sequence, and lengths (B,)."""
@@ -266,13 +266,13 @@ class _Decoder:
             return tokens
         self.state.cache.batch_select_indices(keep)
         self.alive, self.positions, self.open = self.alive[keep], self.positions[keep], self.open[keep]
-        self.mask = None if self.mask is None else self.mask[keep]
+        self.mask, self.real = None if self.mask is None else self.mask[keep], self.real[keep]
         return tokens[keep]
 
     def _step(self, tokens: Tensor, length: int, watch: bool) -> Tensor:
         """Feed one token per row; `length` counts the cached columns with it. Returns (B, d)."""
         capture = LastQueryCapture() if watch else None
-        mask = None if self.mask is None else self.mask[..., :length]
+        mask = windowed(self.model, None if self.mask is None else self.mask[..., :length], self.real[:, :length])
         hidden = run_decoder(
             self.model, self.model.embed(tokens[:, None]), self.state.cache, self.positions, mask, capture
         )

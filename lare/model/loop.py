@@ -14,8 +14,10 @@ visual tokens, m latents per iteration, K iterations, n cells that a look may ta
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from functools import cache as remember_result
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -24,12 +26,13 @@ from transformers.cache_utils import DynamicCache
 from lare.errors import LareError
 from lare.model.attention import LastQueryCapture
 from lare.model.cache import new_cache
+from lare.model.families import attention_window, masks_by_kind
 from lare.model.vision import VisualTokens
 
 if TYPE_CHECKING:
     from lare.model.modeling_lare import LareForConditionalGeneration
 
-__all__ = ["LoopState", "extend", "prefill"]
+__all__ = ["LoopState", "Masks", "extend", "prefill", "start"]
 
 
 @dataclass
@@ -94,9 +97,39 @@ def decoder_mask(past: Tensor, new: Tensor, padded: bool, dtype: torch.dtype) ->
     return mask.unsqueeze(1)
 
 
+Masks = Tensor | dict[str, Tensor] | None
+
+
+def windowed(model: LareForConditionalGeneration, mask: Tensor | None, real: Tensor) -> Masks:
+    """What the decoder takes as its mask: as it is, or narrowed to a window in the layers that have one.
+
+    The window counts a row's real positions, so that padding inside a row does not shorten its view. Without a mask
+    there is no padding, and the decoder makes its windows itself.
+
+    Args:
+        model: The model.
+        mask: Additive (B or 1, 1, T, S), or None.
+        real: (B, S) booleans, False at padding.
+    """
+    window = attention_window(model.config.text_config)
+    if window is None or mask is None:
+        return mask
+    positions = real[: len(mask)].long().cumsum(1)
+    far = positions[:, None] <= positions[:, -mask.shape[2] :, None] - window
+    narrow = mask.masked_fill(far.unsqueeze(1), float("-inf"))
+    by_kind = masks_by_kind(model.config.text_config)
+    return {"full_attention": mask, "sliding_attention": narrow} if by_kind else narrow
+
+
 def _compute_dtype(embeds: Tensor) -> torch.dtype:
     kind = embeds.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else embeds.dtype
+
+
+@remember_result
+def _cache_keyword(decoder: Any) -> str:
+    """How `forward` calls its cache: transformers renamed it while 5.x lasted, and 5.40 takes the new name only."""
+    return "cache" if "cache" in inspect.signature(decoder.forward).parameters else "past_key_values"
 
 
 def run_decoder(
@@ -104,16 +137,17 @@ def run_decoder(
     embeds: Tensor,
     cache: DynamicCache | None,
     position_ids: Tensor,
-    mask: Tensor | None,
+    mask: Masks,
     capture: LastQueryCapture | None = None,
 ) -> Tensor:
     """Run T new embeddings (B, T, d) through the decoder, over the cache if any; returns its output (B, T, d)."""
+    decoder = model.decoder
     keywords: dict[str, Any] = {} if capture is None else dict(capture.keywords())
-    output = model.decoder(
+    keywords[_cache_keyword(cast(Any, type(decoder)))] = cache
+    output = decoder(
         inputs_embeds=embeds,
         attention_mask=mask,
         position_ids=position_ids,
-        past_key_values=cache,
         use_cache=cache is not None,
         **keywords,
     )
@@ -147,17 +181,12 @@ def extend(
     padded = state.padded or (mask is not None and not bool(new.all()))
     positions = (state.next_position[:, None] + new.long().cumsum(1) - 1).clamp_min(0)
     watcher = LastQueryCapture(state.saliency_gradient) if capture else None
-    hidden = run_decoder(
-        model,
-        embeds,
-        state.cache,
-        positions,
-        decoder_mask(state.attention_mask, new, padded, _compute_dtype(embeds)),
-        watcher,
-    )
+    real = torch.cat((state.attention_mask, new), dim=1)
+    causal = decoder_mask(state.attention_mask, new, padded, _compute_dtype(embeds))
+    hidden = run_decoder(model, embeds, state.cache, positions, windowed(model, causal, real), watcher)
     grown = replace(
         state,
-        attention_mask=torch.cat((state.attention_mask, new), dim=1),
+        attention_mask=real,
         next_position=state.next_position + new.sum(1),
         padded=padded,
     )
@@ -199,9 +228,10 @@ def embed_prompt(model: LareForConditionalGeneration, input_ids: Tensor, visual:
     return embeds.scatter(1, index, visual.lm.to(embeds.dtype)), slots
 
 
-def _start(
+def start(
     model: LareForConditionalGeneration, visual: VisualTokens, slots: Tensor, room: int, questions: int
 ) -> LoopState:
+    """The state before the first position, with `room` spare cache positions and N_v image slots (B, N_v)."""
     batch, device = slots.shape[0], slots.device
     empty = visual.lm.new_empty(0)
     return LoopState(
@@ -257,11 +287,11 @@ def prefill(
     if shared_ids is None:
         per_row = _repeat_visual(visual, questions_per_image)
         embeds, slots = embed_prompt(model, input_ids, per_row)
-        state = _start(model, visual, slots, room, questions_per_image)
+        state = start(model, visual, slots, room, questions_per_image)
     else:
         shared, slots = embed_prompt(model, shared_ids, visual)
         room_needed = room + input_ids.shape[1]
-        _, state = extend(model, _start(model, visual, slots, room_needed, 1), shared)
+        _, state = extend(model, start(model, visual, slots, room_needed, 1), shared)
         state = _repeat_rows(state, questions_per_image)
         embeds = model.embed(input_ids)
     state.saliency_gradient = saliency_gradient

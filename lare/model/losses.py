@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lare.model.loop import LoopState, decoder_mask, extend, run_decoder
+from lare.model.loop import LoopState, decoder_mask, extend, run_decoder, windowed
 from lare.model.outputs import Loss
 from lare.model.thinking import Thoughts
 
@@ -101,5 +101,5 @@ def _prefix_states(
     # Right padding needs no mask: no real position comes after it, and its own outputs are not read.
     positions = (valid.long().cumsum(1) - 1).clamp_min(0) if padded else torch.arange(embeds.shape[1], device=device)
     causal = decoder_mask(valid[:, :0], valid, True, embeds.dtype) if padded else None
-    hidden = run_decoder(model, embeds, None, positions.expand(batch, -1), causal)
+    hidden = run_decoder(model, embeds, None, positions.expand(batch, -1), windowed(model, causal, valid))
     return hidden[:, -prefix_ids.shape[1] :]

@@ -11,12 +11,13 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from lare.errors import LareError
-from lare.model.attention import ATTENTION_NAME, layer_output_hook
+from lare.model.attention import attention_name, layer_output_hook
 from lare.model.configuration_lare import LareConfig
 from lare.model.extractor import Extractor, VisualMemory
+from lare.model.families import attention_of, check_family, embedding_scale, own_logits
 from lare.model.generation import GenerationOptions, StopCheck, generate
 from lare.model.loading import StrictLoading
 from lare.model.loop import prefill
@@ -56,6 +57,7 @@ class LareForConditionalGeneration(StrictLoading):
         super().__init__(config)
         text = config.text_config
         hidden, layers = int(text.hidden_size), int(text.num_hidden_layers)
+        self._check_decoder(text)
         self.vision_tower = VisionTower(config)
         visual = VisionTower.width(config.vision_config)
         self.projector = Projector(visual, hidden, config.projector_dim)
@@ -64,11 +66,13 @@ class LareForConditionalGeneration(StrictLoading):
             if config.refocus_source == "fine" and not config.shared_projector
             else None
         )
-        self.language_model = AutoModelForCausalLM.from_config(text, attn_implementation=ATTENTION_NAME)
+        attention = attention_of(text, config._attn_implementation)
+        self.language_model = AutoModelForCausalLM.from_config(text, attn_implementation=attention)
         self.extractor = self._make_extractor(config, hidden, layers) if config.use_extractor else None
         self.num_layers = layers
         for layer in self._decoder_layers():
             layer.register_forward_hook(layer_output_hook, with_kwargs=True)
+        self._decoder_path = next(n for n, m in self.language_model.named_modules() if m is self.decoder).split(".")
         self.post_init()  # type: ignore[no-untyped-call]
 
     @staticmethod
@@ -83,14 +87,17 @@ class LareForConditionalGeneration(StrictLoading):
             output_init=config.extractor_output_init,
         )
 
+    def _check_decoder(self, text: PreTrainedConfig) -> None:
+        check_family(text)
+
     def _decoder_layers(self) -> nn.ModuleList:
         layers = getattr(self.decoder, "layers", None)
         if not isinstance(layers, nn.ModuleList) or not getattr(
             self.language_model, "_supports_attention_backend", False
         ):
             raise LareError(
-                f"text_config of type {self.config.text_config.model_type!r} is no decoder with a list of layers and "
-                "transformers' attention interface; use a Llama-like one (llama, qwen2, ...)."
+                "it is no decoder with a list of layers and transformers' attention interface; "
+                "use a Llama-like one (llama, qwen2, ...)."
             )
         return layers
 
@@ -107,8 +114,8 @@ class LareForConditionalGeneration(StrictLoading):
         return cast(nn.Module, self.language_model.get_decoder())
 
     def lm_head(self, hidden: Tensor) -> Tensor:
-        """Logits (..., V) of decoder outputs (..., d)."""
-        return cast(Tensor, self.language_model.get_output_embeddings()(hidden))
+        """Logits (..., V) of decoder outputs (..., d), by the language model's own head with all its factors."""
+        return own_logits(self.language_model, self._decoder_path, hidden)
 
     def get_input_embeddings(self) -> nn.Module:
         """The token-embedding table."""
@@ -135,14 +142,15 @@ class LareForConditionalGeneration(StrictLoading):
         return self.embed(torch.full((batch, 1), token, dtype=torch.long, device=self.device))
 
     def embedding_rms(self) -> Tensor:
-        """Root mean square of the token-embedding table as a scalar of at least float32, without gradient.
+        """Root mean square of what `embed` returns over the vocabulary, a scalar of at least float32, without gradient.
 
         Costs one read of the table, as an LM head does. It is not cached: a tensor's version counter misses fused
         optimisers and writes through `.data`, and a stale scale would be wrong without a sign.
         """
-        weight = cast(nn.Embedding, self.get_input_embeddings()).weight.detach()
+        table = self.get_input_embeddings()
+        weight = cast(nn.Embedding, table).weight.detach()
         norm: Tensor = torch.linalg.vector_norm(weight, dtype=torch.promote_types(weight.dtype, torch.float32))
-        rms: Tensor = norm / weight.numel() ** 0.5
+        rms: Tensor = norm / weight.numel() ** 0.5 * embedding_scale(table)
         return rms
 
     # Vision ----------------------------------------------------------------------------------------------------
@@ -357,16 +365,16 @@ class LareForConditionalGeneration(StrictLoading):
         )
 
     def set_attn_implementation(self, attn_implementation: Any, *args: Any, **kwargs: Any) -> None:
-        """Refused for anything but "lare_sdpa", since the loop reads the decoder's attention through it.
+        """Choose how the decoder attends: "sdpa" or "eager"; the last row is captured all the same.
 
         Raises:
             LareError: If another implementation is asked for.
         """
-        if attn_implementation != ATTENTION_NAME:
-            raise LareError(
-                f"attn_implementation {attn_implementation!r} can't hand out the attention that LaRe looks by; "
-                f'leave it at "{ATTENTION_NAME}".'
-            )
+        self.language_model.config._attn_implementation = attention_of(self.config.text_config, attn_implementation)
+
+    def _check_and_adjust_attn_implementation(self, attn_implementation: str | None, *args: Any, **kwargs: Any) -> str:
+        # Before transformers asks whether the package of what can't be captured is there.
+        return attention_name(attn_implementation).removeprefix("lare_")
 
     def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
         """Refused.

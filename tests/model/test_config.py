@@ -41,7 +41,7 @@ IMPOSSIBLE: list[tuple[str, dict[str, Any]]] = [
     ("text_config", {"text_config": "llama"}),
     ("text_config.model_type 'no_such_model'", {"text_config": {"model_type": "no_such_model"}}),
     ("vision_config.model_type 'no_such_model'", {"vision_config": {"model_type": "no_such_model"}}),
-    ("sliding", {"text_config": text_config("qwen2", use_sliding_window=True, sliding_window=4, max_window_layers=1)}),
+    ("text_config of type 'clip' has no vocab_size", {"text_config": {"model_type": "clip"}}),
 ]
 
 
