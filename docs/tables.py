@@ -85,7 +85,7 @@ def _demo(settings: Sequence[str], costs: bool) -> str:
 
 def _gap(gap: Mapping[str, float]) -> str:
     low, high = 100 * gap["low"], 100 * gap["high"]
-    return f"{100 * gap['difference']:+.1f} {_interval(low, high)}"
+    return f"{100 * gap['difference']:+.1f}<br>{_interval(low, high)}"
 
 
 def _spent(cell: Mapping[str, float]) -> str:
@@ -106,7 +106,7 @@ def _demo_full() -> str:
 def _demo_facts() -> str:
     content = _read("demo/summary.json")
     n = next(cell["n"] for cell in content["cells"] if cell["task"] == "all")
-    return f"{n:,} test questions, asked on {content['time'][:10]}"
+    return f"{n:,} test questions, {content['time'][:10]}"
 
 
 @_block
@@ -170,16 +170,39 @@ def _arms(report: str) -> str:
     accuracy = {names[row["row"]]: row for row in _rows(report, "rows")}
     costs = {names[row["row"]]: row for row in _rows(report, "costs")}
     found = [_arm(name, accuracy[name], costs[name]) for name in _ARMS if name in accuracy]
-    head = ["arm", "what it is", "decoder reads", "seeds", "right", "difference, 95 %", "MACs", "ms, batch 1 / 16"]
+    head = ["arm", "what it is", "decoder reads", "seeds", "right", "difference, 95 %", "M MACs", "ms, batch 1 / 16"]
     return _table([*head, "hits"], found, left=3)
 
 
 def _arm(name: str, row: Mapping[str, Any], cost: Mapping[str, Any]) -> list[str]:
-    gap = f"{row['gap']:+.1f} {_interval(*row['boot'])}" if row.get("gap") is not None else "reference"
+    gap = f"{row['gap']:+.1f}<br>{_interval(*row['boot'])}" if row.get("gap") is not None else "reference"
     times = f"{cost['ms_batch1']:.0f} / {cost['ms_batch16']:.1f}"
     hits = f"{cost['hit_rate']:.0f} %" if cost.get("hit_rate") is not None else ""
-    macs = f"{cost['multiply_adds']:.1f} M"
+    macs = f"{cost['multiply_adds_whole']:.0f} / {cost['multiply_adds']:.0f}"
     return [f"`{name}`", *_ARMS[name], str(row["seeds"]), f"{row['accuracy']:.1f} %", gap, macs, times, hits]
+
+
+def _cheaper(report: str, arm: str, other: str) -> str:
+    """What an arm costs as a share of another, with the vision encoder and without."""
+    names = {row["row"]: row["name"] for row in _rows(report, "seeds")}
+    costs = {names[row["row"]]: row for row in _rows(report, "costs")}
+    whole, own = (costs[arm][key] / costs[other][key] for key in ("multiply_adds_whole", "multiply_adds"))
+    return f"{100 * whole:.0f} % of the multiply-adds ({100 * own:.0f} % without the vision encoder)"
+
+
+@_block
+def _macs_all() -> str:
+    return _cheaper("ablation", "fine_16", "latents_all")
+
+
+@_block
+def _macs_lm() -> str:
+    return _cheaper("ablation", "fine_16", "lm")
+
+
+@_block
+def _macs_slim() -> str:
+    return _cheaper("ablation_slim", "fine_16_slim", "latents_all")
 
 
 @_block

@@ -42,6 +42,12 @@ def test_every_block_is_used_and_closed(tables):
     assert set(starts) == set(tables.BLOCKS) and text.count("<!-- end -->") == len(starts)
 
 
+def test_no_sentence_begins_a_line_with_its_mark(tables):
+    """Markdown takes such a line for HTML and ends the paragraph or list that it stands in."""
+    for page in tables.pages():
+        assert not re.search(r"^ *<!-- (?:text|end)[^>]*-->[^\n]", page.read_text(encoding="utf-8"), re.MULTILINE), page
+
+
 def test_an_unknown_block_is_refused(tables):
     with pytest.raises(SystemExit, match="nothing writes the block 'no-such'"):
         tables.fill("<!-- table no-such -->\n<!-- end -->", "page.md")
