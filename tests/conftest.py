@@ -3,6 +3,7 @@
 import gc
 import os
 
+import hypothesis
 import pytest
 
 # Before anything imports torch or huggingface_hub, which read these once.
@@ -10,6 +11,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# No test is about how long one example takes, and a busy machine must not fail one.
+hypothesis.settings.register_profile("lare", deadline=None)
+hypothesis.settings.load_profile("lare")
 
 NOT_INSTALLABLE = ("GPU", "this transformers has no")
 """In a skipped test's reason: what the machine or the newest release lacks."""

@@ -25,8 +25,6 @@ from lare.training.trainer import STOPPED, Plan, Trainer
 from tests.processes import run_processes
 from tests.training.plain import batches, processor, run_config, tiny_model, tiny_plan
 
-KILLS = 20
-
 
 def make_trainer(out: Path | str, **changes: Any) -> Trainer:
     model = tiny_model().float()
@@ -81,8 +79,8 @@ def _child(out: Path, started: Path) -> int:
     return child
 
 
-def _killed(rank: int, port: int, folder: str) -> None:
-    """Fork, train, kill: until 20 processes have died on the way and at least one run has come to its end."""
+def _killed(rank: int, port: int, folder: str, kills: str) -> None:
+    """Fork, train, kill: until that many processes have died on the way and at least one run has come to its end."""
     torch.set_num_threads(1)
     model, stages = tiny_model(), run_config(folder).stages
     for stage, step in itertools.product(stages, range(4)):
@@ -91,10 +89,10 @@ def _killed(rank: int, port: int, folder: str) -> None:
     began = time.monotonic()
     os.waitpid(_child(home / "clock", home / "started"), 0)
     seconds = time.monotonic() - began  # of a whole run, here and now
-    while len(places) < KILLS or runs == 0:
+    while len(places) < int(kills) or runs == 0:
         out = home / f"run{runs}"
         child = _child(out, home / "started")
-        if len(places) < KILLS:
+        if len(places) < int(kills):
             time.sleep(rng.uniform(0, 0.6) * seconds)
             os.kill(child, signal.SIGKILL)
         status = os.waitpid(child, 0)[1]
@@ -106,14 +104,15 @@ def _killed(rank: int, port: int, folder: str) -> None:
     (home / "places.json").write_text(json.dumps(places))
 
 
-def test_killed_at_twenty_moments_it_ends_as_if_it_had_not_been(whole: Path, tmp_path: Path) -> None:
-    run_processes(__file__, "_killed", 1, str(tmp_path), timeout=900)
+@pytest.mark.parametrize("kills", [8, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(whole: Path, tmp_path: Path, kills: int) -> None:
+    run_processes(__file__, "_killed", 1, str(tmp_path), str(kills), timeout=900)
     done = [path for path in tmp_path.glob("run*") if (path / "IV" / "final").is_dir()]
     assert done
     for out in done:
         same(out, whole)
     places = json.loads((tmp_path / "places.json").read_text())
-    assert len(places) == KILLS and len({str(place) for place in places}) >= 3
+    assert len(places) == kills and len({str(place) for place in places}) >= 3
 
 
 def test_frozen_parts_stay_bit_for_bit(whole: Path) -> None:

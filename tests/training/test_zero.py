@@ -166,12 +166,13 @@ def test_checkpoints_of_another_launch_are_refused(trainer: Trainer, tmp_path: P
         Zero(trainer.accelerator, trainer.model, trainer.config.stages[0], 1.0, trainer.out).load(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["2", "3"])
 def test_runs_under_deepspeed_are_those_of_one_process(tmp_path: Path, stage: str) -> None:
-    """The real engine, on two CPU processes; its first use compiles for minutes."""
+    """The real engine, on two CPU processes; its first use compiles."""
     pytest.importorskip("deepspeed")
     train(tmp_path / "one", Accelerator(cpu=True))
-    run_processes(__file__, "_runs", 2, str(tmp_path), stage, timeout=900)
+    run_processes(__file__, "_runs", 2, str(tmp_path), stage, timeout=900, fresh=True)
     close_logs(tmp_path / "two", tmp_path / "one", ("I", "II", "III", "IV"), 2e-3)
     resumed_bit_by_bit(tmp_path)
     ours, theirs = finals(tmp_path / "two"), finals(tmp_path / "one")
