@@ -254,6 +254,15 @@ def _sizes() -> str:
     return (ROOT / "reports" / "sizes.md").read_text(encoding="utf-8").strip()
 
 
+@_block
+def _decoders() -> str:
+    """Which decoder families pass the check, and why the others don't."""
+    content = json.loads((ROOT / "lare" / "model" / "families.json").read_text(encoding="utf-8"))
+    usable = [name for name, reason in content["families"].items() if not reason]
+    head = f"transformers {content['transformers']}, {len(usable)} of {len(content['families'])} families:"
+    return f"{head}\n\n{', '.join(f'`{name}`' for name in usable)}."
+
+
 # Speed ----------------------------------------------------------------------------------------------------------------
 _BENCHMARKS = (
     "attention_capture",

@@ -1,6 +1,6 @@
 """What a run needs, told without weights: parameters by part, memory and FLOPs of each stage.
 
-    python -m lare.training.sizes lare/configs/qwen2_5_7b.yaml ...     prints the table of the README
+    python -m lare.training.sizes lare/configs/qwen2_5_7b.yaml ...     prints the table of docs/guides/clusters.md
 
 Memory is told by `lare.training.memory`, with the estimates in it named there; FLOPs are 2 a multiply-add, counted by
 `lare.training.flops`. A stage answers its batches in several ways (text_share, direct_share, full_share, fetch_share):
@@ -243,7 +243,7 @@ def _stage(
     }
 
 
-# The README's table -------------------------------------------------------------------------------------------------
+# The table -------------------------------------------------------------------------------------------------
 
 _COLUMNS = ("weights", "gradients", "optimiser", "autocast", "activations", "total", "sharded")
 
