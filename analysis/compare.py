@@ -82,6 +82,7 @@ def document(
         tables.accuracies(items, names),
         tables.tests(items, names),
         tables.cells(items, names),
+        tables.by_category(items, names),
         tables.by_hops(items, names),
         tables.five_points(items, names),
     )

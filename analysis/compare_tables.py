@@ -23,7 +23,7 @@ from analysis.stats import (
 )
 from analysis.traces import short
 
-__all__ = ["accuracies", "by_hops", "cells", "figures", "five_points", "macro", "tests"]
+__all__ = ["accuracies", "by_category", "by_hops", "cells", "figures", "five_points", "macro", "tests"]
 
 ALL, MACRO = "all questions", "mean of tasks"
 
@@ -145,6 +145,35 @@ def by_hops(items: pd.DataFrame, names: tuple[str, str]) -> Table | None:
     columns = _accuracy_columns(names, "steps needed", "count")
     note = "All tasks together; which tasks a row holds differs, so rows mix difficulty and kind of question."
     return Table("hops", "The same by the number of steps that a question needs.", columns, _whole(columns, rows), note)
+
+
+def by_category(items: pd.DataFrame, names: tuple[str, str]) -> Table | None:
+    """Accuracy and paired difference by the benchmarks' own categories; None where nothing says."""
+    rows = [
+        {**_accuracy(str(category), part, _difference(part)), "benchmark": task, "by": by}
+        for (task, by, category), part in _units(items).groupby(["task", "by", "category"], sort=True)
+    ]
+    if not rows:
+        return None
+    columns = (
+        Column("benchmark", "task"),
+        Column("by", "divided by"),
+        *_accuracy_columns(names, "category", "text"),
+    )
+    note = "A pair of MMVP and a circular question of MMBench count once, and are right when all of them is."
+    title = "The same by the benchmarks' own categories."
+    return Table("categories", title, columns, _whole(columns, rows), note)
+
+
+def _units(items: pd.DataFrame) -> pd.DataFrame:
+    """A row a category and unit (`lare_eval.categories`), with the least score of the unit's questions."""
+    placed = items.assign(place=[a or b for a, b in zip(items["places_a"], items["places_b"], strict=True)])
+    placed = placed.explode("place").dropna(subset="place")
+    for at, name in enumerate(("by", "category", "unit")):
+        placed[name] = [place[at] for place in placed["place"]]
+    keys = ["task", "by", "category", "unit"]
+    least = {f"{name}_{mark}": "min" for name in ("score", "unreadable") for mark in "ab"}
+    return placed.groupby(keys, as_index=False).agg(least | {"cluster": "first"})
 
 
 def cells(items: pd.DataFrame, names: tuple[str, str]) -> Table:

@@ -18,13 +18,11 @@ import pandas as pd
 from analysis.traces import cluster_of, frame, open_traces, read_scores
 from lare.errors import LareError
 from lare.trace import TraceReader
+from lare_eval.categories import Place, places_of_log, score_of
 
 __all__ = ["Run", "read_run", "unreadable"]
 
 _LOG = re.compile(r"(?:.*_)?samples_(?P<task>.+)\.jsonl$")
-
-_SCORES = ("score", "pope_accuracy", "average", "mmvp_accuracy", "exact_match", "acc", "accuracy", "gpt_eval_score")
-"""Where a row's score is looked for, in this order."""
 
 _LETTER = re.compile(r"\(?([A-Za-z])\)?[.:]?(?:\s|$)")
 _OPTION = re.compile(r"(?:^|[\s,;])\(?([A-Za-z])[.):]\s", re.MULTILINE)
@@ -38,7 +36,8 @@ class Run:
         name: For columns and messages.
         rows: Columns task, doc_id, score, cluster (own name where nothing is known), clustered (whether it is known),
             question, answer, text (everything written; empty if unknown), target, tokens (text tokens; missing if
-            unknown), steps, unreadable, unanswered; of a demo run also scene, hops, sort, category.
+            unknown), steps, unreadable, unanswered, places (see `lare_eval.categories`; none where nothing tells); of
+            a demo run also scene, hops, sort, category.
         files: What was read.
         reader: Its trace, of a demo run; `rows` then also says each answer's place in it (row).
     """
@@ -83,19 +82,24 @@ def read_run(path: str | Path, name: str = "", traces: Sequence[str | Path] = ()
                 f"{str(path)!r} holds two logs of {task} ({by_task[task].name}, {file.name}); give one run's folder"
             )
         by_task[task] = file
-    known = _clusters(traces)
+    known = _facts(traces)
     rows = [row for task, file in by_task.items() for row in _read_log(task, file, known)]
     return Run(name or path.stem, _table(rows, str(path)), tuple(str(file) for file in files))
 
 
-def _clusters(traces: Sequence[str | Path]) -> dict[tuple[str, int], str]:
+_Known = Mapping[tuple[str, int], tuple[str, list[Place]]]
+"""Cluster and places of questions, by task and number."""
+
+
+def _facts(traces: Sequence[str | Path]) -> _Known:
     if not traces:
         return {}
     table = frame(open_traces(list(traces), one_model=False))
-    return dict(zip(zip(table["task"], table["doc_id"], strict=True), table["cluster"], strict=True))
+    keys = zip(table["task"], table["doc_id"], strict=True)
+    return dict(zip(keys, zip(table["cluster"], table["places"], strict=True), strict=True))
 
 
-def _read_log(task: str, file: Path, known: Mapping[tuple[str, int], str]) -> list[dict[str, Any]]:
+def _read_log(task: str, file: Path, known: _Known) -> list[dict[str, Any]]:
     rows = []
     lines = file.read_text(encoding="utf-8").split("\n")
     for number, line in enumerate(lines, start=1):
@@ -112,15 +116,14 @@ def _read_log(task: str, file: Path, known: Mapping[tuple[str, int], str]) -> li
     return rows
 
 
-def _row(
-    task: str, doc: int, content: Mapping[str, Any], file: Path, known: Mapping[tuple[str, int], str]
-) -> dict[str, Any]:
+def _row(task: str, doc: int, content: Mapping[str, Any], file: Path, known: _Known) -> dict[str, Any]:
     question, answer = str(content.get("input", "")), _text(content.get("filtered_resps", ""))
     counts = next((one for one in content.get("token_counts") or [] if isinstance(one, dict)), {})
     facts: dict[str, Any] = {}
     for value in content.values():
         facts |= value if isinstance(value, dict) else {}
-    cluster = known.get((task, doc), "") or cluster_of(task, doc, facts)
+    cluster, places = known.get((task, doc), ("", []))
+    cluster = cluster or cluster_of(task, doc, facts)
     return {
         "task": task,
         "doc_id": doc,
@@ -135,6 +138,7 @@ def _row(
         "steps": counts.get("reasoning_tokens"),
         "unreadable": bool(counts.get("unreadable")) or unreadable(question, answer),
         "unanswered": bool(counts.get("unanswered")),
+        "places": places or places_of_log(task, content),
     }
 
 
@@ -144,21 +148,13 @@ def _text(value: Any) -> str:
 
 def _score(content: Mapping[str, Any], file: Path) -> float:
     """Right (1) or wrong (0) of a row, or the task's own score."""
-    for key in _SCORES:
-        value = content.get(key)
-        if isinstance(value, (bool, int, float)):
-            return float(value)
-        if isinstance(value, dict):
-            for name in ("score", "is_correct"):
-                if isinstance(value.get(name), (bool, int, float)):
-                    return float(value[name])
-            if "prediction" in value and "answer" in value:  # MMBench: by the letter, no paid judge
-                letter = _LETTER.match(str(value["prediction"]).strip())
-                return float(letter is not None and letter[1].upper() == str(value["answer"]).strip().upper())
-    raise LareError(
-        f"{str(file)!r}: question {content.get('doc_id')} has no score among {', '.join(_SCORES)} (keys: "
-        f"{', '.join(sorted(content))}); add its key to analysis/runs.py"
-    )
+    score = score_of(content)
+    if score is None:
+        raise LareError(
+            f"{str(file)!r}: question {content.get('doc_id')} has no score that is known (keys: "
+            f"{', '.join(sorted(content))}); add its key to lare_eval/categories.py"
+        )
+    return score
 
 
 def unreadable(question: str, answer: str) -> bool:
@@ -202,7 +198,7 @@ def _from_demo(path: Path, name: str) -> Run:
             "steps": table["latent_steps"],
             "unreadable": [unreadable(*pair) for pair in zip(table["question"], table["answer"], strict=True)],
             "unanswered": table["failed"],
-            **{name: table[name] for name in ("row", "scene", "hops", "sort", "category")},
+            **{name: table[name] for name in ("places", "row", "scene", "hops", "sort", "category")},
         }
     )
     return Run(name or path.stem, _table(rows, str(folder)), (str(path), str(folder)), reader)

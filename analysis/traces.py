@@ -16,6 +16,7 @@ import pandas as pd
 
 from lare.errors import LareError
 from lare.trace import TraceReader
+from lare_eval.categories import places_of
 
 __all__ = [
     "DEMO",
@@ -250,7 +251,8 @@ def frame(reader: TraceReader, scores: Scores | None = None) -> pd.DataFrame:
         Columns: task, doc_id, question, text, answer, method, checkpoint, input_tokens, output_tokens, latent_steps,
         stop_reason, seconds (all phases of the answer, wall clock), score, right (score at least 1, missing without a
         score), failed (the question could not be answered), cluster (see `cluster_of`; the question itself without
-        one), target (the right answer as the task has it), the columns of `META`, and row (position in the reader).
+        one), target (the right answer as the task has it), the columns of `META`, places (categories of the benchmark,
+        see `lare_eval.categories`), and row (position in the reader).
 
     Raises:
         LareError: If a question was answered twice, or lacks its score.
@@ -265,6 +267,8 @@ def frame(reader: TraceReader, scores: Scores | None = None) -> pd.DataFrame:
     table["target"] = pd.Series([_target(facts) for facts in meta], dtype=object)
     rows = zip(table["task"], table["doc_id"], meta, strict=True)
     table["cluster"] = [cluster_of(str(task), int(doc), facts) or f"{task}/{doc}" for task, doc, facts in rows]
+    rows = zip(table["task"], table["doc_id"], meta, strict=True)
+    table["places"] = pd.Series([places_of(str(task), int(doc), facts) for task, doc, facts in rows], dtype=object)
     table["row"] = range(len(table))
     twice = table[table.duplicated(["task", "doc_id"], keep=False)]
     if len(twice):

@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +109,8 @@ def _evaluate(options: argparse.Namespace) -> Mapping[str, Any] | None:
     logger.remove()
     logger.add(sys.stderr, level=options.verbosity, format="<level>{level: <8}</level> {message}")
     try:
-        results: Mapping[str, Any] | None = cli_evaluate_single(options)[0]
+        with _by_category():
+            results: Mapping[str, Any] | None = cli_evaluate_single(options)[0]
     except LareError:
         raise
     except Exception as error:
@@ -115,6 +118,44 @@ def _evaluate(options: argparse.Namespace) -> Mapping[str, Any] | None:
             raise
         raise LareError(_message(error)) from None
     return results
+
+
+@contextmanager
+def _by_category() -> Iterator[None]:
+    """Add ``categories`` and the number of ``unanswered`` questions to the results, and its places to each sample.
+
+    The samples are asked for to that end, and dropped again where the user did not want them.
+    """
+    from lmms_eval import evaluator
+
+    from lare_eval.categories import as_json, of_samples
+
+    original = evaluator.simple_evaluate
+
+    @wraps(original)
+    def simple_evaluate(*args: Any, **options: Any) -> Any:
+        wanted = options.get("log_samples", True)
+        results = original(*args, **{**options, "log_samples": True})
+        if results is None:
+            return None
+        samples = results["samples"]
+        results["categories"] = as_json(of_samples(samples))
+        results["unanswered"] = sum(_unanswered(sample) for of_task in samples.values() for sample in of_task)
+        if not wanted:
+            for name in ("samples", "efficiency"):
+                results.pop(name, None)
+        return results
+
+    evaluator.simple_evaluate = simple_evaluate
+    try:
+        yield
+    finally:
+        evaluator.simple_evaluate = original
+
+
+def _unanswered(sample: Mapping[str, Any]) -> bool:
+    counts = sample.get("token_counts") or [None]
+    return any(bool(one and one.get("unanswered")) for one in counts)
 
 
 def _leave_group() -> None:
@@ -155,10 +196,14 @@ def _check(results: Mapping[str, Any], options: argparse.Namespace, started: flo
 def _show(results: Mapping[str, Any]) -> int:
     from lmms_eval.utils import make_table
 
+    from lare_eval.categories import CategoryScore, category_table
+
     print(make_table(results))
     if "groups" in results:
         print(make_table(results, "groups"))
-    unanswered = int(results.get("throughput", {}).get("avg_unanswered", 0))
+    if by_category := category_table([CategoryScore(**one) for one in results.get("categories", ())]):
+        print(f"{by_category}\n")
+    unanswered = int(results.get("unanswered", 0))
     if unanswered:
         print(f"{unanswered} questions could not be answered and count as wrong; see the warnings", file=sys.stderr)
     return UNANSWERED if unanswered else 0

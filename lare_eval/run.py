@@ -24,6 +24,7 @@ from lare_eval.store import AnswerStore, StoredAnswer, answer_key
 __all__ = ["Run", "Settings"]
 
 _LISTED = 10  # problems that are listed one by one
+_MEANS = ("output_tokens", "latent_steps", "unanswered", "unreadable", "cut", "resumed")  # reported per answer
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,10 @@ class Run:
         self._writer.append(record)
 
     def report(self) -> None:
-        """Log what lmms-eval puts into the results file ("throughput"), and what a reader must know."""
+        """Log what lmms-eval puts into the results file ("throughput"), and what a reader must know.
+
+        lmms-eval writes every further number as ``avg_<name>``, so each is what that says: a mean over the answers.
+        """
         results = list(self._results.values())
         self.tally["answers"] = len(results)
         self.tally["output_tokens"] = sum(stored.counts["output_tokens"] for stored in results)
@@ -207,15 +211,15 @@ class Run:
         self.tally["cut"] = sum(stored.cut for stored in results)
         _warn(results, self._settings.quiet)
         totals = _over_processes(self.tally)
-        spent = self.seconds["answering"]
+        spent, answers = self.seconds["answering"], max(totals["answers"], 1)
         log_metrics(
             total_elapsed_time=spent,
             total_gen_tokens=totals["output_tokens"],
             avg_speed=totals["output_tokens"] / spent if spent > 0 else 0.0,
             additional_metrics={
                 "total_requests": totals["answers"],
-                **{name: totals[name] for name in ("latent_steps", "unanswered", "unreadable", "cut", "resumed")},
-                "trace_seconds": self.seconds["trace"],
+                **{name: totals[name] / answers for name in _MEANS},
+                "trace_seconds": self.seconds["trace"] / max(self.tally["answers"], 1),
             },
         )
 

@@ -137,6 +137,38 @@ def test_the_tables_hold_the_libraries_numbers(tmp_path):
     assert document.stand_in is False
 
 
+def test_categories_of_every_benchmark(tmp_path):
+    """From logs as lmms-eval writes them; POPE's kinds, which it leaves out, from the other run or from traces."""
+    star = {"math": MMSTAR["average"], "average": MMSTAR["average"]}
+    bench = {"answer": "A", "category": "ocr", "L2-category": "perception"}
+    for name, right in (("ours", 1.0), ("theirs", 0.0)):
+        kinds = [("random", "popular", "adversarial")[doc % 3] for doc in range(6)]
+        places = [{"categories": [["kind", kind, str(doc)]]} if right else {} for doc, kind in enumerate(kinds)]
+        log(tmp_path / name, "pope", [line(doc, float(doc % 2) * right, **places[doc]) for doc in range(6)])
+        log(tmp_path / name, "mmstar", [without_score(doc, **star) for doc in range(2)])
+        pairs = [{"pair_index": doc // 2, "is_correct": bool(right) or doc != 3} for doc in range(4)]
+        log(tmp_path / name, "mmvp", [without_score(doc, mmvp_accuracy=pair) for doc, pair in enumerate(pairs)])
+        copies = [
+            {
+                "gpt_eval_score": bench
+                | {"index": doc % 2 + doc // 2 * 10**6, "prediction": "A" if doc or right else "B"}
+            }
+            for doc in range(4)
+        ]
+        log(tmp_path / name, "mmbench_en_dev", [without_score(doc, **one) for doc, one in enumerate(copies)])
+    document, _ = compare.compute(options(tmp_path / "ours", tmp_path / "theirs"))
+    table = next(one for one in document.tables if one.id == "categories")
+    rows = {(row["benchmark"], row["task"]): row for row in table.rows}
+    assert {task for task, _ in rows} == {"pope", "mmstar", "mmvp", "mmbench_en_dev"}
+    assert [rows["pope", kind]["n"] for kind in ("random", "popular", "adversarial")] == [2, 2, 2]
+    assert rows["pope", "popular"]["share_b"] == 50 and rows["pope", "random"]["share_a"] == 0
+    assert rows["mmstar", "math"]["share_b"] == 100
+    pair = rows["mmvp", "both of a pair"]
+    assert (pair["n"], pair["share_a"], pair["share_b"], pair["gap"]) == (2, 50, 100, 50)
+    assert pair["interval_a"] == pytest.approx(tuple(100 * end for end in wilson(1, 2)))
+    assert (rows["mmbench_en_dev", "ocr"]["n"], rows["mmbench_en_dev", "ocr"]["share_a"]) == (2, 50)  # circular
+
+
 def test_samples_are_discordant_first_and_capped(tmp_path):
     planted(tmp_path)
     document, _ = compare.compute(options(tmp_path / "ours", tmp_path / "theirs", "--samples", "40"))
@@ -200,7 +232,7 @@ def test_unusable_logs_are_named(tmp_path):
     with pytest.raises(LareError, match="samples_pope.jsonl' line 2 is damaged"):
         runs.read_run(path)
     path = log(tmp_path / "odd", "new", [without_score(3)])
-    with pytest.raises(LareError, match="question 3 has no score among .*keys: doc_hash"):
+    with pytest.raises(LareError, match="question 3 has no score that is known .*keys: doc_hash"):
         runs.read_run(path)
     with pytest.raises(LareError, match="has 1 questions twice .first: pope 5"):
         runs.read_run(log(tmp_path / "twice", "pope", [line(5), line(5)]))

@@ -39,14 +39,14 @@ def texts(*names: str) -> dict[str, Any]:
 POPE = Features({**texts("id", "question_id", "question", "answer", "image_source", "category"), "image": PICTURE})
 
 
-def pope(count: int, category: str = "adversarial") -> Iterator[Row]:
+def pope(count: int, category: str = "") -> Iterator[Row]:
     for n in range(count):
         thing = ("dog", "cup", "car")[n % 3]
         yield {
             "id": str(n),
             "question_id": str(n),
             "question": f"Is there a {thing} in the image?",
-            "category": category,
+            "category": category or ("random", "popular", "adversarial")[n % 3],
             "answer": ("yes", "no")[n % 2],
             "image_source": f"val_{n:06d}",
             "image": picture(n),
@@ -152,6 +152,9 @@ def scienceqa(count: int) -> Iterator[Row]:
             "choices": ["ice", "water", "steam"][: 2 + n % 2],
             "answer": n % 2,
             "hint": ("A solid keeps its shape.", "")[n % 2],
+            "subject": ("natural science", "language science", "social science")[n % 3],
+            "topic": ("physics", "vocabulary", "geography")[n % 3],
+            "grade": f"grade{2 + n % 3}",
         }
 
 

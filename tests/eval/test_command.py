@@ -64,9 +64,15 @@ def test_a_good_run_writes_results_and_ends_with_zero(quick, checkpoint, tmp_pat
         f"lare_mini_{name}" for name in ("mmbench", "mmstar", "mmvp", "scienceqa", "pope")
     }
     assert results["config"]["model"] == "lare" and str(checkpoint) in results["config"]["model_args"]
-    assert results["throughput"]["avg_latent_steps"] == 2 * 20
+    assert results["throughput"]["avg_latent_steps"] == 2  # a mean over the 20 answers, as its name says
     samples = [json.loads(line) for line in next((tmp_path / "out").rglob("*samples_lare_mini_pope.jsonl")).open()]
     assert all(sample["token_counts"][0]["reasoning_tokens"] == 2 for sample in samples)
+    kinds = [sample["categories"][0][:2] for sample in samples]
+    assert kinds == [["kind", kind] for kind in ("random", "popular", "adversarial", "random")]
+    found = {(one["task"], one["category"]): one for one in results["categories"]}
+    assert found["lare_mini_pope", "random"]["n"] == 2 and found["lare_mini_mmvp", "both of a pair"]["n"] == 2
+    assert {task for task, _ in found} == set(results["n-samples"])
+    assert "|lare_mini_pope     |kind" in printed.out
 
 
 @pytest.mark.parametrize(
