@@ -11,7 +11,7 @@ the end, and kept in the trace with its reason.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -37,7 +37,7 @@ AUTO_BATCH = 16
 
 
 class LareAdapter(lmms):  # type: ignore[misc]
-    """One method as an lmms-eval model. All arguments but the last two come from ``--model_args``.
+    """One method as an lmms-eval model. All arguments but the last three come from ``--model_args``.
 
     Args:
         pretrained: Checkpoint folder or hub id; default: the small one shipped with LaRe.
@@ -55,6 +55,7 @@ class LareAdapter(lmms):  # type: ignore[misc]
         max_batch_size: Accepted and not used.
         model: A ready `Method`, for evaluations from Python (during training, say), in place of all of the above up to
             `dtype`.
+        progress: Called with the number of questions that were just answered, in place of a progress bar.
 
     Raises:
         LareError: If an argument is unknown or impossible.
@@ -79,6 +80,7 @@ class LareAdapter(lmms):  # type: ignore[misc]
         batch_size: int | str | None = 1,
         max_batch_size: int | None = None,
         model: Method | None = None,
+        progress: Callable[[int], None] | None = None,
         **unknown: Any,
     ) -> None:
         super().__init__()
@@ -100,6 +102,7 @@ class LareAdapter(lmms):  # type: ignore[misc]
         # In a tuple, so that lmms-eval, which after a run deletes every module it finds on this object, finds none.
         self._method = (model,)
         self._fingerprint = model.fingerprint()
+        self._progress = progress
         self._trace = None if trace is None else str(trace)
         self._resume = None if resume is None else str(resume)
 
@@ -128,6 +131,7 @@ class LareAdapter(lmms):  # type: ignore[misc]
             fingerprint=self._fingerprint,
             batch_size=self.batch_size,
             quiet=self._rank != 0,
+            progress=self._progress,
         )
         store = AnswerStore(self._resume)
         writer = None if self._trace is None else TraceWriter(self._trace, self._info())

@@ -16,6 +16,9 @@ Beside them stands ``majority``: the likeliest option by the question's words, c
 
 With ``--against CHECKPOINT`` another checkpoint thinks about the same questions too (``against``).
 
+Settings are asked in several processes at once, one thread each (``--jobs``); pictures are encoded once in each. An
+answer is the same in any number of them, and its seconds are those that it takes by itself, encoder and all.
+
 Every pass writes its traces; the summary is made from lmms-eval's scores and from the traces. A result here is a result
 on the embedded world, never on a benchmark whose format a task has.
 """
@@ -26,17 +29,16 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from lare.errors import LareError
 from lare.files import save_text
-from lare_eval.passes import evaluate_pass, random_windows
-from lare_eval.summary import Cell, Margin, Pass, summarise, table
+from lare_eval.settings import MAJORITY, TEXT, majority_pass, names
+from lare_eval.summary import Cell, Margin, Pass, saved_text, summarise, table
+from lare_eval.workers import Estimate, Plan, Workers, cores, progress_bar
 
 if TYPE_CHECKING:
     from lare.methods.base import Method
@@ -44,8 +46,6 @@ if TYPE_CHECKING:
 __all__ = ["main", "run"]
 
 OUT = Path("results/demo")
-DIRECT, TEXT, RANDOM, FINE, BLIND, MAJORITY = "K=0", "text", "random", "fine", "blind", "majority"
-AGAINST = "against"
 _LEGEND = (
     "K=0: the same weights answer at once, without latent steps. text: no latent steps, the whole rationale as text.\n"
     "random: latent steps at random windows. fine: as text, with every fine token in the decoder's context.\n"
@@ -53,61 +53,6 @@ _LEGEND = (
     "Intervals: 95 %, Wilson for shares, bootstrap over scenes for differences on the same questions.\n"
     "The tasks are stand-ins made from the embedded world; no number here is a result on a benchmark."
 )
-
-
-def _blind(method: Method) -> Method:
-    """The same model and options, shown a grey picture whatever the image is."""
-    from PIL import Image
-
-    from lare.methods.base import Answer, Sampling
-    from lare.methods.lare import Lare
-
-    class Blind(Lare):
-        """LaRe that is not shown the image."""
-
-        def answer(
-            self, images: Sequence[Image.Image], questions: Sequence[str], sampling: Sampling, trace: bool = False
-        ) -> list[Answer]:
-            grey = [Image.new("RGB", image.size, (128, 128, 128)) for image in images]
-            return super().answer(grey, questions, sampling, trace)
-
-    return Blind(method.model, method.processor, iterations=method.iterations)
-
-
-def _fine(method: Method) -> Method:
-    """The same model without latent steps, with all fine tokens in its context; leaves the model as it was."""
-    from lare.methods.lare import Lare
-
-    class Fine(Lare):
-        """LaRe that reads the whole fine grid."""
-
-        def answer(self, *given: Any, **options: Any) -> list[Any]:
-            config, processor = self.model.config, self.processor
-            before = (config.lm_grid, processor.lm_grid)
-            config.lm_grid = processor.lm_grid = config.grid
-            try:
-                return super().answer(*given, **options)
-            finally:
-                config.lm_grid, processor.lm_grid = before
-
-    return Fine(method.model, method.processor, iterations=0)
-
-
-def _majority(like: Pass) -> Pass | None:
-    """The blind table's answers to the mini tasks' questions of another pass; None without any."""
-    from lare.world.benchmark import make_task
-    from lare.world.blind import blind_answers, blind_view
-
-    scores = {}
-    for task, given in like.scores.items():
-        name = task.removeprefix("lare_mini_")
-        if name == task:
-            continue
-        rows = make_task(name, images=False)
-        answers = blind_answers(name, rows)
-        scores[task] = {number: float(answers[number] == blind_view(name, rows[number]).index) for number in given}
-    costs = {task: np.zeros((len(given), 3)) for task, given in scores.items()}
-    return Pass(MAJORITY, scores, costs, like.scenes) if scores else None
 
 
 def _write(
@@ -125,54 +70,102 @@ def _write(
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m lare_eval.demo", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m lare_eval.demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--checkpoint", help="LaRe checkpoint; default: the embedded one")
     parser.add_argument("--against", metavar="CHECKPOINT", help="compare with this checkpoint on the same questions")
     parser.add_argument("--tasks", default="lare_mini", help="tasks, separated by commas (default: %(default)s)")
     parser.add_argument("--limit", type=int, help="questions of each task; default: all")
     parser.add_argument("--batch-size", type=int, default=32, help="questions answered at once (default: %(default)s)")
+    parser.add_argument(
+        "--jobs", type=int, help="processes (default: one a core, but one with --limit, which isn't worth their start)"
+    )
     parser.add_argument("--out", type=Path, default=OUT, help="folder of the results (default: %(default)s)")
     options = parser.parse_args(arguments)
-    if options.limit is not None and options.limit < 1:
-        parser.error("--limit needs at least 1")
+    for name in ("limit", "jobs"):
+        if getattr(options, name) is not None and getattr(options, name) < 1:
+            parser.error(f"--{name} needs at least 1")
     return options
+
+
+def _jobs(options: argparse.Namespace) -> int:
+    """Processes; on a GPU all passes share one."""
+    import torch
+
+    if options.jobs is not None:
+        return int(options.jobs)
+    return 1 if options.limit is not None or torch.cuda.is_available() else cores()
+
+
+def first_answer(thinking: Method) -> str:
+    """One question of the stand-ins with what the model looks at and writes; the rest takes longer."""
+    from lare.methods.base import Sampling
+    from lare.world.benchmark import make_task
+    from lare.world.prompts import task_prompt
+
+    row = make_task("mmstar", n=1)[0]
+    (answer,) = thinking.answer([row["image"]], [task_prompt("mmstar", row)], Sampling(max_new_tokens=64), trace=True)
+    windows = answer.arrays["windows"].astype(int).tolist()
+    looks = ", ".join(f"({top}, {left})" for top, left in windows) or "nowhere"
+    return (
+        f"first answer: {row['question']}\n  looks at windows whose top left cells (row, column) are {looks}\n"
+        f"  writes {answer.text!r}; right is {row['answer']}"
+    )
+
+
+def _teller(total: int) -> tuple[Any, Callable[[int], None]]:
+    """A progress bar and what counts on it; the time that is left is printed once, for those without a bar too."""
+    bar, estimate = progress_bar(total), Estimate(total)
+
+    def tick(count: int) -> None:
+        bar.update(count)
+        left = estimate.add(count)
+        if left is not None:
+            print(f"demo: about {left:.0f} s more ({total:,} answers)", file=sys.stderr, flush=True)
+
+    return bar, tick
+
+
+def _questions(options: argparse.Namespace) -> int:
+    """Questions of the stand-ins; other tasks are not counted before they are loaded."""
+    from lare.world.benchmark import SIZES_BY_TASK
+
+    tasks = options.tasks.split(",")
+    sizes = {f"lare_mini_{name}": size for name, size in SIZES_BY_TASK.items()}
+    asked = list(sizes) if "lare_mini" in tasks else tasks
+    return sum(min(sizes.get(task, 0), options.limit or 10**9) for task in asked)
 
 
 def run(options: argparse.Namespace) -> int:
     """Make the passes, print the summary and where it lies; returns the exit code."""
-    from lare.methods import get_method, load_method
+    from lare.cli.loading import resolve_checkpoint
 
     started = time.perf_counter()
-    options.out = options.out / time.strftime("%Y%m%d_%H%M%S")
-    options.out.mkdir(parents=True)
-    thinking = load_method("lare", options.checkpoint)
-    direct = get_method("llava")(thinking.model, thinking.processor)
-    written = get_method("lare")(thinking.model, thinking.processor, iterations=0)
-    settings = {
-        f"K={thinking.model.config.iterations}": thinking,
-        DIRECT: direct,
-        TEXT: written,
-        RANDOM: random_windows(thinking),
-    }
-    if thinking.model.config.shared_projector:
-        settings[FINE] = _fine(thinking)
-    settings[BLIND] = _blind(thinking)
-    if options.against:
-        settings[AGAINST] = load_method("lare", options.against)
-    passes = []
-    for setting, method in settings.items():
-        print(f"demo: {setting} ...", file=sys.stderr, flush=True)
-        passes.append(
-            evaluate_pass(setting, method, options.tasks.split(","), options.out, options.batch_size, options.limit)
-        )
-    guessed = _majority(passes[0])
-    if guessed is not None and guessed.scores.keys() == passes[0].scores.keys():
-        passes.append(guessed)
+    for checkpoint in (options.checkpoint, options.against or options.checkpoint):
+        resolve_checkpoint(checkpoint)  # a wrong name is said before any process starts
+    out = options.out / time.strftime("%Y%m%d_%H%M%S")
+    plan = Plan(
+        options.checkpoint, options.against, tuple(options.tasks.split(",")), out, options.batch_size, options.limit
+    )
+    with Workers(plan, _jobs(options)) as workers:
+        from lare.methods import load_method
+
+        thinking = load_method("lare", options.checkpoint)
+        print(f"{first_answer(thinking)}\n({time.perf_counter() - started:.1f} s after the start)\n", flush=True)
+        out.mkdir(parents=True)
+        settings = names(thinking.model.config, options.against)
+        bar, tick = _teller(_questions(options) * len(settings))
+        with bar:
+            made = workers.run([*settings, MAJORITY], thinking, tick)
+    passes: list[Pass] = [made[setting] for setting in settings]
+    guessed = majority_pass(made[MAJORITY], passes[0])
+    passes += [guessed] if guessed is not None else []
     cells, margins = summarise(passes)
-    text = table(cells, margins)
-    _write(options.out, thinking.fingerprint(), cells, margins, text, time.perf_counter() - started)
+    text = f"{table(cells, margins)}\n\n{saved_text(passes[0], made[TEXT])}"
+    _write(out, thinking.fingerprint(), cells, margins, text, time.perf_counter() - started)
     print(f"\n{text}\n\n{_LEGEND}")
-    print(f"{time.perf_counter() - started:.0f} s; results: {options.out / 'summary.json'}")
+    print(f"{time.perf_counter() - started:.0f} s; results: {out / 'summary.json'}")
     return 0
 
 

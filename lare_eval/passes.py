@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +25,13 @@ __all__ = ["evaluate_pass", "random_windows"]
 
 
 def evaluate_pass(
-    setting: str, method: Method, tasks: Sequence[str], out: Path, batch_size: int = 32, limit: int | None = None
+    setting: str,
+    method: Method,
+    tasks: Sequence[str],
+    out: Path,
+    batch_size: int = 32,
+    limit: int | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> Pass:
     """One pass over tasks, by lmms-eval; traces go to ``out/traces/<setting>``, scores to ``out/scores``.
 
@@ -34,6 +42,7 @@ def evaluate_pass(
         out: Folder.
         batch_size: Questions answered at once.
         limit: Questions of each task; None for all.
+        progress: Called with the number of questions that were just answered, in place of a bar.
     """
     from lmms_eval.evaluator import simple_evaluate
     from lmms_eval.tasks import TaskManager
@@ -46,15 +55,16 @@ def evaluate_pass(
     logger.remove()
     logger.add(sys.stderr, level="WARNING", format="<level>{level: <8}</level> {message}")
     traces = out / "traces" / setting.replace("=", "")
-    results = simple_evaluate(
-        model=LareAdapter(model=method, batch_size=batch_size, trace=str(traces)),
-        tasks=list(tasks),
-        task_manager=TaskManager("ERROR", include_defaults=False, include_path=[str(TASKS)]),
-        limit=limit,
-        bootstrap_iters=0,
-        verbosity="ERROR",
-        cli_args=argparse.Namespace(output_path=None, process_with_media=False, reasoning_tags=None),
-    )
+    with redirect_stdout(io.StringIO()), _own_bar(progress):  # scorers print tables of their own
+        results = simple_evaluate(
+            model=LareAdapter(model=method, batch_size=batch_size, trace=str(traces), progress=progress),
+            tasks=list(tasks),
+            task_manager=TaskManager("ERROR", include_defaults=False, include_path=[str(TASKS)]),
+            limit=limit,
+            bootstrap_iters=0,
+            verbosity="ERROR",
+            cli_args=argparse.Namespace(output_path=None, process_with_media=False, reasoning_tags=None),
+        )
     samples: Mapping[str, list[dict[str, Any]]] = results["samples"]
     reader = TraceReader(traces)
     scores = {task: {int(row["doc_id"]): float(row["score"]) for row in rows} for task, rows in samples.items()}
@@ -63,10 +73,25 @@ def evaluate_pass(
     return Pass(setting, scores, costs, {task: _scenes(reader, task) for task in scores})
 
 
+@contextmanager
+def _own_bar(progress: Callable[[int], None] | None) -> Iterator[None]:
+    """Keep lmms-eval's progress bars away where somebody else shows one."""
+    from lmms_eval import evaluator
+
+    bar = evaluator.tqdm
+    if progress is not None:
+        evaluator.tqdm = lambda *given, **options: bar(*given, **{**options, "disable": True})
+    try:
+        yield
+    finally:
+        evaluator.tqdm = bar
+
+
 def _costs(reader: TraceReader, task: str) -> npt.NDArray[np.float64]:
     chosen = reader.select(task=task)
     seconds = [sum(phases.values()) for phases in chosen.column("seconds")]
-    return np.array([chosen.column("output_tokens"), chosen.column("latent_steps"), seconds], float).reshape(3, -1).T
+    columns = [chosen.column("output_tokens"), chosen.column("latent_steps"), seconds]
+    return np.array(columns, float).reshape(3, -1).T[np.argsort(chosen.column("doc_id"))]
 
 
 def _scenes(reader: TraceReader, task: str) -> dict[int, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,12 +36,14 @@ class Settings:
         fingerprint: Name of its weights.
         batch_size: Questions answered at once.
         quiet: No progress bar.
+        progress: Called with the number of questions that were just answered, in place of the bar.
     """
 
     method: Method
     fingerprint: str
     batch_size: int = 1
     quiet: bool = False
+    progress: Callable[[int], None] | None = None
 
 
 class Run:
@@ -80,13 +82,15 @@ class Run:
         keys = self._keys()
         asked = list({key: (key, request) for key, request in zip(keys, self._requests, strict=True)}.values())
         started = time.perf_counter()
-        with tqdm(total=len(asked), desc="Answering", disable=self._settings.quiet) as bar:
+        told = self._settings.progress
+        with tqdm(total=len(asked), desc="Answering", disable=self._settings.quiet or told is not None) as bar:
+            tell = told or bar.update
             waiting = [pair for pair in asked if not self._found(*pair)]
             self.tally["resumed"] = len(asked) - len(waiting)
-            bar.update(self.tally["resumed"])
+            tell(self.tally["resumed"])
             for batch in _batches(waiting, self._settings.batch_size):
                 self._answer_batch(batch)
-                bar.update(len(batch))
+                tell(len(batch))
         self.seconds["total"] += time.perf_counter() - started
         return [_reported(self._results[key]) for key in keys]
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from lare.errors import LareError
 
-__all__ = ["Cell", "Margin", "Pass", "margin", "summarise", "table", "wilson"]
+__all__ = ["Cell", "Margin", "Pass", "margin", "saved_text", "summarise", "table", "wilson"]
 
 _Z = 1.959964  # two-sided 95 % of the normal distribution
 
@@ -138,7 +138,7 @@ class Pass:
     Attributes:
         setting: Which pass.
         scores: Task to question number to score.
-        costs: Task to rows of (text tokens, latent steps, seconds), one an answer.
+        costs: Task to rows of (text tokens, latent steps, seconds), one an answer, by question number.
         scenes: Task to question number to the name of its scene.
     """
 
@@ -183,6 +183,27 @@ def summarise(passes: Sequence[Pass]) -> tuple[list[Cell], list[Margin]]:
             left, right, scenes = zip(*rows, strict=True)
             margins.append(margin(task, first.setting, other.setting, left, right, scenes))
     return cells, margins
+
+
+def saved_text(latent: Pass, text: Pass) -> str:
+    """One sentence: whether latent steps save text over writing the whole rationale with the same weights.
+
+    They do if the whole interval says one token or more.
+
+    Args:
+        latent: The pass with latent steps.
+        text: The pass without, over the same questions.
+    """
+    tasks = list(latent.scores)
+    gaps = np.concatenate([latent.costs[task] - text.costs[task] for task in tasks])
+    scenes = [latent.scenes[task][number] for task in tasks for number in sorted(latent.scores[task])]
+    tokens, steps = gaps[:, 0], float(gaps[:, 1].mean())
+    low, high = _interval(tokens, scenes)
+    verdict = "saves no text here" if high > -1 else "saves text here"
+    return (
+        f"{latent.setting} {verdict}: against {text.setting} {tokens.mean():+.2f} text tokens an answer, 95 % interval "
+        f"{low:+.2f} to {high:+.2f}, and {steps:+.1f} latent steps."
+    )
 
 
 def table(cells: Sequence[Cell], margins: Sequence[Margin]) -> str:

@@ -1,0 +1,141 @@
+"""The demo's settings: ways in which one checkpoint answers the same questions, and the guess by the words alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lare_eval.passes import random_windows
+from lare_eval.summary import Pass
+
+if TYPE_CHECKING:
+    from lare.methods.base import Method
+
+__all__ = [
+    "AGAINST",
+    "BLIND",
+    "DIRECT",
+    "FINE",
+    "MAJORITY",
+    "RANDOM",
+    "TEXT",
+    "guess",
+    "majority_pass",
+    "make_method",
+    "names",
+]
+
+DIRECT, TEXT, RANDOM, FINE, BLIND, MAJORITY = "K=0", "text", "random", "fine", "blind", "majority"
+AGAINST = "against"
+
+
+def names(config: Any, against: str | None) -> list[str]:
+    """Settings of a checkpoint, the one that is judged first.
+
+    Args:
+        config: Its `LareConfig`.
+        against: Another checkpoint, if there is one to compare with.
+    """
+    found = [f"K={config.iterations}", DIRECT, TEXT, RANDOM]
+    found += [FINE] if config.shared_projector else []
+    return [*found, BLIND, *([AGAINST] if against else [])]
+
+
+def make_method(setting: str, thinking: Method, against: str | None = None) -> Method:
+    """The method of one setting.
+
+    Args:
+        setting: One of `names`.
+        thinking: The checkpoint with its latent steps.
+        against: The other checkpoint.
+    """
+    from lare.methods import get_method, load_method
+
+    model, processor = thinking.model, thinking.processor
+    if setting == DIRECT:
+        return get_method("llava")(model, processor)
+    if setting == TEXT:
+        return get_method("lare")(model, processor, iterations=0)
+    if setting == RANDOM:
+        return random_windows(thinking)
+    if setting == FINE:
+        return _fine(thinking)
+    if setting == BLIND:
+        return _blind(thinking)
+    return load_method("lare", against) if setting == AGAINST else thinking
+
+
+def _blind(method: Method) -> Method:
+    """The same model and options, shown a grey picture whatever the image is."""
+    from PIL import Image
+
+    from lare.methods.base import Answer, Sampling
+    from lare.methods.lare import Lare
+
+    class Blind(Lare):
+        """LaRe that is not shown the image."""
+
+        def answer(
+            self, images: Sequence[Image.Image], questions: Sequence[str], sampling: Sampling, trace: bool = False
+        ) -> list[Answer]:
+            grey = [Image.new("RGB", image.size, (128, 128, 128)) for image in images]
+            return super().answer(grey, questions, sampling, trace)
+
+    return Blind(method.model, method.processor, iterations=method.iterations)
+
+
+def _fine(method: Method) -> Method:
+    """The same model without latent steps, with all fine tokens in its context; leaves the model as it was."""
+    from lare.methods.lare import Lare
+
+    class Fine(Lare):
+        """LaRe that reads the whole fine grid."""
+
+        def answer(self, *given: Any, **options: Any) -> list[Any]:
+            config, processor = self.model.config, self.processor
+            before = (config.lm_grid, processor.lm_grid)
+            config.lm_grid = processor.lm_grid = config.grid
+            try:
+                return super().answer(*given, **options)
+            finally:
+                config.lm_grid, processor.lm_grid = before
+
+    return Fine(method.model, method.processor, iterations=0)
+
+
+Guesses = Mapping[str, Mapping[int, float]]
+"""Task to question number to whether the guess is right."""
+
+
+def guess(tasks: Sequence[str]) -> Guesses:
+    """The blind table's scores on stand-ins (`lare.world.blind`); tasks that are none are left out.
+
+    Args:
+        tasks: lmms-eval's names; the group ``lare_mini`` stands for its five.
+    """
+    from lare.world.benchmark import TASKS, make_task
+    from lare.world.blind import blind_answers, blind_view
+
+    wanted = [
+        name for task in tasks for name in ([f"lare_mini_{one}" for one in TASKS] if task == "lare_mini" else [task])
+    ]
+    scores = {}
+    for task in wanted:
+        name = task.removeprefix("lare_mini_")
+        if name != task and name in TASKS:
+            rows = make_task(name, images=False)
+            answers = blind_answers(name, rows)
+            pairs = enumerate(zip(answers, rows, strict=True))
+            scores[task] = {number: float(answer == blind_view(name, row).index) for number, (answer, row) in pairs}
+    return scores
+
+
+def majority_pass(guesses: Guesses, like: Pass) -> Pass | None:
+    """Guesses as a pass over the questions of another; None unless all of its tasks are guessed."""
+    if not guesses.keys() >= like.scores.keys():
+        return None
+    scores = {task: {number: guesses[task][number] for number in given} for task, given in like.scores.items()}
+    costs = {task: np.zeros((len(given), 3)) for task, given in scores.items()}
+    return Pass(MAJORITY, scores, costs, like.scenes)
