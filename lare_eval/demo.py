@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 
 from lare.errors import LareError
 from lare.files import save_text
-from lare_eval.settings import MAJORITY, TEXT, majority_pass, names
+from lare_eval.settings import MAJORITY, TEXT, majority_pass, names, single_tasks
 from lare_eval.summary import Cell, Margin, Pass, saved_text, summarise, table
 from lare_eval.workers import Estimate, Plan, Workers, cores, progress_bar
 
@@ -129,12 +129,10 @@ def _teller(total: int) -> tuple[Any, Callable[[int], None]]:
 
 def _questions(options: argparse.Namespace) -> int:
     """Questions of the stand-ins; other tasks are not counted before they are loaded."""
-    from lare.world.benchmark import SIZES_BY_TASK
+    from lare.world.benchmark import SIZES_BY_TASK, stand_in
 
-    tasks = options.tasks.split(",")
-    sizes = {f"lare_mini_{name}": size for name, size in SIZES_BY_TASK.items()}
-    asked = list(sizes) if "lare_mini" in tasks else tasks
-    return sum(min(sizes.get(task, 0), options.limit or 10**9) for task in asked)
+    asked = [stand_in(task) for task in single_tasks(options.tasks.split(","))]
+    return sum(min(SIZES_BY_TASK[known[0]], options.limit or 10**9) for known in asked if known is not None)
 
 
 def run(options: argparse.Namespace) -> int:

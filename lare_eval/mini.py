@@ -63,17 +63,18 @@ class MiniTask(ConfigurableMessagesTask):  # type: ignore[misc]
 
     def download(self, dataset_kwargs: Any = None) -> None:
         """Make the rows."""
-        rows = mini_rows(str(self.config.dataset_name))
-        self.dataset = datasets.DatasetDict({"test": rows})
-        self.dataset_no_image = datasets.DatasetDict({"test": rows.remove_columns("image")})
+        split = str(self.config.test_split)
+        rows = mini_rows(str(self.config.dataset_name), split)
+        self.dataset = datasets.DatasetDict({split: rows})
+        self.dataset_no_image = datasets.DatasetDict({split: rows.remove_columns("image")})
 
 
 @cache
-def mini_rows(name: str) -> datasets.Dataset:
+def mini_rows(name: str, split: str = "test") -> datasets.Dataset:
     """The rows of one stand-in; columns that lmms-eval has no use for are kept as JSON text, for the trace."""
     from lare.world.benchmark import make_task
 
-    rows = make_task(name)
+    rows = make_task(name, split)
     return datasets.Dataset.from_list([{key: _column(key, value) for key, value in row.items()} for row in rows])
 
 

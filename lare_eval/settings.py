@@ -25,6 +25,7 @@ __all__ = [
     "majority_pass",
     "make_method",
     "names",
+    "single_tasks",
 ]
 
 DIRECT, TEXT, RANDOM, FINE, BLIND, MAJORITY = "K=0", "text", "random", "fine", "blind", "majority"
@@ -109,23 +110,24 @@ Guesses = Mapping[str, Mapping[int, float]]
 """Task to question number to whether the guess is right."""
 
 
-def guess(tasks: Sequence[str]) -> Guesses:
-    """The blind table's scores on stand-ins (`lare.world.blind`); tasks that are none are left out.
+def single_tasks(tasks: Sequence[str]) -> list[str]:
+    """Task names with the groups ``lare_mini`` and ``lare_mini_val`` replaced by their five."""
+    from lare.world.benchmark import TASKS
 
-    Args:
-        tasks: lmms-eval's names; the group ``lare_mini`` stands for its five.
-    """
-    from lare.world.benchmark import TASKS, make_task
+    groups = {group: [f"{group}_{name}" for name in TASKS] for group in ("lare_mini", "lare_mini_val")}
+    return [one for task in tasks for one in groups.get(task, [task])]
+
+
+def guess(tasks: Sequence[str]) -> Guesses:
+    """The blind table's scores on stand-ins (`lare.world.blind`); tasks that are none are left out."""
+    from lare.world.benchmark import make_task, stand_in
     from lare.world.blind import blind_answers, blind_view
 
-    wanted = [
-        name for task in tasks for name in ([f"lare_mini_{one}" for one in TASKS] if task == "lare_mini" else [task])
-    ]
     scores = {}
-    for task in wanted:
-        name = task.removeprefix("lare_mini_")
-        if name != task and name in TASKS:
-            rows = make_task(name, images=False)
+    for task in single_tasks(tasks):
+        if (known := stand_in(task)) is not None:
+            name, split = known
+            rows = make_task(name, split, images=False)
             answers = blind_answers(name, rows)
             pairs = enumerate(zip(answers, rows, strict=True))
             scores[task] = {number: float(answer == blind_view(name, row).index) for number, (answer, row) in pairs}

@@ -56,16 +56,20 @@ class SharedFeatures:
         def answered(images: Sequence[Any], *given: Any, **options: Any) -> list[Answer]:
             self._charged = None
             answers = answer(images, *given, **options)
-            if self._charged is None:
-                return answers
-            vision = self._charged / len(answers)
-            return [replace(one, seconds={**one.seconds, "vision": vision}) for one in answers]
+            return self._charge(answers)
 
         tower.forward, method.answer = forward, answered  # type: ignore[method-assign]
         try:
             yield
         finally:
             del tower.forward, method.answer
+
+    def _charge(self, answers: list[Answer]) -> list[Answer]:
+        """Put what encoding took in place of what the look-up took."""
+        if self._charged is None:
+            return answers
+        vision = self._charged / len(answers)
+        return [replace(one, seconds={**one.seconds, "vision": vision}) for one in answers]
 
     def _features(self, encode: Any, pixels: Tensor) -> Tensor:
         keys = [hashlib.blake2b(row.contiguous().view(torch.uint8).numpy(), digest_size=16).digest() for row in pixels]

@@ -9,10 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lare.errors import LareError
+from lare.intervals import wilson
 
 __all__ = ["Cell", "Margin", "Pass", "margin", "saved_text", "summarise", "table", "wilson"]
-
-_Z = 1.959964  # two-sided 95 % of the normal distribution
 
 Scores = Mapping[int, float]
 """Score (0 or 1) by question number."""
@@ -71,16 +70,6 @@ class Margin:
     high: float
     gained: int
     lost: int
-
-
-def wilson(right: float, n: int) -> tuple[float, float]:
-    """95 % Wilson score interval of a share."""
-    if n == 0:
-        return 0.0, 1.0
-    share, z2 = right / n, _Z * _Z
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z * float(np.sqrt(share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def margin(

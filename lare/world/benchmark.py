@@ -228,6 +228,15 @@ _MAKERS: dict[str, Callable[[str, int, int, bool], list[dict[str, Any]]]] = {
 }
 
 
+def stand_in(task: str) -> tuple[str, str] | None:
+    """Benchmark and split of an evaluation task such as ``lare_mini_val_pope``; None for any that is no stand-in."""
+    for prefix, split in (("lare_mini_val_", "validation"), ("lare_mini_", "test")):
+        name = task.removeprefix(prefix)
+        if name != task and name in TASKS:
+            return name, split
+    return None
+
+
 def make_task(
     task: str, split: str = "test", n: int | None = None, seed: int | None = None, images: bool = True
 ) -> list[dict[str, Any]]:

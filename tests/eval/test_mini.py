@@ -22,7 +22,7 @@ def few_rows(monkeypatch):
     from lare_eval import mini
 
     whole = benchmark.make_task
-    monkeypatch.setattr(benchmark, "make_task", lambda name, *a, **k: whole(name, n=ROWS))
+    monkeypatch.setattr(benchmark, "make_task", lambda name, split="test", **k: whole(name, split, n=ROWS))
     mini.mini_rows.cache_clear()
     yield
     mini.mini_rows.cache_clear()
@@ -137,3 +137,16 @@ def test_every_stand_in_says_so():
     for file in Path(TASKS, "lare_mini").glob("*.yaml"):
         text = file.read_text()
         assert file.stem.startswith("lare_mini") and "tand-in" in text.splitlines()[0], file
+
+
+def test_the_validation_split_has_its_own_tasks(tmp_path):
+    """Same formats and sizes, other scenes; whatever is chosen is chosen on these, never on the test split."""
+    from lmms_eval.tasks import TaskManager, get_task_dict
+
+    manager = TaskManager("ERROR", include_defaults=False, include_path=[str(TASKS)])
+    assert manager.task_index["lare_mini_val"]["type"] == "group"
+    (task,) = get_task_dict(["lare_mini_val_mmvp"], manager, "chat").values()
+    assert list(task.dataset) == ["validation"] and task.config.test_split == "validation"
+    rows = list(task.test_docs())
+    assert {row["scene"].split("/")[0] for row in rows} == {"validation"} and len(rows) == ROWS
+    assert task.config.task_alias == "lare_mini_val_mmvp (stand-in)"

@@ -1,0 +1,240 @@
+"""The model card of an embedded checkpoint: its sections, written for a new checkpoint or anew for a shipped one."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from lare.errors import LareError
+from lare.training.card_answers import Evaluation, family_section
+from lare.training.checkpoints import read_meta
+from lare.training.parts import PARTS, last_entry
+from lare.training.run_file import run_config_from
+
+if TYPE_CHECKING:
+    from lare.model import LareForConditionalGeneration
+    from lare.training.config import RunConfig
+
+__all__ = ["beyond", "card", "history", "read_log", "renewed"]
+
+BEYOND, CURVE, ANSWERS, RUN_FILE = "Beyond the paper", "Learning curve", "Answers by question family", "Run file"
+RESULTS = {"validation": "Validation results", "test": "Test results"}
+
+
+def read_log(stage: Path) -> list[dict[str, Any]]:
+    """The rows of a stage's ``log.jsonl``.
+
+    Raises:
+        LareError: If there is none.
+    """
+    path = stage / "log.jsonl"
+    if not path.is_file():
+        raise LareError(f"{str(path)!r} is missing: the run is not finished; go on with lare train --resume RUN")
+    return [json.loads(line) for line in path.read_text("utf8").splitlines()]
+
+
+def history(run: Path, config: RunConfig) -> str:
+    """The learning curve as a table: every validation, and the losses beside it.
+
+    Raises:
+        LareError: If the run was never validated.
+    """
+    lines = [
+        "| stage | samples | minutes | L_lm | align | image | text | look | validation % | direct | as text |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for stage in config.stages:
+        for row in read_log(run / stage.name):
+            if "validation" not in row:
+                continue
+            losses = [_number(row["losses"].get(name), 3) for name in ("lm", "alignment", "image", "text", "look")]
+            found = [_number(row["validation"].get(name), 1) for name in ("all", "direct", "text")]
+            cells = [stage.name, f"{row['samples']:,}", f"{row['seconds'] / 60:.1f}", *losses, *found]
+            lines.append("| " + " | ".join(cells) + " |")
+    if not any("validation" in row for row in read_log(run / config.stages[-1].name)):
+        raise LareError(f"{str(run)!r} was never validated, so its card has no curve; train it with validate_every=500")
+    return "\n".join(lines)
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def beyond(config: RunConfig) -> str:
+    """What a run does that the paper does not, as a Markdown list: from its run file, and what is always so."""
+    sizes, settings, stages = config.model.sizes, config.model.settings, config.stages
+    embedded = config.model.text == "embedded"
+    weights = [getattr(config.losses, "look", 0.0), *(stage.losses.get("look", 0.0) for stage in stages)]
+    found = {
+        "The vision encoder was trained on the world's labels (kind, colour, size, direction and digit of every cell), "
+        "the words that answers are made of; the paper's is a CLIP that never saw them.": (
+            config.model.vision == "embedded"
+        ),
+        "Before stage I the projector is regressed onto the decoder's own embeddings of those words and of the places' "
+        "names (`lare.training.alignment`).": embedded and config.start is None,
+        "Box supervision: `losses.look` pulls the attention that chooses a window to the box that a reasoning step "
+        "needs; the paper's data have no boxes.": any(weights),
+        "Fetch start: the fine tokens of those boxes stand in place of latents in a share of the batches "
+        "(`fetch_share`), before and while the Extractor learns to make any.": any(s.fetch_share for s in stages),
+        "Batches that write the rationale as text, answer at once, or read all fine tokens (`text_share`, "
+        "`direct_share`, `full_share`).": any(s.text_share or s.direct_share or s.full_share for s in stages),
+        "Stage I trains the decoder too: it has no pre-trained weights.": any(
+            stage.stage == "I" and "language_model" in stage.train for stage in stages
+        ),
+        "The decoder starts mimetically (first layers: keys equal to queries, outputs the transpose of values).": (
+            embedded and bool(sizes.get("mimetic_layers", 2))
+        ),
+        "The Extractor starts mimetically, as a look-up by likeness.": bool(sizes.get("mimetic_extractor")),
+        "The decoder reads a pooled grid and the Extractor the fine one; the paper's Extractor looks at the decoder's "
+        "own tokens.": embedded and sizes.get("refocus_source", "fine") == "fine",
+        "One projector makes the tokens of both grids.": bool(settings.get("shared_projector")),
+        "Muon for matrices in place of AdamW alone.": config.optimiser.matrices == "muon",
+        f"Precision {config.precision} in place of FP16.": config.precision != "fp16",
+        f"`image.prediction={config.image.prediction}`: the U-Net does not predict the noise.": (
+            config.image.prediction != "epsilon"
+        ),
+        f"`image.cells={config.image.cells}`: the rebuilt crop is a cell's surroundings, not the window.": (
+            config.image.cells > 0
+        ),
+        "A residual connection around the Extractor's feed-forward network.": True,
+        "Latents are normalised before the U-Net reads them (eq. 7).": True,
+    }
+    return "\n".join(f"- {line}" for line, holds in found.items() if holds)
+
+
+def _beyond_section(config: RunConfig) -> str:
+    first = "What this run does and the paper does not, so that no result here is one of the paper's method alone:"
+    return f"{first}\n\n{beyond(config)}"
+
+
+def _answers_section(evaluations: Sequence[Evaluation]) -> str:
+    if not evaluations:
+        return "(no evaluation was given)"
+    asked = "; ".join(f"{one.split} asked {one.time}" for one in evaluations)
+    return (
+        "Share of right answers in percent, as the model writes them by itself with its latent steps (Wilson\n"
+        "intervals; differences by drawing scenes). The guess is the likeliest option by the question's words, learnt\n"
+        "from training questions. Validation scenes have the training vendors' drawings, test scenes a fourth vendor's;\n"
+        f"{asked}.\n\n"
+        f"{family_section(evaluations)}"
+    )
+
+
+def _results(evaluation: Evaluation) -> str:
+    return f"{len(evaluation.total.right):,} {evaluation.split} questions.\n\n```\n{evaluation.text.rstrip()}\n```"
+
+
+def card(
+    run: Path,
+    config: RunConfig,
+    model: LareForConditionalGeneration,
+    name: str,
+    evaluations: Sequence[Evaluation] = (),
+    note: str = "",
+) -> str:
+    """The model card (Markdown) of a finished run."""
+    metas = [read_meta(run / stage.name / "final") for stage in config.stages]
+    encoder, tokenizer = (last_entry(run / part) for part in PARTS)
+    minutes = [encoder["minutes"], tokenizer["minutes"], sum(meta["seconds"] for meta in metas) / 60]
+    parameters = sum(p.numel() for p in model.parameters())
+    dense = ", ".join(f"{k} {100 * encoder[k]:.1f} %" for k in ("kind", "colour", "size", "direction", "label"))
+    results = "\n\n".join(f"## {RESULTS[one.split]}\n{_results(one)}" for one in evaluations)
+    return f"""---
+license: apache-2.0
+library_name: lare
+---
+# LaRe, {name}
+
+A {parameters / 1e6:.2f} M-parameter LaRe (latent refocusing, K = {model.config.iterations},
+`refocus_source={model.config.refocus_source}`, {model.config.lm_grid**2} visual tokens in the decoder's context, a
+window of {model.config.window} x {model.config.window} of {model.config.grid} x {model.config.grid} cells) for the
+embedded world. It reads 128 x 128 pictures of that world and nothing else; its scores on `lare_mini_*` are no scores
+on the benchmarks whose formats those tasks borrow.
+
+## How it was made
+`lare train lare/configs/{name}.yaml`, seed {config.seed}, one run on {config.processes} processes:
+{minutes[0]:.0f} minutes for the encoder, {minutes[1]:.0f} for the image tokenizer, {minutes[2]:.0f} for the stages
+({metas[-1]["machine"]}, torch {metas[-1]["torch"]}, commit {metas[-1]["commit"]}; other work shared the two cores).
+Then `python -m lare.training.ship`.
+
+Drawings of three vendors and digits of the training part only; the test split holds a fourth vendor's drawings and
+other digits. Validation scenes use the training vendors.
+
+Encoder: {encoder["images"]:,} pictures, dense validation accuracy: {dense}. Image tokenizer: {tokenizer["images"]:,}
+crops, {tokenizer["psnr"]:.1f} dB.
+
+## {BEYOND}
+{_beyond_section(config)}
+
+{note}
+
+## {CURVE}
+Teacher-forced exact match of the whole text (rationale and answer, every token) on validation questions of each stage's
+own mix, in percent; for captions the share of right tokens. Direct: answered at once. As text: the whole rationale
+written behind empty delimiters. A text longer by a sentence is harder to get wholly right, so these columns do not
+compare answers; the answers below do.
+
+{history(run, config)}
+
+## {ANSWERS}
+{_answers_section(evaluations)}
+
+{results}
+
+## {RUN_FILE}
+```yaml
+{yaml.safe_dump(config.to_dict(), sort_keys=False, width=110).rstrip()}
+```
+"""
+
+
+# A shipped card anew -------------------------------------------------------------------------------------------------
+
+_HEADING = re.compile(r"^## (.+)$")
+
+
+def _sections(text: str) -> list[tuple[str, str]]:
+    """A card's sections, (heading, body); the first has no heading. Lines inside code blocks are no headings."""
+    found: list[tuple[str, list[str]]] = [("", [])]
+    inside = False
+    for line in text.splitlines():
+        inside ^= line.startswith("```")
+        match = None if inside else _HEADING.match(line)
+        if match:
+            found.append((match[1], []))
+        else:
+            found[-1][1].append(line)
+    return [(heading, "\n".join(lines).strip("\n")) for heading, lines in found]
+
+
+def renewed(text: str, evaluations: Sequence[Evaluation]) -> str:
+    """A card whose computed sections are made anew: beyond the paper, answers by family, results.
+
+    Args:
+        text: The card; its run file tells how the checkpoint was trained.
+        evaluations: Of the same weights.
+
+    Raises:
+        LareError: If the card has no run file.
+    """
+    sections = _sections(text)
+    run_file = dict(sections).get(RUN_FILE, "").strip("`\n").removeprefix("yaml\n")
+    if not run_file:
+        raise LareError(f"the card has no section {RUN_FILE!r}; it was not written by python -m lare.training.ship")
+    config = run_config_from(yaml.safe_load(run_file))
+    new = {BEYOND: _beyond_section(config), ANSWERS: _answers_section(evaluations)}
+    new |= {RESULTS[one.split]: _results(one) for one in evaluations}
+    after = {BEYOND: "How it was made", ANSWERS: CURVE, RESULTS["validation"]: ANSWERS, RESULTS["test"]: ANSWERS}
+    for heading, body in new.items():
+        names = [name for name, _ in sections]
+        if heading in names:
+            sections[names.index(heading)] = (heading, body)
+        else:
+            place = names.index(after[heading]) + 1 if after[heading] in names else len(sections) - 1
+            sections.insert(place, (heading, body))
+    return "\n\n".join(f"## {heading}\n{body}" if heading else body for heading, body in sections)
