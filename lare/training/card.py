@@ -119,7 +119,8 @@ def _answers_section(evaluations: Sequence[Evaluation]) -> str:
     return (
         "Share of right answers in percent, as the model writes them by itself with its latent steps (Wilson\n"
         "intervals; differences by drawing scenes). The guess is the likeliest option by the question's words, learnt\n"
-        "from training questions. Validation scenes have the training vendors' drawings, test scenes a fourth vendor's;\n"
+        "from training questions. Validation scenes have the training vendors' drawings, test scenes a fourth\n"
+        "vendor's; "
         f"{asked}.\n\n"
         f"{family_section(evaluations)}"
     )

@@ -10,10 +10,13 @@ import json
 from typing import Any
 
 import pytest
+import yaml
 
 from lare import default_checkpoint
 from lare.checkpoints import shipped_checkpoints
 from lare.cli.loading import resolve_checkpoint
+from lare.training.card import _sections, beyond
+from lare.training.run_file import run_config_from
 from lare_eval import demo
 
 QUESTIONS = 60
@@ -42,10 +45,29 @@ def test_it_is_small_and_described():
         "minutes",
         "## Run file",
         "lare train lare/configs/embedded.yaml",
+        "## Validation results",
         "## Test results",
         "lare_mini_mmbench",
+        "lare_mini_val_mmbench",
+        "chosen on the test questions",
     ):
         assert part in card
+
+
+def test_its_card_says_what_is_beyond_the_paper_and_answers_by_family():
+    """The computed sections are those that this version writes, and the words agree with the numbers."""
+    folder = default_checkpoint()
+    sections = dict(_sections((folder / "README.md").read_text()))
+    config = run_config_from(yaml.safe_load(sections["Run file"].strip("`\n").removeprefix("yaml\n")))
+    assert beyond(config) in sections["Beyond the paper"]
+    for part in ("labels", "regressed", "`losses.look`", "`fetch_share`", "Muon", "mimetic", "FP16", "normalised"):
+        assert part in beyond(config), part
+    answers = sections["Answers by question family"]
+    rows = [line.split("|") for line in answers.splitlines() if line.startswith("| ")]
+    assert len(rows) == 24 and all(len(row) == len(rows[0]) for row in rows)
+    weak = answers.rpartition("the words (95 %): ")[2]
+    assert weak == "validation: further, more; test: further, more."
+    assert "is not surely above the guess" in sections["What did not learn on the way to the first checkpoint"]
 
 
 def test_shipped_checkpoints_have_names(tmp_path, monkeypatch):
