@@ -29,7 +29,7 @@ from lare.data.sample import BadRow, Problem, Sample
 from lare.data.source import Report, Source
 from lare.errors import LareError
 from lare.images import load_image
-from lare.model.processing_lare import IMAGE_PLACEHOLDER, IMAGE_TOKEN, SPECIAL_TOKENS
+from lare.model.processing_lare import IMAGE_PLACEHOLDER, IMAGE_TOKEN
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -41,7 +41,7 @@ __all__ = ["Packed", "PackedRow", "pack", "token_limit"]
 FIND = "find such rows with lare data check --check-images decode"
 PARTS = ("prompt", "rationale", "answer", "image", "where")
 _CHUNK = 512
-_VERSION = 2
+_VERSION = 3
 
 
 class PackedRow(NamedTuple):
@@ -223,7 +223,11 @@ def _write(source: Source, processor: LareProcessor, part: Path, limit: int | No
                 except BadRow as bad:
                     left[bad.kind] += 1
                     problems.append(Problem(sample.where, bad.kind, str(bad)))
-            for sample, ids in zip(usable, _encode(usable, prompts, processor), strict=True):
+            for sample, ids in zip(usable, _encoded(usable, prompts, processor), strict=True):
+                if isinstance(ids, BadRow):
+                    left[ids.kind] += 1
+                    problems.append(Problem(sample.where, ids.kind, str(ids)))
+                    continue
                 total = sum(map(len, ids))
                 if total > longest:
                     left["too_long"] += 1
@@ -241,17 +245,6 @@ def _check(sample: Sample, processor: LareProcessor) -> None:
     """Refuse a sample that can't be trained on."""
     if sample.image is None:
         raise BadRow("no_image", "the sample has no image, and LaRe answers about exactly one")
-    turns = [
-        sample.question,
-        sample.answer,
-        sample.rationale,
-        sample.system,
-        *(t for pair in sample.history for t in pair),
-    ]
-    special = {*SPECIAL_TOKENS, *processor.tokenizer.all_special_tokens}
-    found = sorted(token for token in special if any(token in turn for turn in turns))
-    if found:
-        raise BadRow("special_token", f"the text holds the special token {found[0]}")
 
 
 def _append(tokens: Any, raw: Any, ids: Sequence[Sequence[int]], sample: Sample) -> list[tuple[int, int]]:
@@ -267,25 +260,32 @@ def _append(tokens: Any, raw: Any, ids: Sequence[Sequence[int]], sample: Sample)
     return spans
 
 
-def _encode(
-    samples: Sequence[Sample], prompts: Sequence[str], processor: LareProcessor
-) -> list[tuple[list[int], list[int], list[int]]]:
+_Ids = tuple[list[int], list[int], list[int]]
+
+
+def _encoded(samples: Sequence[Sample], prompts: Sequence[str], processor: LareProcessor) -> Sequence[_Ids | BadRow]:
+    """Ids of each sample, or why it has none; all at once, unless one of them can't be encoded."""
+    try:
+        return _encode(samples, prompts, processor)
+    except LareError as error:
+        if len(samples) == 1:
+            return [BadRow("special_token", str(error))]
+    pairs = zip(samples, prompts, strict=True)
+    return [_encoded([sample], [prompt], processor)[0] for sample, prompt in pairs]
+
+
+def _encode(samples: Sequence[Sample], prompts: Sequence[str], processor: LareProcessor) -> list[_Ids]:
     """Ids of prompts, rationales and answers."""
     if not samples:
         return []
-    bos = processor.tokenizer.bos_token
-    opened = bool(bos) and prompts[0].startswith(bos)
-    image = IMAGE_TOKEN * processor.lm_grid**2
-    ids = _ids(processor, [prompt.replace(IMAGE_PLACEHOLDER, image, 1) for prompt in prompts], not opened)
+    image, escape = IMAGE_TOKEN * processor.lm_grid**2, processor.user_text.escape
+    expanded = [prompt.replace(IMAGE_PLACEHOLDER, image, 1) for prompt in prompts]
+    ids = processor.encode_text(expanded, special=not processor.opens_with_bos(prompts[0]))
     end = processor.tokenizer.eos_token or ""
     marks = ["\nAnswer: " if sample.rationale else "" for sample in samples]
-    answers = [f"{mark}{sample.answer}{end}" for mark, sample in zip(marks, samples, strict=True)]
-    return list(zip(ids, _ids(processor, [s.rationale for s in samples]), _ids(processor, answers), strict=True))
-
-
-def _ids(processor: LareProcessor, texts: list[str], special: bool = False) -> list[list[int]]:
-    found: list[list[int]] = processor.tokenizer(texts, add_special_tokens=special, verbose=False)["input_ids"]
-    return found
+    answers = [f"{mark}{escape(sample.answer)}{end}" for mark, sample in zip(marks, samples, strict=True)]
+    rationales = processor.encode_text([escape(sample.rationale) for sample in samples])
+    return list(zip(ids, rationales, processor.encode_text(answers), strict=True))
 
 
 def _prompt(sample: Sample, processor: LareProcessor) -> str:
@@ -296,13 +296,17 @@ def _prompt(sample: Sample, processor: LareProcessor) -> str:
     """
     _check(sample, processor)
     system = sample.system.replace(IMAGE_PLACEHOLDER, "").strip()
-    turns = [{"role": "system", "content": system}] if system else []
+    said = [("system", system)] if system else []
     for question, answer in sample.history:
-        turns += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-    turns.append({"role": "user", "content": sample.question})
+        said += [("user", question), ("assistant", answer)]
+    said.append(("user", sample.question))
+    # As parts, in which an <image> is text like any other.
+    turns: list[dict[str, Any]] = [{"role": who, "content": [{"type": "text", "text": text}]} for who, text in said]
     first = next(turn for turn in turns if turn["role"] == "user")
-    first["content"] = f"{IMAGE_PLACEHOLDER}\n{first['content']}"
+    first["content"].insert(0, {"type": "image"})
     try:
         return str(processor.apply_chat_template(turns, add_generation_prompt=True))
     except TemplateError as error:
         raise BadRow("chat_template", f"the model's chat template refuses the conversation ({error})") from None
+    except LareError as error:
+        raise BadRow("special_token", str(error)) from None

@@ -13,7 +13,6 @@ import torch
 from lare.errors import LareError
 from lare.methods._loading import fingerprint
 from lare.model.halting import parse_stop
-from lare.model.processing_lare import LATENT_START
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -153,17 +152,7 @@ class Method:
 
     def prompts(self, questions: Sequence[str]) -> list[str]:
         """Questions as the model reads them: chat template, image first, ready for latents or for the answer."""
-        plain = list(self.processor.build_prompts(questions, latent=self.latent))
-        return [self._with_system(question) for question in questions] if self.system_prompt else plain
-
-    def _with_system(self, question: str) -> str:
-        picture_and_question = [{"type": "image"}, {"type": "text", "text": question}]
-        turns = [
-            {"role": "system", "content": self.system_prompt},
-            {"role": "user", "content": picture_and_question},
-        ]
-        prompt = self.processor.apply_chat_template(turns, add_generation_prompt=True)
-        return f"{prompt}{LATENT_START}" if self.latent else str(prompt)
+        return list(self.processor.build_prompts(questions, latent=self.latent, system=self.system_prompt))
 
     def answer(
         self, images: Sequence[Image], questions: Sequence[str], sampling: Sampling, trace: bool = False

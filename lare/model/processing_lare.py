@@ -6,7 +6,7 @@ visual tokens. Exactly one image per prompt: LaRe's loop looks back at one grid.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from PIL.Image import Image
@@ -15,6 +15,7 @@ from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.image_utils import load_image
 
 from lare.errors import LareError
+from lare.model.user_text import UserText, user_text
 
 __all__ = [
     "DEFAULT_CHAT_TEMPLATE",
@@ -101,22 +102,48 @@ class LareProcessor(ProcessorMixin):
 
     # Prompts ---------------------------------------------------------------------------------------------------
 
-    def build_prompts(self, questions: Sequence[str], latent: bool = True) -> list[str]:
+    def build_prompts(self, questions: Sequence[str], latent: bool = True, system: str = "") -> list[str]:
         """Prompts of one image and one question each.
+
+        Questions are plain text: a special token inside one is kept, and encoded as the characters that it consists of.
+        In such a prompt an invisible character stands inside it until then.
 
         Args:
             questions: The questions; an `<image>` inside one is dropped, since the image always comes first.
             latent: End in <|latent_start|>, so that thinking follows; else in the generation prompt.
+            system: Text of a system turn before each question, if any.
 
         Raises:
-            LareError: If a question is empty, names two images, or holds one of LaRe's special tokens.
+            LareError: If a question is empty, names two images, or can't be kept as plain text.
         """
+        before = [{"role": "system", "content": _text_part(system)}] if system.strip() else []
         prompts = []
         for index, question in enumerate(questions):
-            user = [{"role": "user", "content": f"{IMAGE_PLACEHOLDER}\n{_checked_question(question, index)}"}]
-            prompt = self._render(user, add_generation_prompt=True)
+            asked = _checked_question(question, index)
+            turns = [*before, {"role": "user", "content": [{"type": "image"}, *_text_part(asked)]}]
+            try:
+                prompt = str(self.apply_chat_template(turns, add_generation_prompt=True))
+            except LareError as error:
+                raise LareError(f"Question {index}: {error}.") from None
             prompts.append(prompt + LATENT_START if latent else prompt)
         return prompts
+
+    @property
+    def user_text(self) -> UserText:
+        """Keeps the tokenizer's control tokens out of what users and data files write."""
+        return user_text(self.tokenizer, str(self.chat_template), (*SPECIAL_TOKENS, IMAGE_PLACEHOLDER))
+
+    def encode_text(self, texts: Sequence[str], special: bool = False) -> list[list[int]]:
+        """Ids of rendered prompts or of texts that went through ``user_text.escape``.
+
+        Args:
+            texts: The texts.
+            special: Whether the tokenizer adds its own tokens around each.
+
+        Raises:
+            LareError: If the tokenizer makes a special token of plain text.
+        """
+        return self.user_text.encode(self.tokenizer, texts, special)
 
     def _render(self, messages: list[dict[str, Any]], **options: Any) -> str:
         template = options.pop("chat_template", None) or self.chat_template
@@ -134,6 +161,8 @@ class LareProcessor(ProcessorMixin):
     ) -> Any:
         """Render one conversation or a list of them; message contents are text or lists of image and text parts.
 
+        Contents are plain text, as in `build_prompts`, but for an `<image>` in a content that is no list.
+
         Args:
             conversation: Messages {"role", "content"}; an image part holds "image", "url" or "path".
             chat_template: Another template than the processor's.
@@ -144,14 +173,15 @@ class LareProcessor(ProcessorMixin):
             **kwargs: Variables of the template.
 
         Raises:
-            LareError: With `tokenize`, as `__call__`.
+            LareError: If a text can't be kept as plain text; with `tokenize`, as `__call__`.
         """
         batched = bool(conversation) and isinstance(conversation[0], (list, tuple))
         options = {**kwargs, "chat_template": chat_template, "add_generation_prompt": add_generation_prompt}
         images: list[Any] = []
         prompts = []
         for messages in conversation if batched else [conversation]:
-            flat = [{**message, "content": _flatten(message.get("content"), images)} for message in messages]
+            escape = self.user_text.escape
+            flat = [{**message, "content": _flatten(message.get("content"), images, escape)} for message in messages]
             prompts.append(self._render(flat, **options))
         if not tokenize:
             return prompts if batched else prompts[0]
@@ -189,20 +219,17 @@ class LareProcessor(ProcessorMixin):
             raise LareError(f"{len(pictures)} images for {len(prompts)} prompts; give exactly one image per prompt.")
         for index, prompt in enumerate(prompts):
             _check_prompt(prompt, index)
-        encoded = self.tokenizer(
+        ids = self.encode_text(
             [prompt.replace(IMAGE_PLACEHOLDER, IMAGE_TOKEN * self.lm_grid**2) for prompt in prompts],
-            add_special_tokens=not self._opens_with_bos(prompts[0]),
-            return_attention_mask=True,
-            verbose=False,  # its own warning about length would only repeat our error
+            special=not self.opens_with_bos(prompts[0]),
         )
-        self._check_lengths(encoded["input_ids"])
-        padded = self.tokenizer.pad(
-            {name: encoded[name] for name in ("input_ids", "attention_mask")}, return_tensors=return_tensors
-        )
+        self._check_lengths(ids)
+        padded = self.tokenizer.pad({"input_ids": ids}, return_attention_mask=True, return_tensors=return_tensors)
         pixels = self.image_processor(pictures, return_tensors=return_tensors, **kwargs)
         return BatchFeature({**padded, "pixel_values": pixels["pixel_values"]})
 
-    def _opens_with_bos(self, prompt: str) -> bool:
+    def opens_with_bos(self, prompt: str) -> bool:
+        """Whether the chat template has written the tokenizer's first token."""
         bos = self.tokenizer.bos_token
         return bool(bos) and prompt.startswith(bos)
 
@@ -226,9 +253,6 @@ def _checked_question(question: str, index: int) -> str:
         raise LareError(f"Question {index} is empty; give some text to answer.")
     if question.count(IMAGE_PLACEHOLDER) > 1:
         raise LareError(f"Question {index} names several images; LaRe takes exactly one image per question.")
-    for token in SPECIAL_TOKENS:
-        if token in question:
-            raise LareError(f"Question {index} holds the special token {token}; remove it.")
     return question.replace(IMAGE_PLACEHOLDER, "").strip()
 
 
@@ -258,10 +282,14 @@ def _flat_images(images: Any) -> list[Any]:
     return flat
 
 
-def _flatten(content: Any, images: list[Any]) -> str:
+def _text_part(text: str) -> list[dict[str, str]]:
+    return [{"type": "text", "text": text}]
+
+
+def _flatten(content: Any, images: list[Any], escape: Callable[[str], str]) -> str:
     """Write a message's parts as one text with `<image>` in place of images, which are collected in `images`."""
     if isinstance(content, str):
-        return content
+        return IMAGE_PLACEHOLDER.join(map(escape, content.split(IMAGE_PLACEHOLDER)))
     pieces = []
     for part in content or []:
         if part.get("type") == "image":
@@ -270,5 +298,5 @@ def _flatten(content: Any, images: list[Any]) -> str:
                 images.append(load_image(source) if isinstance(source, str) else source)
             pieces.append(IMAGE_PLACEHOLDER)
         else:
-            pieces.append(str(part.get("text", "")))
+            pieces.append(escape(str(part.get("text", ""))))
     return "\n".join(pieces)

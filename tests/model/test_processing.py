@@ -100,10 +100,16 @@ def test_any_question_survives(shared: LareProcessor, question: str) -> None:
     assert question.strip() in text
 
 
-@pytest.mark.parametrize("token", ["<|image|>", "<|latent_start|>", "<|latent_end|>"])
-def test_special_tokens_in_a_question_are_refused(shared: LareProcessor, token: str) -> None:
-    with pytest.raises(LareError, match="special token"):
-        shared.build_prompts([f"What is {token}?"], latent=True)
+@pytest.mark.parametrize("token", ["<|image|>", "<|latent_start|>", "<|latent_end|>", "</s>", "<s>", "<pad>"])
+def test_special_tokens_in_a_question_are_text(shared: LareProcessor, token: str) -> None:
+    asked, plain = (
+        shared(images=picture(), text=shared.build_prompts([question]))["input_ids"][0].tolist()
+        for question in (f"What is {token}?", "What is ?")
+    )
+    special = {*shared.tokenizer.all_special_ids}
+    assert [one for one in asked if one in special] == [one for one in plain if one in special]
+    assert len(asked) == len(plain) + len(token)  # a token a byte
+    assert f"What is {token}?" in shared.tokenizer.decode(asked)
 
 
 def test_placeholder_in_a_question_is_not_a_second_image(shared: LareProcessor) -> None:
