@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from lare.model import LareForConditionalGeneration, LareProcessor
 
-__all__ = ["add_checkpoint_option", "load_checkpoint", "resolve_checkpoint"]
+__all__ = ["add_checkpoint_option", "load_checkpoint", "resolve_checkpoint", "usable_device"]
 
 
 def add_checkpoint_option(parser: argparse.ArgumentParser) -> None:
@@ -70,21 +70,15 @@ def load_checkpoint(
     Raises:
         LareError: If there is no such checkpoint or device, or the files are not a LaRe checkpoint.
     """
-    import torch
-
     from lare.model import LareForConditionalGeneration, LareProcessor
+    from lare.model.loading import check_template
 
     place = resolve_checkpoint(checkpoint)
-    try:
-        target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=target)
-    except (RuntimeError, AssertionError) as error:
-        raise LareError(
-            f"the device {device!r} can't be used ({str(error).splitlines()[0]}); try --device cpu"
-        ) from None
+    target = usable_device(device)
     try:
         with _no_progress_bar():
             processor = LareProcessor.from_pretrained(place)
+            check_template(processor, place)
             model = LareForConditionalGeneration.from_pretrained(place)
     except LareError:
         raise
@@ -95,6 +89,27 @@ def load_checkpoint(
             "hub id that can be reached"
         ) from None
     return model.to(target).eval(), processor, target
+
+
+def usable_device(device: str | None) -> torch.device:
+    """The device of that name, or a GPU if there is one, after it has computed a sum.
+
+    Raises:
+        LareError: If it is not there, or can't compute (as "meta" can't, whose tensors hold no numbers).
+    """
+    import torch
+
+    name = "cuda" if torch.cuda.is_available() else "cpu"
+    name = name if device is None else device
+    try:
+        target = torch.device(name)
+        right = float(torch.ones(2, device=target).sum()) == 2
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0][:160]
+        raise LareError(f"the device {name!r} can't be used ({reason}); try --device cpu") from None
+    if not right:
+        raise LareError(f"the device {name!r} adds 1 and 1 up wrongly; try --device cpu")
+    return target
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from lare.model.attention import layer_output_hook
 from lare.model.configuration_lare import LareConfig
 from lare.model.decoders import load_decoder, load_text_config
 from lare.model.encoders import load_encoder
-from lare.model.loading import _quiet
+from lare.model.loading import _quiet, check_template
 from lare.model.modeling_lare import LareForConditionalGeneration
 from lare.model.processing_lare import LareProcessor
 from lare.model.published import FULL_SIZE
@@ -72,6 +72,7 @@ def _assemble(
     values = with_defaults(settings, encoder.image_size, encoder.grid)
     used = len(tokenizer)  # before the special tokens come in
     processor = LareProcessor(encoder.processor, tokenizer, lm_grid=values.get("lm_grid") or values["grid"])
+    check_template(processor, text)
     _add_rows(decoder, processor, used)
     config = LareConfig(
         text_config=decoder.config,

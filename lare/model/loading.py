@@ -13,10 +13,12 @@ from transformers.utils import logging
 
 from lare.errors import LareError
 from lare.model.configuration_lare import LareConfig
+from lare.model.shapes import check_shapes
 
-__all__ = ["StrictLoading"]
+__all__ = ["StrictLoading", "check_template"]
 
 _SHOWN = 3  # names listed in a message
+_HUB = ("revision", "cache_dir", "token", "local_files_only", "subfolder", "force_download", "proxies")
 
 
 class StrictLoading(PreTrainedModel):
@@ -41,11 +43,16 @@ class StrictLoading(PreTrainedModel):
         """
         place = os.fspath(pretrained_model_name_or_path)
         wants_info = kwargs.pop("output_loading_info", False)
-        _check_model_type(place, LareConfig.model_type, kwargs)
+        hub = {key: kwargs[key] for key in _HUB if key in kwargs}
+        _check_model_type(place, LareConfig.model_type, hub)
         # Misshapen weights are let through to be named by our own message, which also replaces transformers' report.
         kwargs.update(use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True)
         try:
             with _quiet():
+                if "variant" not in kwargs and not args:
+                    given = kwargs.get("config")
+                    config = given if isinstance(given, LareConfig) else LareConfig.from_pretrained(place, **hub)
+                    check_shapes(cls, place, config, hub)
                 loaded: Any = super().from_pretrained(place, *args, **kwargs)
         except LareError:
             raise
@@ -60,6 +67,23 @@ class StrictLoading(PreTrainedModel):
         # Loading makes parameters anew, and new ones train.
         model.vision_tower.encoder.requires_grad_(False)
         return (model, info) if wants_info else model
+
+
+def check_template(processor: Any, place: str) -> None:
+    """Render a question by the chat template, so that a broken one is named before it is needed.
+
+    Raises:
+        LareError: If it can't be rendered.
+    """
+    try:
+        processor.build_prompts(["?"])
+    except LareError:
+        raise
+    except Exception as error:  # a template is a program, and may fail in any way
+        raise LareError(
+            f"The chat template of {place} can't be rendered ({type(error).__name__}: {_first_line(error)}); "
+            "mend its chat_template.jinja, or remove it for the plain one."
+        ) from error
 
 
 @contextmanager
@@ -77,8 +101,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _check_model_type(place: str, expected: str, kwargs: dict[str, Any]) -> None:
-    hub = {key: kwargs[key] for key in ("revision", "cache_dir", "token", "local_files_only") if key in kwargs}
+def _check_model_type(place: str, expected: str, hub: dict[str, Any]) -> None:
     try:
         values, _ = PreTrainedConfig.get_config_dict(place, **hub)
     except (OSError, ValueError) as error:

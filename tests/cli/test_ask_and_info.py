@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -95,6 +97,10 @@ def test_checkpoint_defaults_to_the_embedded_one(capsys, checkpoint, image, monk
         ({"--stop": "cosine:2"}, "cosine"),
         ({"--stop": "soon"}, "soon"),
         ({"--device": "abacus"}, "abacus"),
+        ({"--device": ""}, "the device '' can't be used"),
+        ({"--device": "meta"}, "the device 'meta' can't be used (Tensor.item() cannot be called on meta tensors)"),
+        ({"--device": "hpu"}, "the device 'hpu' can't be used"),
+        ({"--device": "vulkan"}, "the device 'vulkan' can't be used (Could not run"),
         ({"--checkpoint": "./nowhere"}, "no checkpoint folder './nowhere'"),
         ({"--checkpoint": "nowhere/at-all"}, "nowhere/at-all"),
         ({"--trace": "no/such/folder/how.html"}, "doesn't exist"),
@@ -167,6 +173,46 @@ def test_broken_checkpoints_are_one_line(capsys, checkpoint, image, tmp_path, ch
     assert captured.out == "" and captured.err.startswith("lare: ") and captured.err.count("\n") == 1
     if command == "info":
         assert message in captured.err
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{% for m in messages %}{{ m", "TemplateSyntaxError"),
+        ("{{ messages | no_such_filter }}", "No filter named 'no_such_filter'"),
+        ("{{ messages.nothing.at_all }}", "UndefinedError"),
+        ("{{ raise_exception('not this one') }}", "not this one"),
+        ("{{ 1 / 0 }}", "ZeroDivisionError"),
+    ],
+)
+def test_a_broken_chat_template_is_one_line(capsys, checkpoint, image, tmp_path, template, message):
+    folder = broken(tmp_path / "broken", checkpoint, lambda place: (place / "chat_template.jinja").write_text(template))
+    code, out, err = ask(capsys, image, "Why?", "--checkpoint", folder)
+    assert (code, out) == (2, "")
+    assert err.startswith("lare: The chat template of ") and err.count("\n") == 1
+    assert message in err and "mend its chat_template.jinja" in err
+
+
+def test_a_lost_text_configuration_allocates_nothing(checkpoint, image, tmp_path):
+    """Its default is a 7B decoder; the address space of the process allows the tiny model alone."""
+
+    def lose(folder):
+        values = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(values | {"text_config": {}}))
+
+    folder = broken(tmp_path / "broken", checkpoint, lose)
+    code = (
+        "import torch, resource\n"
+        "from lare.cli import main\n"
+        "import lare.model\n"
+        "held = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (held + 2 * 2**30, held + 2 * 2**30))\n"
+        f"raise SystemExit(main(['ask', {image!r}, 'Why?', '--checkpoint', {folder!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert "language_model.model.embed_tokens.weight is (" in done.stderr and "(32000, 4096)" in done.stderr
+    assert "put the text_config in it back" in done.stderr
 
 
 def test_an_animated_transparent_picture_can_be_asked_about(capsys, checkpoint, tmp_path):

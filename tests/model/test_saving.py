@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageTextToText, LlamaForCausalLM
+from transformers import AutoModelForImageTextToText, LlamaForCausalLM, PreTrainedModel
 
 from lare import LareError
 from lare.model import LareForConditionalGeneration
@@ -166,6 +166,36 @@ def test_a_configuration_of_another_size_is_named(harmed: Path) -> None:
     values["extractor_dim"] = 48
     path.write_text(json.dumps(values))
     refused(harmed, "extractor.")
+
+
+def change_config(place: Path, part: str, **changes: Any) -> None:
+    values = json.loads((place / "config.json").read_text())
+    values[part] |= changes
+    (place / "config.json").write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize("shards", [False, True], ids=["single", "shards"])
+@pytest.mark.parametrize(
+    ("part", "changes", "words"),
+    [
+        ("text_config", {"hidden_size": 64}, ("embed_tokens.weight is (72, 32)", "(72, 64)", "text_config")),
+        (
+            "text_config",
+            {"num_hidden_layers": 500},
+            ("layer_embedding is (3, 24)", "(500, 24)"),
+        ),
+        ("vision_config", {"hidden_size": 48}, ("vision_tower.", "(48,)", "vision_config")),
+    ],
+)
+def test_shapes_are_compared_before_anything_is_made(
+    shards: bool, part: str, changes: dict[str, int], words: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model()
+    model.save_pretrained(tmp_path, max_shard_size="60KB" if shards else "1GB")
+    assert (len(list(tmp_path.glob("*.safetensors"))) > 1) == shards
+    change_config(tmp_path, part, **changes)
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", lambda *a, **k: pytest.fail("it began to load"))
+    refused(tmp_path, "does not fit its configuration", *words)
 
 
 @pytest.mark.parametrize("keep", [0, 4, 300, 0.5, -1])
