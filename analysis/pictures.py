@@ -32,13 +32,15 @@ def mini_pictures(wanted: Iterable[tuple[str, int, str | None]]) -> Mapping[tupl
     Returns:
         Task and question number to picture.
     """
-    from lare.world.benchmark import make_task
+    from lare.world.benchmark import SIZES_BY_TASK, make_task
 
     scenes = {(task, doc): scene for task, doc, scene in wanted if task.startswith(PREFIX)}
     found = {}
     for task in sorted({task for task, _ in scenes}):
         name = task.removeprefix(PREFIX)
-        for doc, row in enumerate(make_task(name)):
+        # A task's first rows are the same however many are made; pairs need an even number.
+        last = max(doc for asked, doc in scenes if asked == task)
+        for doc, row in enumerate(make_task(name, n=min(last + 1 + (last + 1) % 2, SIZES_BY_TASK[name]))):
             key = (task, doc)
             if key in scenes and row["scene"] == scenes[key]:
                 found[key] = picture(row["image"], f"The picture of question {doc} of {task}")

@@ -15,10 +15,10 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from lare.errors import LareError
+from lare.training.card import read_log
 from lare.training.checkpoints import read_meta
 from lare.training.identify import identification
 from lare.training.run_file import load_run_config
-from lare.training.card import read_log
 
 __all__ = ["main", "ship_unet"]
 

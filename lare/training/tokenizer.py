@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -40,7 +41,22 @@ def corpus(scenes: int = 600) -> Iterator[str]:
 
 
 def build_tokenizer(vocab_size: int = 1024) -> PreTrainedTokenizerFast:
-    """Train the tokenizer; deterministic, a few seconds."""
+    """Train the tokenizer; deterministic, a few seconds for the first of a size in a process."""
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(_trained(vocab_size)),
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=PAD,
+        extra_special_tokens=[USER, ASSISTANT, IMAGE_TOKEN, LATENT_START, LATENT_END],
+        padding_side="left",
+        model_max_length=4096,
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+@cache
+def _trained(vocab_size: int) -> str:
+    """The trained tokenizer as JSON, of which each caller gets an object of its own."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -57,13 +73,4 @@ def build_tokenizer(vocab_size: int = 1024) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     core.train_from_iterator(corpus(), trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        bos_token=BOS,
-        eos_token=EOS,
-        pad_token=PAD,
-        extra_special_tokens=[USER, ASSISTANT, IMAGE_TOKEN, LATENT_START, LATENT_END],
-        padding_side="left",
-        model_max_length=4096,
-        chat_template=CHAT_TEMPLATE,
-    )
+    return str(core.to_str())

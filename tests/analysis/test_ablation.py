@@ -18,6 +18,12 @@ from lare.errors import LareError
 SHARES = {"fine": 0.8, "same": 0.8, "worse": 0.65, "better": 0.9}
 
 
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bootstrap of fewer draws than a report's, which are most of its time."""
+    monkeypatch.setattr("analysis.ablation_rows.DRAWS", 3000)
+
+
 def make(
     shares: dict[str, float], seeds: int = 4, n: int = 200, spread: float = 0.0, draw: int = 0
 ) -> list[dict[str, Any]]:
@@ -28,12 +34,10 @@ def make(
     for name, share in shares.items():
         for seed in range(seeds):
             place = share + spread * rng.standard_normal()
+            noisy = {task: one + rng.standard_normal(n) for task, one in hard.items()}
+            right = {task: values > np.quantile(values, 1 - min(max(place, 0), 1)) for task, values in noisy.items()}
             scores = {
-                task: {
-                    str(i): float(value > np.quantile(noisy, 1 - min(max(place, 0), 1)))
-                    for i, value in enumerate(noisy)
-                }
-                for task, noisy in ((task, one + rng.standard_normal(n)) for task, one in hard.items())
+                task: dict(zip(map(str, range(n)), map(float, each), strict=True)) for task, each in right.items()
             }
             scenes = {task: {str(i): f"s{i // 2}" for i in range(n)} for task in hard}
             costs = {"tokens": 10.0 + seed, "multiply_adds_whole": 15e7, "multiply_adds": 5e7}

@@ -17,15 +17,24 @@ from lare.checkpoints import shipped_checkpoints
 from lare.cli.loading import resolve_checkpoint
 from lare.training.card import _sections, beyond
 from lare.training.run_file import run_config_from
-from lare_eval import demo
+from lare.world import benchmark
+from lare_eval import demo, mini
 
 QUESTIONS = 60
 
 
 @pytest.fixture(scope="module")
 def summary(tmp_path_factory) -> dict[str, Any]:
-    out = tmp_path_factory.mktemp("demo")
-    assert demo.main(["--limit", str(QUESTIONS), "--out", str(out)]) == 0
+    out, whole = tmp_path_factory.mktemp("demo"), benchmark.make_task
+
+    def first_rows(name: str, split: str = "test", n: int | None = None, **more: Any) -> list[dict[str, Any]]:
+        return whole(name, split, QUESTIONS if n is None else n, **more)
+
+    with pytest.MonkeyPatch.context() as patch:  # a task's first rows are the same however many are made
+        patch.setattr(benchmark, "make_task", first_rows)
+        mini.mini_rows.cache_clear()
+        assert demo.main(["--limit", str(QUESTIONS), "--out", str(out)]) == 0
+    mini.mini_rows.cache_clear()
     (folder,) = out.iterdir()
     print((folder / "summary.txt").read_text())
     return json.loads((folder / "summary.json").read_text())

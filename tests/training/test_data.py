@@ -16,7 +16,7 @@ from lare.training.config import DataConfig, StageConfig
 from lare.training.encoder import labels
 from lare.training.loader import Mode, Split
 from lare.training.run_file import load_run_config
-from lare.training.tokenizer import build_tokenizer
+from lare.training.tokenizer import _trained, build_tokenizer
 from lare.training.world_batches import WorldBatches
 from lare.world.concepts import COLOUR_NAMES, DIRECTIONS, KINDS, SIZES
 from lare.world.items import ItemSampler
@@ -107,8 +107,11 @@ def test_every_name_is_one_token(processor: LareProcessor) -> None:
 
 
 def test_tokenizer_is_deterministic_and_lossless() -> None:
-    first, second = build_tokenizer(), build_tokenizer()
-    assert first.get_vocab() == second.get_vocab()
+    first = build_tokenizer()
+    _trained.cache_clear()
+    second = build_tokenizer()
+    assert first.backend_tokenizer.to_str() == second.backend_tokenizer.to_str()
+    assert build_tokenizer() is not second
     for text in ("What is at c2?\nA. cat\nB. dög 漢字 🙂\nAnswer with the letter.", "a1b2 x  y\t\n\n"):
         assert first.decode(first(text)["input_ids"]) == text
 
