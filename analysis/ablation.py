@@ -22,6 +22,7 @@ from analysis.cli import Computed, reproduce, run, standard_parser
 from analysis.report.document import Column, Document, Figure, Series, Table
 from analysis.stats import holm
 from lare.errors import LareError
+from lare_eval.looks import split_of
 
 __all__ = ["compute", "main"]
 
@@ -226,6 +227,27 @@ def _warnings(rows: Mapping[str, Row], found: Mapping[str, Difference], referenc
     return tuple(warnings)
 
 
+def _looked(content: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """How often rows were asked test questions, where it was not once."""
+    if split_of(content[0]) != "test":
+        return ()
+    if not all(one["asked"] for one in content):
+        return (
+            "Rows were compared on test questions, and the shipped design was chosen among such rows, so its figures "
+            "are favoured by that; trained rows were not kept and can't be asked validation questions",
+        )
+    often = [f"{one['name']} seed {one['seed']} ({len(one['asked'])})" for one in content if len(one["asked"]) > 1]
+    return (f"Asked test questions more than once: {', '.join(often)}",) if often else ()
+
+
+def _questions(content: Sequence[Mapping[str, Any]]) -> str:
+    """What a heading says about the questions: of which split, and whether rows were compared on the test split."""
+    split = split_of(content[0])
+    if split == "test" and not all(one["asked"] for one in content):
+        return ": test questions; the shipped design was chosen on them"
+    return {"test": ": test questions, each row asked once", "validation": ": validation questions"}.get(split, "")
+
+
 def compute(options: argparse.Namespace) -> Computed:
     """Aggregate rows over seeds and compare them with the reference.
 
@@ -252,10 +274,10 @@ def compute(options: argparse.Namespace) -> Computed:
     sweeps = curves(rows)
     document = Document(
         name="ablation",
-        title="Ablations over seeds",
+        title=f"Ablations over seeds{_questions(content)}",
         verdict=_verdict(rows, found, reference),
         reproduce=reproduce(options, {f"{one['name']}, seed {one['seed']}": one["fingerprint"] for one in content}),
-        warnings=_warnings(rows, found, reference),
+        warnings=(*_looked(content), *_warnings(rows, found, reference)),
         tables=(
             *_main(rows, found, reference),
             *curve_tables(rows, sweeps, int(options.seeds[0])),

@@ -143,6 +143,7 @@ def _checked(row: Mapping[str, Any]) -> dict[str, Any]:
         "scores": scores,
         "scenes": scenes,
         "costs": costs,
+        "asked": list(row.get("asked") or ()),
     }
 
 

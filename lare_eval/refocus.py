@@ -5,10 +5,15 @@ differs in what the decoder reads (4 pooled or all 64 fine tokens), in whether l
 done already is kept, so a stopped run goes on where it was:
 
     python -m lare_eval.refocus --seeds 0 1 2 3        train what is missing, ask everything, write rows.json
+    python -m lare_eval.refocus --test --rows fine_16  ask the chosen row the test questions, once; write test.json
     python -m lare_eval.refocus --time                 time answers of those rows (on a quiet machine; trains nothing)
     python analysis/ablation.py --rows reports/refocus/rows.json      the table with its intervals
 
-Questions are the mini tasks' test questions; nothing is chosen on them. Multiply-adds are those of one question asked
+Questions are those of ``lare_mini_val``, the validation split: rows are compared, and a design is chosen, on them. Test
+questions are for what was chosen. ``--test`` asks them once for each row and seed; test.json says when and by which
+weights, and a second time is refused without ``--again``, which is written down there as well.
+
+Multiply-adds are those of one question asked
 alone, the whole first; then decoder, LM head, projectors and Extractor alone, without the vision encoder, which all
 rows share.
 """
@@ -31,6 +36,7 @@ from lare.errors import LareError
 from lare.files import save_text
 from lare.training.checkpoints import file_hash, read_meta
 from lare.training.rows import RowRun, read_rows, train_rows
+from lare_eval.looks import check_looks, earlier_looks, split_of
 from lare_eval.passes import evaluate_pass, random_windows
 
 if TYPE_CHECKING:
@@ -39,6 +45,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RefocusRow", "hit_rates", "load_rows", "main", "multiply_adds"]
 
+TASKS = {"validation": "lare_mini_val", "test": "lare_mini"}
+"""lmms-eval's group of each split."""
 BASE = Path("lare/configs/refocus.yaml")
 ROWS = Path("lare/configs/rows/refocus.yaml")
 RUNS, OUT = Path("runs/refocus"), Path("reports/refocus")
@@ -142,18 +150,18 @@ def _costs(method: Method, traces: TraceReader) -> dict[str, float]:
     }
 
 
-def _ask(row: RefocusRow, seed: int, limit: int | None) -> dict[str, Any]:
-    """Scores and costs of a trained row; asked once for each state of its weights."""
+def _ask(row: RefocusRow, seed: int, limit: int | None, split: str, again: bool = False) -> dict[str, Any]:
+    """Scores and costs of a trained row; asked once for each state of its weights, unless `again`."""
     from lare.trace import TraceReader
 
     method = method_of(row, _run(row, seed).checkpoint)
-    cache = _run(row, seed).out / f"asked-{method.fingerprint()}-{limit or 'all'}.json"
-    if cache.is_file():
+    cache = _run(row, seed).out / f"asked-{split}-{method.fingerprint()}-{limit or 'all'}.json"
+    if cache.is_file() and not again:
         found: dict[str, Any] = json.loads(cache.read_text(encoding="utf-8"))
         return found
     out = _run(row, seed).out / f"asked-{time.time_ns()}"
     out.mkdir()
-    passed = evaluate_pass("answers", method, ["lare_mini"], out, limit=limit)
+    passed = evaluate_pass("answers", method, [TASKS[split]], out, limit=limit)
     traces = TraceReader(out / "traces" / "answers")
     content = {
         "name": row.name,
@@ -165,6 +173,9 @@ def _ask(row: RefocusRow, seed: int, limit: int | None) -> dict[str, Any]:
         "scenes": passed.scenes,
         "costs": _costs(method, traces),
     }
+    if split == "test":
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        content["asked"] = [{"time": now, "weights": method.fingerprint()}]
     save_text(cache, json.dumps(content))
     return json.loads(cache.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
@@ -233,8 +244,15 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--time", action="store_true", help="only time answers of the rows in rows.json; wants a quiet machine"
     )
+    parser.add_argument("--test", action="store_true", help="ask --rows the test questions, once; trains nothing")
+    parser.add_argument("--again", action="store_true", help="with --test: ask rows that were asked already")
     parser.add_argument("--out", type=Path, default=OUT, help="folder of rows.json (default: %(default)s)")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.again and not options.test:
+        parser.error("--again goes with --test")
+    if options.test and (options.time or not options.rows):
+        parser.error("--test wants --rows, those that were chosen on the validation split")
+    return options
 
 
 def _chosen(names: Sequence[str] | None) -> list[RefocusRow]:
@@ -247,39 +265,79 @@ def _chosen(names: Sequence[str] | None) -> list[RefocusRow]:
 
 def run(options: argparse.Namespace) -> None:
     """Train, ask, time, write."""
-    from tqdm import tqdm
-
-    rows, target = _chosen(options.rows), options.out / "rows.json"
+    rows = _chosen(options.rows)
     if options.time:
-        _time(rows, target)
+        _time(rows, options.out / "rows.json")
         return
     jobs = [(row, seed) for seed in options.seeds for row in rows]
+    if options.test:
+        _test(jobs, options)
+        return
+    target = options.out / "rows.json"
     earlier, names = _read(target)["rows"], [(row.name, seed) for row, seed in jobs]
+    foreign = sorted({split_of(row) for row in earlier} - {"validation"})
+    if foreign:
+        raise LareError(
+            f"{str(target)!r} holds rows that were asked {foreign[0]} questions; rows are compared on the validation "
+            "split: give --out another folder"
+        )
     _kept(earlier, names, _first_weights())  # before hours of training
     if not options.no_train:
         train_rows([_run(*job) for job in jobs], options.at_once)
+    _write(_asked(_trained(jobs), options.limit, "validation"), earlier, target)
+
+
+def _trained(jobs: Sequence[tuple[RefocusRow, int]]) -> list[tuple[RefocusRow, int]]:
     done = [job for job in jobs if _run(*job).trained]
     if not done:
         raise LareError(f"no trained rows under {RUNS}; leave --no-train out")
+    return done
+
+
+def _test(jobs: Sequence[tuple[RefocusRow, int]], options: argparse.Namespace) -> None:
+    """Ask trained rows the test questions, and write down that it was done."""
+    target, done = options.out / "test.json", _trained(jobs)
+    # Rows of earlier versions of this command were asked test questions, and stand in rows.json.
+    earlier = _read(target)["rows"]
+    before = [*earlier, *_read(options.out / "rows.json")["rows"]]
+    check_looks(before, [(row.name, seed) for row, seed in done], options.again)
+    content = _asked(done, options.limit, "test", options.again)
+    for one in content:
+        one["asked"] = [*earlier_looks(before, one["name"], one["seed"]), *one["asked"]]
+    _write(content, earlier, target)
+
+
+def _asked(
+    done: Sequence[tuple[RefocusRow, int]], limit: int | None, split: str, again: bool = False
+) -> list[dict[str, Any]]:
+    """Answers of rows that began with the same weights."""
+    from tqdm import tqdm
+
     content = [
-        _ask(row, seed, options.limit) | {"title": row.title, "start": _begun_with(row, seed)}
+        _ask(row, seed, limit, split, again) | {"title": row.title, "start": _begun_with(row, seed)}
         for row, seed in tqdm(done, desc="asked", unit="run")
     ]
-    start = content[0]["start"]
-    _check_start(content, start, f"rows under {RUNS} that", "move their folders away, or name --rows of one start")
-    kept = _kept(earlier, [(row.name, seed) for row, seed in done], start)
+    mend = "move their folders away, or name --rows of one start"
+    _check_start(content, content[0]["start"], f"rows under {RUNS} that", mend)
+    return content
+
+
+def _write(content: list[dict[str, Any]], earlier: Sequence[dict[str, Any]], target: Path) -> None:
+    """Put rows beside those of earlier calls, and print all."""
+    kept = _kept(earlier, [(one["name"], one["seed"]) for one in content], content[0]["start"])
     clocks = {row["name"]: _milliseconds(row) for row in earlier}
     for one in content:
         one["costs"] |= clocks.get(one["name"], {})
     content = sorted([*content, *kept], key=_order)
-    options.out.mkdir(parents=True, exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
     save_text(target, json.dumps({"rows": content}, separators=(",", ":")))
     for one in content:
         scores = [score for task in one["scores"].values() for score in task.values()]
         hits = one["costs"].get("hit_rate")
+        times = f", asked {len(one['asked'])} times" if len(one.get("asked", ())) > 1 else ""
         print(
-            f"{one['name']:16s} seed {one['seed']}  {100 * np.mean(scores):5.1f} % of {len(scores)}  "
-            f"{_counted(one['costs'])} multiply-adds"
+            f"{one['name']:16s} seed {one['seed']}  {100 * np.mean(scores):5.1f} % of {len(scores)} {split_of(one)} "
+            f"questions{times}  {_counted(one['costs'])} multiply-adds"
             + (f"  looks hit {100 * hits:.0f} % (chance {100 * one['costs']['hit_chance']:.0f})" if hits else "")
         )
     print(f"rows: {target}; next: python analysis/ablation.py --rows {target}")

@@ -75,8 +75,8 @@ def held_out_curve(config: RunConfig, questions: int) -> dict[str, Any]:
         questions: How many; whole scenes of 4.
 
     Returns:
-        ``questions``, ``scenes``, ``majority`` (accuracy), and ``after``: for ``start`` and each stage its ``losses``,
-        ``right`` (accuracy), its 95 % ``interval`` over scenes, and ``families``.
+        ``split``, ``questions``, ``scenes``, ``majority`` (accuracy), and ``after``: for ``start`` and each stage its
+        ``losses``, ``right`` (accuracy), its 95 % ``interval`` over scenes, and ``families``.
 
     Raises:
         LareError: If the last stage's questions are not the world's.
@@ -94,6 +94,7 @@ def held_out_curve(config: RunConfig, questions: int) -> dict[str, Any]:
     rows = max(1, config.stages[-1].batch // held_out.PER_SCENE) * held_out.PER_SCENE
     guessed = held_out.share_right(held_out.majority(data, asked), asked)
     found: dict[str, Any] = {
+        "split": "validation",
         "questions": len(asked),
         "scenes": len(np.unique(scenes)),
         "majority": float(guessed.mean()),

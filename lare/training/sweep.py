@@ -158,7 +158,7 @@ def write(judged: Sequence[Mapping[str, Any]], out: Path) -> None:
             raise LareError(f"the runs {what}; move the older ones away and train them again")
     shared = ("scenes", "majority")
     runs = [{key: value for key, value in one.items() if key not in shared} for one in judged]
-    content = {"runs": runs, **{key: judged[0][key] for key in shared}}
+    content = {"split": "validation", "runs": runs, **{key: judged[0][key] for key in shared}}
     summary = summarise(content)
     save_text(out / "sweep.json", json.dumps({"summary": summary, **content}, separators=(",", ":")))
     save_text(out / "sweep.csv", csv_table(summary))

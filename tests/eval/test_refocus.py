@@ -149,7 +149,11 @@ def test_times_are_written_beside_the_other_costs_and_stay_there(tmp_path, monke
 
 def test_rows_of_other_first_weights_are_not_mixed_and_not_lost(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    old = {"scores": {"task": {"0": 1.0}}, "scenes": {}, "costs": {"multiply_adds": 1e6, "ms_batch1": 9.0}}
+    old = {
+        "scores": {"lare_mini_val_pope": {"0": 1.0}},
+        "scenes": {},
+        "costs": {"multiply_adds": 1e6, "ms_batch1": 9.0},
+    }
     rows = [{"name": "lm", "seed": seed, "start": "one", **old} for seed in (1, 0)]
     target = tmp_path / "rows.json"
     target.write_text(json.dumps({"rows": rows}))
@@ -161,7 +165,7 @@ def test_rows_of_other_first_weights_are_not_mixed_and_not_lost(tmp_path, monkey
 
     monkeypatch.setattr(refocus, "_first_weights", lambda: "one")
     monkeypatch.setattr(refocus, "_begun_with", lambda row, seed: "one")
-    monkeypatch.setattr(refocus, "_ask", lambda row, seed, limit: {"name": row.name, "seed": seed, "title": "", **old})
+    monkeypatch.setattr(refocus, "_ask", lambda row, seed, *_: {"name": row.name, "seed": seed, "title": "", **old})
     monkeypatch.setattr(refocus, "RUNS", tmp_path)
     for name in ("fine-0", "lm-0"):
         (tmp_path / name / "IV" / "final").mkdir(parents=True)
@@ -185,3 +189,101 @@ def test_a_row_knows_the_weights_that_it_began_with(tmp_path, monkeypatch):
         meta = {"number": number, "parent": parent}
         (tmp_path / "fine-3" / stage / "final" / "meta.json").write_text(json.dumps(meta))
     assert refocus._begun_with(refocus.RefocusRow("fine", ""), 3) == "first"
+
+
+@pytest.fixture
+def trained(tmp_path, monkeypatch):
+    """Two trained rows (the shipped checkpoint under their names), and what was asked of whom."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(refocus, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(refocus, "_first_weights", lambda: "one")
+    monkeypatch.setattr(refocus, "_begun_with", lambda row, seed: "one")
+    shipped = load_method("lare")
+    monkeypatch.setattr(refocus, "method_of", lambda row, checkpoint: shipped)
+    asked = []
+    whole = refocus.evaluate_pass
+
+    def watched(setting, method, tasks, *given, **options):
+        asked.extend(tasks)
+        return whole(setting, method, tasks, *given, **options)
+
+    monkeypatch.setattr(refocus, "evaluate_pass", watched)
+    for name in ("fine_16-0", "lm-0"):
+        (tmp_path / "runs" / name / "IV" / "final").mkdir(parents=True)
+        (tmp_path / "runs" / name / "IV" / "final" / "meta.json").write_text("{}")
+    return asked
+
+
+@pytest.fixture
+def few_rows(monkeypatch):
+    from lare.world import benchmark
+    from lare_eval import mini
+
+    whole = benchmark.make_task
+    monkeypatch.setattr(benchmark, "make_task", lambda name, split="test", **k: whole(name, split, n=4))
+    mini.mini_rows.cache_clear()
+    yield
+    mini.mini_rows.cache_clear()
+
+
+def test_rows_are_compared_on_validation_and_test_is_asked_once(trained, few_rows, tmp_path, capsys):
+    from analysis import ablation
+
+    out = tmp_path / "out"
+    words = ["--seeds", "0", "--out", str(out)]
+    assert main([*words, "--rows", "fine_16", "lm", "--no-train"]) == 0
+    assert trained == ["lare_mini_val"] * 2
+    assert main([*words, "--test", "--rows", "fine_16"]) == 0
+    assert trained[2:] == ["lare_mini"]
+    (row,) = json.loads((out / "test.json").read_text())["rows"]
+    (look,) = row["asked"]
+    assert look["weights"] == row["fingerprint"] and look["time"].endswith("Z")
+    assert "validation questions" in capsys.readouterr().out
+
+    before = (out / "test.json").read_bytes()
+    assert main([*words, "--test", "--rows", "fine_16", "lm"]) == 2  # nothing of it, the new row neither
+    assert f"asked already (fine_16 seed 0: {look['time']})" in capsys.readouterr().err
+    assert trained[3:] == [] and (out / "test.json").read_bytes() == before
+    assert main([*words, "--test", "--rows", "fine_16", "--again"]) == 0
+    (row,) = json.loads((out / "test.json").read_text())["rows"]
+    assert len(row["asked"]) == 2 and row["asked"][0] == look and trained[3:] == ["lare_mini"]
+    assert "test questions, asked 2 times" in capsys.readouterr().out
+
+    for name, told in (("rows", "validation questions"), ("test", "test questions, each row asked once")):
+        options = ablation.parser().parse_args(["--rows", str(out / f"{name}.json"), "--now", "never"])
+        document, _ = ablation.compute(options)
+        assert document.title.endswith(told)
+    assert any("more than once: fine_16 seed 0 (2)" in warning for warning in document.warnings)
+
+
+def test_an_answer_that_a_kill_kept_from_the_file_is_no_second_look(trained, few_rows, tmp_path):
+    words = ["--seeds", "0", "--out", str(tmp_path / "out"), "--test", "--rows", "lm"]
+    assert main(words) == 0
+    first = json.loads((tmp_path / "out" / "test.json").read_text())
+    (tmp_path / "out" / "test.json").unlink()
+    assert main(words) == 0 and trained == ["lare_mini"]
+    assert json.loads((tmp_path / "out" / "test.json").read_text()) == first
+
+
+def test_rows_that_were_compared_on_test_questions(trained, tmp_path, monkeypatch, capsys):
+    """The committed rows: not mixed with validation rows, a look counts, and their report says what was chosen."""
+    from analysis import ablation
+
+    monkeypatch.setattr(refocus, "OUT", ROOT / "reports" / "refocus")
+    committed = ["--out", str(ROOT / "reports" / "refocus"), "--seeds", "0", "--rows", "fine_16"]
+    assert main([*committed, "--no-train"]) == 2
+    assert "asked test questions; rows are compared on" in capsys.readouterr().err
+    assert main([*committed, "--test"]) == 2
+    assert "asked already (fine_16 seed 0: unknown)" in capsys.readouterr().err and trained == []
+    for name in ("", "slim/"):
+        path = str(ROOT / "reports" / "refocus" / f"{name}rows.json")
+        document, _ = ablation.compute(ablation.parser().parse_args(["--rows", path, "--now", "never"]))
+        assert document.title == "Ablations over seeds: test questions; the shipped design was chosen on them"
+        page = (ROOT / "reports" / f"ablation{'_slim' if name else ''}.html").read_text()
+        assert document.title in page
+
+
+@pytest.mark.parametrize("words", [["--again"], ["--test"], ["--test", "--time", "--rows", "lm"]])
+def test_options_of_the_test_that_make_no_sense(words):
+    with pytest.raises(SystemExit):
+        main(words)
