@@ -215,6 +215,36 @@ def _refocus_slim() -> str:
     return _arms("ablation_slim")
 
 
+@_block
+def _families() -> str:
+    found = _read("demo/families.json")
+    names = sorted(name for name in found["test"]["families"] if name != "all")
+    rows = []
+    for name in [*names, "all"]:
+        cells = [name]
+        for split in ("validation", "test"):
+            one = found[split]["families"].get(name)
+            cells += _family(one) if one else [""] * 3
+        rows.append(cells)
+    heads = [f"{split}: {what}" for split in ("validation", "test") for what in ("n", "right", "guess / chance")]
+    return _table(["family", *heads], rows)
+
+
+def _family(one: Mapping[str, Any]) -> list[str]:
+    low, high = (100 * end for end in one["interval"])
+    shares = f"{100 * one['guess']:.0f} / {100 * one['chance']:.0f} %"
+    return [f"{one['n']:,}", f"{100 * one['right']:.0f} % {_interval(low, high, 0)}", shares]
+
+
+@_block
+def _families_weak() -> str:
+    """Families whose answers are not surely above the guess by the words."""
+    return "; ".join(
+        f"{split}: {', '.join(name for name, one in found['families'].items() if one['minus_guess_interval'][0] <= 0)}"
+        for split, found in _read("demo/families.json").items()
+    )
+
+
 # Training -------------------------------------------------------------------------------------------------------------
 @_block
 def _sweep() -> str:

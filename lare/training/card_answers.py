@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from lare.training.held_out import scene_interval
 from lare.world.benchmark import make_task, stand_in
 from lare.world.blind import blind_answers, blind_view
 
-__all__ = ["Evaluation", "Family", "family_section", "read_evaluation"]
+__all__ = ["Evaluation", "Family", "family_figures", "family_section", "read_evaluation"]
 
 
 @dataclass
@@ -113,6 +114,32 @@ def read_evaluation(folder: Path) -> Evaluation:
     return Evaluation(splits.pop(), summary["checkpoint"], summary["time"], text, dict(sorted(families.items())))
 
 
+def family_figures(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
+    """The numbers of `family_section`, shares in [0, 1], for other pages: by split, then by family and over ``all``."""
+    return {
+        one.split: {
+            "weights": one.weights,
+            "time": one.time,
+            "families": {name: _figures(family) for name, family in [*one.families.items(), ("all", one.total)]},
+        }
+        for one in evaluations
+    }
+
+
+def _figures(family: Family) -> dict[str, Any]:
+    n = len(family.right)
+    gap, low, high = family.gap()
+    return {
+        "n": n,
+        "right": float(np.mean(family.right)),
+        "interval": wilson(sum(family.right), n),
+        "guess": float(np.mean(family.guessed)),
+        "chance": float(np.mean(family.chance)),
+        "minus_guess": gap,
+        "minus_guess_interval": (low, high),
+    }
+
+
 def family_section(evaluations: Sequence[Evaluation]) -> str:
     """Markdown: a table with a row a family, and which families are not above the guess.
 
@@ -135,15 +162,15 @@ def family_section(evaluations: Sequence[Evaluation]) -> str:
 
 
 def _cells(family: Family) -> list[str]:
-    n = len(family.right)
-    low, high = wilson(sum(family.right), n)
-    gap, least, most = family.gap()
+    found = _figures(family)
+    low, high = (100 * end for end in found["interval"])
+    least, most = (100 * end for end in found["minus_guess_interval"])
     return [
-        str(n),
-        f"{100 * np.mean(family.right):.0f} [{100 * low:.0f}, {100 * high:.0f}]",
-        f"{100 * np.mean(family.guessed):.0f}",
-        f"{100 * np.mean(family.chance):.0f}",
-        f"{100 * gap:+.0f} [{100 * least:.0f}, {100 * most:.0f}]",
+        str(found["n"]),
+        f"{100 * found['right']:.0f} [{low:.0f}, {high:.0f}]",
+        f"{100 * found['guess']:.0f}",
+        f"{100 * found['chance']:.0f}",
+        f"{100 * found['minus_guess']:+.0f} [{least:.0f}, {most:.0f}]",
     ]
 
 

@@ -23,7 +23,7 @@ from lare.files import save_text
 from lare.methods._loading import fingerprint
 from lare.model import LareForConditionalGeneration, LareProcessor
 from lare.training.card import card, renewed
-from lare.training.card_answers import Evaluation, read_evaluation
+from lare.training.card_answers import Evaluation, family_figures, read_evaluation
 from lare.training.encoder import MEAN, STD
 from lare.training.parts import HISTORY, PARTS, last_entry
 from lare.training.run_file import load_run_config
@@ -60,15 +60,18 @@ def _evaluations(
     return found
 
 
-def renew_card(checkpoint: Path, results: Sequence[Path]) -> None:
-    """Write the computed sections of a shipped checkpoint's card anew.
+def renew_card(checkpoint: Path, results: Sequence[Path], figures: Path | None = None) -> None:
+    """Write the computed sections of a shipped checkpoint's card anew, and answers by family to `figures` (JSON).
 
     Raises:
         LareError: If the card or an evaluation is not of this checkpoint.
     """
     model, processor, _ = load_checkpoint(str(checkpoint), "cpu")
     path = checkpoint / "README.md"
-    save_text(path, renewed(path.read_text("utf8"), _evaluations(results, model, processor)))
+    evaluations = _evaluations(results, model, processor)
+    save_text(path, renewed(path.read_text("utf8"), evaluations))
+    if figures is not None:
+        save_text(figures, json.dumps(family_figures(evaluations), indent=1))
 
 
 def ship(run: Path, out: Path, results: Sequence[Path] = (), note: str = "") -> None:
@@ -98,13 +101,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("lare/checkpoints/embedded"))
     parser.add_argument("--card", type=Path, help="only write the computed sections of this checkpoint's card anew")
     parser.add_argument("--results", type=Path, nargs="+", default=[], help="folders of python -m lare_eval.demo")
+    parser.add_argument("--figures", type=Path, help="with --card: write answers by family to this JSON file too")
     parser.add_argument("--note", type=Path, help="Markdown for the card, such as what was tried and did not learn")
     args = parser.parse_args(argv)
     if (args.run is None) == (args.card is None):
         parser.error("give a run, or --card")
     try:
         if args.card is not None:
-            renew_card(args.card, args.results)
+            renew_card(args.card, args.results, args.figures)
         else:
             ship(args.run, args.out, args.results, args.note.read_text("utf8") if args.note else "")
     except LareError as error:

@@ -7,6 +7,7 @@ with ``pytest -s``.
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ import yaml
 from lare import default_checkpoint
 from lare.checkpoints import shipped_checkpoints
 from lare.cli.loading import resolve_checkpoint
+from lare.methods import load_method
 from lare.training.card import _sections, beyond
 from lare.training.run_file import run_config_from
 from lare.world import benchmark
@@ -74,6 +76,10 @@ def test_its_card_says_what_is_beyond_the_paper_and_answers_by_family():
     answers = sections["Answers by question family"]
     rows = [line.split("|") for line in answers.splitlines() if line.startswith("| ")]
     assert len(rows) == 24 and all(len(row) == len(rows[0]) for row in rows)
+    figures = json.loads((Path(__file__).parents[2] / "reports" / "demo" / "families.json").read_text())
+    for split, found in figures.items():
+        assert found["weights"] == load_method("lare", None, "cpu").fingerprint(), split
+        assert f"| {found['families']['count']['n']} | {100 * found['families']['count']['right']:.0f} [" in answers
     weak = answers.rpartition("the words (95 %): ")[2]
     assert weak == "validation: further, more; test: further, more."
     assert "is not surely above the guess" in sections["What did not learn on the way to the first checkpoint"]

@@ -128,8 +128,12 @@ def test_a_card_is_made_anew_and_nothing_else(run: Path, tmp_path: Path) -> None
     assert "| exist | 30 | 57 [" in card and "| 12 | 100 [76, 100]" in card and card.count("## Answers by") == 1
     assert card.index("## Validation results") > card.index("## Answers by question family")
     assert "## Why\nBecause." in card and "| I | 32 |" in card
-    assert main(["--card", str(out), "--results", *map(str, results)]) == 0
+    figures = tmp_path / "families.json"
+    assert main(["--card", str(out), "--results", *map(str, results), "--figures", str(figures)]) == 0
     assert (out / "README.md").read_text() == card  # once more changes nothing
+    found = json.loads(figures.read_text())
+    assert found["validation"]["families"]["exist"]["right"] == pytest.approx(17 / 30)
+    assert found["test"]["families"]["all"]["n"] == 12
     after = {file.name: file.read_bytes() for file in out.iterdir()}
     assert {name for name in after if after[name] != before[name]} == {"README.md"}
     with pytest.raises(SystemExit):
