@@ -16,15 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from analysis.ablation_curves import curve_figures, curve_tables, curves
+from analysis.ablation_curves import Curve, curve_figures, curve_tables, curves
 from analysis.ablation_rows import FEW_SEEDS, Difference, Row, compare, merge, over_seeds, read_rows
 from analysis.cli import Computed, reproduce, run, standard_parser
 from analysis.report.document import Column, Document, Figure, Series, Table
 from analysis.stats import holm
+from analysis.tasks import METHOD, Apart, apart_table, find_apart
 from lare.errors import LareError
 from lare_eval.looks import split_of
 
-__all__ = ["compute", "main"]
+__all__ = ["compute", "differences", "main", "moves_by_row"]
 
 DEFAULT = "reports/refocus/rows.json"
 
@@ -196,7 +197,47 @@ _METHODS = (
 )
 
 
-def _verdict(rows: Mapping[str, Row], found: Mapping[str, Difference], reference: str) -> str:
+def moves_by_row(rows: Mapping[str, Row], reference: str, sweeps: Sequence[Curve]) -> Apart:
+    """Which tasks move against the rest from the reference to a row, or back and forth along a curve of rows.
+
+    A question's value is its mean over a row's seeds.
+    """
+    first = rows[reference]
+    tasks = [task for task, table in zip(first.tasks, first.tables, strict=True) for _ in range(table.shape[1])]
+    scenes = [scene for each in first.scenes for scene in each]
+    values = {name: np.concatenate([table.mean(0) for table in row.tables]) for name, row in rows.items()}
+    for sweep in sweeps:
+        names = [name for _, name in sweep.rows]
+        found = find_apart(np.stack([values[name] for name in names], 1), tasks, scenes, names)
+        if found.aside or found.contested:
+            return found
+    order = [reference, *(name for name in rows if name != reference)]
+    if len(order) == 1:
+        return Apart((), ())
+    columns = np.stack([values[name] for name in order], 1)
+    return find_apart(columns, tasks, scenes, order, [(0, place) for place in range(1, len(order))])
+
+
+def _verdict(rows: Mapping[str, Row], found: Mapping[str, Difference], reference: str, apart: Apart, seed: int) -> str:
+    """Of the tasks that remain, with the same over all tasks after it where one is set aside."""
+    whole = _told(rows, found, reference)
+    if not apart.aside:
+        return whole
+    kept = {name: row.of(apart.kept) for name, row in rows.items()}
+    told = _told(kept, differences(kept, reference, seed), reference)
+    return (
+        f"On {len(apart.kept)} tasks, {apart.without}: {told} Set aside: {apart.reasons}. Over all "
+        f"{len(apart.every)} tasks: {whole}"
+    )
+
+
+def differences(rows: Mapping[str, Row], reference: str, seed: int = 0) -> dict[str, Difference]:
+    """Every other row against the reference, where they have seeds in common."""
+    found = {name: compare(row, rows[reference], seed) for name, row in rows.items() if name != reference}
+    return {name: one for name, one in found.items() if one is not None}
+
+
+def _told(rows: Mapping[str, Row], found: Mapping[str, Difference], reference: str) -> str:
     start = f"{rows[reference].title}: {100 * float(np.mean(rows[reference].accuracy)):.1f} % right"
     start += f" over {len(rows[reference].seeds)} seed{'s' if len(rows[reference].seeds) > 1 else ''}."
     if not found:
@@ -265,31 +306,28 @@ def compute(options: argparse.Namespace) -> Computed:
     reference = next(iter(rows)) if options.reference is None else str(options.reference)
     if reference not in rows:
         raise LareError(f"there is no row {reference!r}; --reference takes one of {', '.join(rows)}")
-    found = {}
-    for name in rows:
-        if name != reference:
-            difference = compare(rows[name], rows[reference], int(options.seeds[0]))
-            if difference is not None:
-                found[name] = difference
-    sweeps = curves(rows)
+    seed = int(options.seeds[0])
+    found, sweeps = differences(rows, reference, seed), curves(rows)
+    apart = moves_by_row(rows, reference, sweeps)
     document = Document(
         name="ablation",
         title=f"Ablations over seeds{_questions(content)}",
-        verdict=_verdict(rows, found, reference),
+        verdict=_verdict(rows, found, reference, apart, seed),
         reproduce=reproduce(options, {f"{one['name']}, seed {one['seed']}": one["fingerprint"] for one in content}),
-        warnings=(*_looked(content), *_warnings(rows, found, reference)),
+        warnings=(*_looked(content), *apart.warnings, *_warnings(rows, found, reference)),
         tables=(
             *_main(rows, found, reference),
-            *curve_tables(rows, sweeps, int(options.seeds[0])),
+            *curve_tables(rows, sweeps, seed),
             _costs(rows),
             _tasks(rows, reference),
+            *([apart_table(apart, "mean over seeds")] if apart.every else []),
             *_paper(),
         ),
         figures=(
             *_figures(rows, found, reference),
-            *curve_figures(rows, sweeps, int(options.seeds[0])),
+            *curve_figures(rows, sweeps, seed),
         ),
-        methods=_METHODS,
+        methods=(*_METHODS, METHOD),
     )
     arrays = {f"accuracy_{name}": np.array(row.accuracy) for name, row in rows.items()}
     return document, arrays

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,17 @@ class Row:
     scenes: tuple[tuple[str, ...], ...]
     costs: Mapping[str, float]
     settings: Mapping[str, float] = field(default_factory=dict)
+
+    def of(self, tasks: Sequence[str]) -> Row:
+        """The same row over some of its tasks."""
+        places = [place for place, task in enumerate(self.tasks) if task in tasks]
+        return replace(
+            self,
+            tasks=tuple(self.tasks[place] for place in places),
+            questions=tuple(self.questions[place] for place in places),
+            tables=tuple(self.tables[place] for place in places),
+            scenes=tuple(self.scenes[place] for place in places),
+        )
 
     @property
     def accuracy(self) -> list[float]:

@@ -2,7 +2,8 @@
 
 The checkpoint thinks T steps once and answers after every one of them; every rule and threshold is then a look-up.
 Thresholds are chosen on validation questions and judged on test questions, rules are compared at equal mean steps, and
-each stands beside the same stops dealt out at random.
+each stands beside the same stops dealt out at random. A task whose curve over the steps goes against the others', on
+validation questions, is set aside: rules are judged on what remains, and on all tasks beside it.
 
     python analysis/adaptive.py                 1,500 test and 500 validation questions of the mini tasks
     python analysis/adaptive.py --all           all 2,404 of each
@@ -19,10 +20,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from analysis.adaptive_tables import Judged, figures, judge, samples, tables
+from analysis.adaptive_tables import Judged, figures, judge, rules_table, samples, tables
+from analysis.adaptive_tasks import curve_by_task, curve_figure, moves_by_steps, rules_by_task
 from analysis.asking import Asker, load_questions
 from analysis.cli import Computed, reproduce, run, standard_parser
 from analysis.report.document import Document
+from analysis.stats import Result
 from analysis.stopping import (
     RULES,
     Prefixes,
@@ -35,9 +38,10 @@ from analysis.stopping import (
     stop_steps,
     thresholds,
 )
+from analysis.tasks import METHOD, Apart, apart_table
 from lare.errors import LareError
 
-__all__ = ["compute", "judge_all", "main"]
+__all__ = ["compute", "judge_all", "main", "replay", "verdict"]
 
 CACHE = Path("results/adaptive")
 
@@ -73,6 +77,26 @@ def judge_all(test: Prefixes, validation: Prefixes, options: argparse.Namespace,
     return found
 
 
+def replay(
+    test: Prefixes, validation: Prefixes, options: argparse.Namespace, usual: int
+) -> tuple[Apart, Prefixes, list[Judged], list[Judged]]:
+    """Set aside what moves against the rest on validation questions, choose thresholds on the rest of them, and judge.
+
+    Args:
+        test: Judged on.
+        validation: Tasks are set aside and thresholds chosen on these.
+        options: Of `judge_all`.
+        usual: K, steps of the checkpoint without a rule.
+
+    Returns:
+        Tasks apart, test questions of the tasks that remain, rules judged on those, the same thresholds on all.
+    """
+    apart = moves_by_steps(validation)
+    settled, kept = validation.take(apart.of(validation.task)), test.take(apart.of(test.task))
+    judged = judge_all(kept, settled, options, usual)
+    return apart, kept, judged, judge_all(test, settled, options, usual) if apart.aside else judged
+
+
 _METHODS = (
     "Latents of later steps do not depend on whether a run stops, so replaying a rule over one run of T steps gives "
     "exactly what a live run with that rule gives (tests compare the two). A rule's distance is defined from the "
@@ -92,32 +116,51 @@ _METHODS = (
 )
 
 
-def _verdict(judged: Sequence[Judged], test: Prefixes, usual: int) -> str:
-    at_budget = [one for one in judged if one.aim.endswith("on average")]
-    best = max(at_budget, key=lambda one: one.accuracy.estimate)
-    gap, shuffled = best.against_usual, best.against_shuffled
+def verdict(judged: Sequence[Judged], test: Prefixes, usual: int, apart: Apart, whole: Sequence[Judged]) -> str:
+    """Of the tasks that remain; `whole` holds the same stops over all tasks, in the same order."""
+    at_budget = [place for place, one in enumerate(judged) if one.aim.endswith("on average")]
+    place = max(at_budget, key=lambda place: judged[place].accuracy.estimate)
+    best, shuffled = judged[place], judged[place].against_shuffled
     fixed = 100 * test.right[:, usual].mean()
+    told = (
+        f"{'On ' + str(len(apart.kept)) + ' tasks, ' + apart.without + ': at' if apart.aside else 'At'} "
+        f"{best.steps.mean():.2f} mean steps the best of {len(at_budget)} rules ({best.rule}) has "
+        f"{100 * best.accuracy.estimate:.1f} % right, {_points(best.against_usual)} against {usual} fixed steps "
+        f"({fixed:.1f} %) and {100 * shuffled.estimate:+.1f} [{100 * shuffled.low:.1f}, {100 * shuffled.high:.1f}] "
+        f"against its own stops shuffled (n = {len(test.right)}, 95 % over {len(set(test.scene))} scenes). The best "
+        "was picked on these questions, so its figure flatters it."
+    )
+    if not apart.aside:
+        return told
+    every = whole[place]
     return (
-        f"At {best.steps.mean():.2f} mean steps the best of {len(at_budget)} rules ({best.rule}) has "
-        f"{100 * best.accuracy.estimate:.1f} % right, {100 * gap.estimate:+.1f} points "
-        f"[{100 * gap.low:.1f}, {100 * gap.high:.1f}] against {usual} fixed steps ({fixed:.1f} %) and "
-        f"{100 * shuffled.estimate:+.1f} [{100 * shuffled.low:.1f}, {100 * shuffled.high:.1f}] against its own stops "
-        f"shuffled (n = {len(test.right)}, 95 % over {len(set(test.scene))} scenes). The best was picked on these "
-        "questions, so its figure flatters it."
+        f"{told} Set aside on validation questions: {apart.reasons}. With it, over all {len(apart.every)} tasks, the "
+        f"same stops have {100 * every.accuracy.estimate:.1f} % right, {_points(every.against_usual)} against {usual} "
+        f"fixed steps (n = {len(every.steps)})."
     )
 
 
-def _warnings(judged: Sequence[Judged], test: Prefixes, usual: int) -> tuple[str, ...]:
-    found = []
-    curve = 100 * test.right.mean(0)
+def _points(gap: Result) -> str:
+    return f"{100 * gap.estimate:+.1f} points [{100 * gap.low:.1f}, {100 * gap.high:.1f}]"
+
+
+def _warnings(judged: Sequence[Judged], kept: Prefixes, usual: int, apart: Apart, test: Prefixes) -> tuple[str, ...]:
+    found = list(apart.warnings)
+    missed = sorted(set(moves_by_steps(test).aside) - set(apart.aside))
+    if missed:
+        found.append(
+            f"On test questions {', '.join(missed)} moves against the rest as well; validation questions did not show "
+            "it, so it is not set aside: see the curves by task"
+        )
+    curve = 100 * kept.right.mean(0)
     best = int(curve.argmax())
     if curve[best] - curve[-1] > 1:
         found.append(
-            f"Accuracy falls from {curve[best]:.1f} % after {best} steps to {curve[-1]:.1f} % after {test.most}: the "
-            f"checkpoint thinks {usual} steps as it was trained, so 'at most so many harmed against all {test.most} "
+            f"Accuracy falls from {curve[best]:.1f} % after {best} steps to {curve[-1]:.1f} % after {kept.most}: the "
+            f"checkpoint thinks {usual} steps as it was trained, so 'at most so many harmed against all {kept.most} "
             "steps' is a low bar; look at the gap to the usual steps"
         )
-    idle = [one.rule for one in judged if one.aim.endswith("harmed") and one.steps.min() == test.most]
+    idle = [one.rule for one in judged if one.aim.endswith("harmed") and one.steps.min() == kept.most]
     if idle:
         found.append(f"No threshold of {', '.join(idle)} could be shown to be safe on so few validation questions")
     return tuple(found)
@@ -149,22 +192,29 @@ def compute(options: argparse.Namespace) -> Computed:
     usual = int(asker.model.config.iterations)
     if not 0 < usual <= options.steps:
         raise LareError(f"--steps is {options.steps}, the checkpoint thinks {usual}; give at least that many")
-    judged = judge_all(test, validation, options, usual)
+    apart, kept, judged, whole = replay(test, validation, options, usual)
+    rows = apart.of(test.task)
     values = {rule: distances(test, rule, not options.absolute) for rule in RULES}
-    shown = samples(asker.questions, test, values, judged, options.samples, int(options.seeds[0]))
+    inside = {rule: found[rows] for rule, found in values.items()}
+    shown = samples(asker.questions, test, values, whole, options.samples, int(options.seeds[0]))
+    main, *more = tables(kept, inside, judged, usual, apart)
+    by_task = [curve_by_task(test, apart), apart_table(apart, "fixed steps, validation questions")]
+    if apart.aside:
+        more[:0] = [rules_table(test, whole, usual)]
+    drawn = figures(kept, inside, judged)
     document = Document(
         name="adaptive",
         title="Adaptive stopping",
-        verdict=_verdict(judged, test, usual),
+        verdict=verdict(judged, kept, usual, apart, whole),
         reproduce=reproduce(options, {"checkpoint": asker.fingerprint}),
-        warnings=_warnings(judged, test, usual),
-        tables=tables(test, values, judged, usual),
-        figures=figures(test, values, judged),
+        warnings=_warnings(judged, kept, usual, apart, test),
+        tables=(main, *by_task, *more, rules_by_task(test, whole, usual, apart)),
+        figures=(drawn[0], curve_figure(test, apart), *drawn[1:]),
         samples=shown,
         sampling=f"{len(shown)} of {len(test.right)} questions, drawn by seed {int(options.seeds[0])}.",
-        methods=_METHODS,
+        methods=(*_METHODS, METHOD),
     )
-    return document, _arrays(test, values, judged)
+    return document, _arrays(test, values, whole) | {"set_aside": np.array(apart.aside, dtype=str)}
 
 
 def _arrays(

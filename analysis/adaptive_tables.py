@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,9 @@ from analysis.report.document import Column, Figure, Sample, Series, Step, Table
 from analysis.showing import picture
 from analysis.stats import Result, cluster_difference, cluster_mean, holm, mcnemar
 from analysis.stopping import RULES, Prefixes, Steps, at_stop, stop_steps, thresholds
+from analysis.tasks import Apart
 
-__all__ = ["PAPER", "Judged", "figures", "judge", "samples", "tables"]
+__all__ = ["PAPER", "Judged", "figures", "judge", "rules_table", "samples", "tables"]
 
 Array = npt.NDArray[np.float64]
 
@@ -101,9 +102,13 @@ def _points(result: Result) -> list[float | None]:
     return [end if np.isfinite(end) else None for end in ends]
 
 
-def tables(made: Prefixes, values: Mapping[str, Array], judged: Sequence[Judged], usual: int) -> tuple[Table, ...]:
-    """All tables, the main one first."""
+def tables(
+    made: Prefixes, values: Mapping[str, Array], judged: Sequence[Judged], usual: int, apart: Apart | None = None
+) -> tuple[Table, ...]:
+    """Tables over the tasks that remain, the main one first."""
     main, more = _main(made, judged, usual)
+    if apart is not None and apart.aside:
+        main = replace(main, caption=f"{main.caption}, {apart.without}")
     return (
         main,
         more,
@@ -171,6 +176,11 @@ def _main(made: Prefixes, judged: Sequence[Judged], usual: int) -> tuple[Table, 
         Table("rules", "Stop rules on test questions", main, parts[0], note, main=True),
         Table("rules-more", "Stop rules: thresholds and what they cost", more, parts[1], note),
     )
+
+
+def rules_table(made: Prefixes, judged: Sequence[Judged], usual: int) -> Table:
+    """The main table again for other questions: of all tasks, where one was set aside."""
+    return replace(_main(made, judged, usual)[0], id="rules-all", caption="The same stops over all tasks", main=False)
 
 
 def _threshold(value: float | None) -> str | None:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -121,6 +122,18 @@ class Answers:
     tokens: npt.NDArray[np.int64]
     steps: npt.NDArray[np.int64]
     latents: Tensor | None = None
+
+    def take(self, rows: npt.NDArray[np.bool_]) -> Answers:
+        """Answers to some of the questions: (N,) which."""
+        return Answers(
+            list(compress(self.texts, rows)),
+            list(compress(self.replies, rows)),
+            self.right[rows],
+            self.readable[rows],
+            self.tokens[rows],
+            self.steps[rows],
+            None if self.latents is None else self.latents[torch.from_numpy(rows)],
+        )
 
 
 class Asker:

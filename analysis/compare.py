@@ -21,12 +21,13 @@ from analysis.cli import Computed, reproduce, run, standard_parser
 from analysis.pictures import Looks, mini_pictures
 from analysis.report.document import Document, Picture, Reproduce, Sample, View
 from analysis.runs import Run, read_run
-from analysis.stats import FEW_CLUSTERS, cluster_difference, format_p
+from analysis.stats import FEW_CLUSTERS, Result, cluster_difference, format_p
+from analysis.tasks import METHOD, Apart, apart_table, find_apart
 from analysis.traces import demo_run, described, pair
 from lare.errors import LareError
 from lare.trace import TraceReader
 
-__all__ = ["compute", "document", "main", "merge"]
+__all__ = ["compute", "document", "main", "merge", "moves_between"]
 
 Readers = tuple[TraceReader | None, TraceReader | None]
 """The traces of (other, judged), where there are any."""
@@ -77,6 +78,7 @@ def document(
     items: pd.DataFrame, names: tuple[str, str], options: argparse.Namespace, again: Reproduce, readers: Readers
 ) -> Document:
     """The report of one comparison."""
+    apart = moves_between(items, names)
     samples, discordant = _samples(items, names, options.samples, options.seeds[0], readers)
     shown = (
         tables.accuracies(items, names),
@@ -84,14 +86,15 @@ def document(
         tables.cells(items, names),
         tables.by_category(items, names),
         tables.by_hops(items, names),
+        apart_table(apart),
         tables.five_points(items, names),
     )
     return Document(
         name="compare",
         title=f"{names[1]} against {names[0]}, question by question",
-        verdict=_verdict(items, names),
+        verdict=_verdict(items, names, apart),
         reproduce=again,
-        warnings=_warnings(items, names),
+        warnings=(*apart.warnings, *_warnings(items, names)),
         tables=tuple(table for table in shown if table is not None),
         figures=tables.figures(items, names),
         samples=samples,
@@ -99,13 +102,20 @@ def document(
             f"{len(samples)} of {len(items)} questions: at most {options.samples}, discordant ones first ({discordant} "
             f"exist), the rest drawn with seed {options.seeds[0]}."
         ),
-        methods=_METHODS,
+        methods=(*_METHODS, METHOD),
         stand_in=bool(items["task"].astype(str).str.startswith("lare_mini").any()),
     )
 
 
-def _verdict(items: pd.DataFrame, names: tuple[str, str]) -> str:
-    gap = tables.macro(items)
+def moves_between(items: pd.DataFrame, names: tuple[str, str]) -> Apart:
+    """Which tasks move against the rest from the other run to the judged one."""
+    scores = items[["score_a", "score_b"]].to_numpy(float)
+    return find_apart(scores, items["task"].astype(str).tolist(), items["cluster"], names, [(0, 1)])
+
+
+def _verdict(items: pd.DataFrame, names: tuple[str, str], apart: Apart) -> str:
+    kept = items[apart.of(items["task"].to_numpy(str))]
+    gap = tables.macro(kept)
     parts = []
     for task, rows in items.groupby("task"):
         one = cluster_difference(rows["score_b"], rows["score_a"], rows["cluster"])
@@ -113,16 +123,23 @@ def _verdict(items: pd.DataFrame, names: tuple[str, str]) -> str:
     above = [task for task, one in parts if one.low > 0]
     below = [task for task, one in parts if one.high < 0]
     told = (
-        f"{described(names[1])} against {described(names[0])}: {100 * gap.estimate:+.1f} points "
-        f"as the mean of {len(parts)} tasks, 95 % interval {100 * gap.low:+.1f} to {100 * gap.high:+.1f}, "
-        f"{gap.n} questions in {gap.clusters} clusters, p = {format_p(gap.log10_p)}. "
+        f"{described(names[1])} against {described(names[0])}: {_points(gap)}, as the mean of {len(apart.kept)} tasks"
+        f"{', ' + apart.without if apart.aside else ''}, {gap.n} questions in {gap.clusters} clusters, "
+        f"p = {format_p(gap.log10_p)}. "
     )
+    if apart.aside:
+        whole = tables.macro(items)
+        told += f"Set aside: {apart.reasons}. With it, as the mean of all {len(parts)} tasks: {_points(whole)}. "
     told += (
         f"The interval lies above 0 on {', '.join(above) or 'no task'}, below 0 on {', '.join(below) or 'no task'}. "
     )
     return (
         told + "It says how far the two differ on these questions, not why, nor what another training run would give."
     )
+
+
+def _points(gap: Result) -> str:
+    return f"{100 * gap.estimate:+.1f} points, 95 % interval {100 * gap.low:+.1f} to {100 * gap.high:+.1f}"
 
 
 def _warnings(items: pd.DataFrame, names: tuple[str, str]) -> tuple[str, ...]:

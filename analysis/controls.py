@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from itertools import compress
 
 import numpy as np
 import numpy.typing as npt
@@ -31,9 +32,10 @@ from analysis.controls_tables import (
     summarise,
 )
 from analysis.report.document import Document
+from analysis.tasks import METHOD, Apart, apart_table, find_apart
 from lare.errors import LareError
 
-__all__ = ["compute", "derange", "main", "replacements"]
+__all__ = ["compute", "derange", "main", "moves_by_control", "replacements"]
 
 
 def derange(questions: Sequence[Question], seed: int) -> npt.NDArray[np.int64]:
@@ -133,7 +135,31 @@ _METHODS = (
 )
 
 
-def _verdict(compared: dict[str, Comparison], answers: dict[str, Answers], clusters: int) -> str:
+def moves_by_control(answers: dict[str, Answers], questions: Sequence[Question]) -> Apart:
+    """Which tasks move against the rest from a control's reference to the control."""
+    names = [control.name for control in CONTROLS]
+    pairs = [(names.index(control.against), place) for place, control in enumerate(CONTROLS) if control.against]
+    right = np.stack([answers[name].right.astype(float) for name in names], 1)
+    tasks, scenes = [one.task for one in questions], [one.scene for one in questions]
+    return find_apart(right, tasks, scenes, names, pairs)
+
+
+def _verdict(answers: dict[str, Answers], questions: Sequence[Question], apart: Apart) -> str:
+    """Of the tasks that remain, with the same over all tasks after it where one is set aside."""
+    rows = apart.of([one.task for one in questions])
+    kept = _told({name: one.take(rows) for name, one in answers.items()}, list(compress(questions, rows)))
+    say = "A drop says that latents are used, not how."
+    if not apart.aside:
+        return f"{kept} {say}"
+    return (
+        f"On {len(apart.kept)} tasks, {apart.without}: {kept} {say} Set aside: {apart.reasons}. Over all "
+        f"{len(apart.every)} tasks: {_told(answers, questions)}"
+    )
+
+
+def _told(answers: dict[str, Answers], questions: Sequence[Question]) -> str:
+    scenes = [one.scene for one in questions]
+    compared = summarise(answers, scenes)
     parts = []
     for name, words in (("other", "another question's latents"), ("none", "no latents"), ("window", "random windows")):
         gap = compared[name].gap
@@ -141,9 +167,8 @@ def _verdict(compared: dict[str, Comparison], answers: dict[str, Answers], clust
     own = answers["own"].right
     return (
         f"Own latents: {100 * own.mean():.1f} % of {own.size} questions right. Against that: {'; '.join(parts)} "
-        f"(95 %, paired, {clusters} scenes). With the image hidden from the answer, own latents give "
-        f"{100 * answers['hidden'].right.mean():.1f} %, none {100 * answers['hidden_none'].right.mean():.1f} %. A drop "
-        "says that latents are used, not how."
+        f"(95 %, paired, {len(set(scenes))} scenes). With the image hidden from the answer, own latents give "
+        f"{100 * answers['hidden'].right.mean():.1f} %, none {100 * answers['hidden_none'].right.mean():.1f} %."
     )
 
 
@@ -186,15 +211,17 @@ def compute(options: argparse.Namespace) -> Computed:
     compared = summarise(answers, scenes)
     hops = [one.hops for one in questions]
     shown = samples(questions, answers, options.samples, seed)
+    apart = moves_by_control(answers, questions)
     document = Document(
         name="controls",
         title="Causal controls on latents",
-        verdict=_verdict(compared, answers, len(set(scenes))),
+        verdict=_verdict(answers, questions, apart),
         reproduce=reproduce(options, {"checkpoint": asker.fingerprint}),
-        warnings=_warnings(answers, compared),
+        warnings=(*apart.warnings, *_warnings(answers, compared)),
         tables=(
             *main_tables(answers, compared, scenes),
             by_group(answers, [one.task for one in questions], scenes, "tasks", "Accuracy by task", "Task"),
+            apart_table(apart),
             by_group(answers, hops, scenes, "by-hops", "Accuracy by hops, facts that a question joins", "Hops"),
         ),
         figures=figures(answers, compared, hops),
@@ -202,7 +229,7 @@ def compute(options: argparse.Namespace) -> Computed:
         sampling=f"{len(shown)} drawn by seed {seed} from the "
         f"{int((answers['own'].right != answers['other'].right).sum())} of {len(questions)} questions on which own and "
         "another question's latents differ in being right.",
-        methods=_METHODS,
+        methods=(*_METHODS, METHOD),
     )
     arrays = {f"right_{name}": one.right for name, one in answers.items()}
     arrays |= {"doc_id": np.array([one.doc_id for one in questions]), "task": np.array([one.task for one in questions])}

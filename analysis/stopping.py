@@ -88,6 +88,10 @@ class Prefixes:
         """T."""
         return int(self.right.shape[1]) - 1
 
+    def take(self, rows: npt.NDArray[np.bool_]) -> Prefixes:
+        """The same run of some of its questions: (N,) which."""
+        return Prefixes(**{one.name: getattr(self, one.name)[rows] for one in fields(self)})
+
 
 def run_once(asker: Asker, most: int, cache: Path | None = None) -> Prefixes:
     """Think T steps and answer after each; kept in a file, so that it is done once.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,17 @@ from analysis import tokens_tables as tables
 from analysis.cli import Computed, reproduce, run, standard_parser
 from analysis.report.document import Document, Reproduce
 from analysis.stats import FEW_CLUSTERS
+from analysis.tasks import METHOD, Apart, apart_table, find_apart
 from analysis.traces import demo_run, demo_traces, described, frame, open_traces, pair, scores_beside, setting_of
 from lare.errors import LareError
 
-__all__ = ["compute", "document", "main", "read_settings"]
+__all__ = ["compute", "document", "main", "moves_of_tokens", "read_settings"]
 
 DEMO = ("K4", "K0", "text", "fine")
 """Settings of a demo run that are compared by default: the first is judged."""
+
+TOKENS = 1.0
+"""Text tokens by which a task must move otherwise than the rest to be set aside: the least that a reader can see."""
 
 TEXT = "text"
 """The setting that stands for chain of thought as text."""
@@ -89,42 +94,81 @@ def document(
 ) -> Document:
     """The report."""
     judged = next(iter(settings))
+    apart = {name: moves_of_tokens(items, (name, judged)) for name, items in pairs.items()}
     rows = tables.costs(pairs, judged, options.seeds[0])
+    left = {name: items[apart[name].of(items["task"].to_numpy(str))] for name, items in pairs.items()}
+    kept = {name: tables.whole(name, left[name], options.seeds[0]) for name, one in apart.items() if one.aside}
     return Document(
         name="tokens",
         title=f"What an answer costs: {judged} against {', '.join(pairs)}",
-        verdict=_verdict(rows, judged, pairs),
+        verdict=_verdict(rows, judged, apart, kept),
         reproduce=again,
-        warnings=_warnings(settings),
+        warnings=(
+            *(f"Against {name}: {told}" for name, one in apart.items() for told in one.warnings),
+            *_warnings(settings),
+        ),
         tables=(
             tables.overall(rows, judged),
             tables.by_task(rows, judged),
+            *(
+                replace(apart_table(one, f"{judged} against {name}, text tokens, both right"), id=f"apart-{place}")
+                for place, (name, one) in enumerate(apart.items())
+                if one.every
+            ),
             tables.claim(settings, judged, TEXT),
         ),
         figures=tables.figures(rows, judged),
-        methods=_METHODS,
+        methods=(
+            *_METHODS,
+            METHOD,
+            f"Of text tokens the same holds with a bound of {TOKENS:g} token instead of points.",
+        ),
     )
 
 
-def _verdict(rows: Sequence[tables.Cost], judged: str, pairs: Mapping[str, pd.DataFrame]) -> str:
+def moves_of_tokens(items: pd.DataFrame, names: tuple[str, str]) -> Apart:
+    """Which tasks' text tokens move against the rest from another setting to the judged one; both right."""
+    both = items[(items["score_a"] >= 1) & (items["score_b"] >= 1)]
+    if both.empty:
+        return Apart((), ())
+    tokens = both[["output_tokens_a", "output_tokens_b"]].to_numpy(float)
+    tasks = both["task"].astype(str).tolist()
+    return find_apart(tokens, tasks, both["cluster"], names, [(0, 1)], TOKENS, "tokens")
+
+
+def _verdict(
+    rows: Sequence[tables.Cost],
+    judged: str,
+    apart: Mapping[str, Apart],
+    kept: Mapping[str, Sequence[tables.Cost]],
+) -> str:
+    """Over all tasks, or those that remain where one is set aside, with all tasks after it."""
     parts = []
-    for other in pairs:
-        found = {(one.counting, one.quantity): one for one in rows if one.other == other and one.task == tables.ALL}
-        fair, own = found.get(("both right", "text tokens")), found.get(("own right", "text tokens"))
-        if fair is None or own is None:
-            parts.append(f"Against {described(other)} there is no question that both got right")
-            continue
-        whole = found["both right", "text + latent"]
-        parts.append(
-            f"Against {described(other)} {fair.gap.estimate:+.2f} text tokens on the {fair.n_judged} questions that "
-            f"both got right (95 % interval {fair.gap.low:+.2f} to {fair.gap.high:+.2f}), {own.gap.estimate:+.2f} as "
-            f"the paper counts (each over its own right answers), {whole.gap.estimate:+.2f} with latent "
-            "steps counted as tokens"
-        )
+    for other, one in apart.items():
+        whole = _told([cost for cost in rows if cost.other == other and cost.task == tables.ALL])
+        if one.aside:
+            parts.append(
+                f"Against {described(other)}, {one.without}, {_told(kept[other])}; set aside: {one.reasons}; over all "
+                f"tasks {whole}"
+            )
+        else:
+            parts.append(f"Against {described(other)} {whole}")
     return (
         f"{described(judged)}. "
         + ". ".join(parts)
         + ". Fewer tokens say nothing about quality: read them beside the accuracies."
+    )
+
+
+def _told(rows: Sequence[tables.Cost]) -> str:
+    found = {(one.counting, one.quantity): one for one in rows}
+    fair, own = found.get(("both right", "text tokens")), found.get(("own right", "text tokens"))
+    if fair is None or own is None:
+        return "there is no question that both got right"
+    return (
+        f"{fair.gap.estimate:+.2f} text tokens on the {fair.n_judged} questions that both got right (95 % interval "
+        f"{fair.gap.low:+.2f} to {fair.gap.high:+.2f}), {own.gap.estimate:+.2f} as the paper counts (each over its own "
+        f"right answers), {found['both right', 'text + latent'].gap.estimate:+.2f} with latent steps counted as tokens"
     )
 
 

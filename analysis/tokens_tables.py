@@ -16,7 +16,7 @@ from analysis.report.document import Column, Figure, Series, Table
 from analysis.stats import Result, cluster_difference
 from analysis.traces import short
 
-__all__ = ["ALL", "COUNTINGS", "QUANTITIES", "Cost", "by_task", "claim", "costs", "figures", "overall"]
+__all__ = ["ALL", "COUNTINGS", "QUANTITIES", "Cost", "by_task", "claim", "costs", "figures", "overall", "whole"]
 
 ALL = "all questions"
 COUNTINGS = ("own right", "both right", "all")
@@ -57,11 +57,21 @@ def costs(pairs: Mapping[str, pd.DataFrame], judged: str, seed: int = 0) -> list
     found = []
     for other, items in pairs.items():
         for task, rows in [(ALL, items), *((str(task), rows) for task, rows in items.groupby("task"))]:
-            for counting in COUNTINGS:
-                left, right = _counted(rows, counting)
-                if not (left.any() and right.any()):
-                    continue
-                found += [_cost(other, task, counting, quantity, rows, left, right, seed) for quantity in QUANTITIES]
+            found += _counts(other, task, rows, seed)
+    return found
+
+
+def whole(other: str, items: pd.DataFrame, seed: int = 0) -> list[Cost]:
+    """Every quantity and counting over all questions of one pair of settings."""
+    return _counts(other, ALL, items, seed)
+
+
+def _counts(other: str, task: str, rows: pd.DataFrame, seed: int) -> list[Cost]:
+    found = []
+    for counting in COUNTINGS:
+        left, right = _counted(rows, counting)
+        if left.any() and right.any():
+            found += [_cost(other, task, counting, quantity, rows, left, right, seed) for quantity in QUANTITIES]
     return found
 
 

@@ -271,3 +271,26 @@ def test_the_first_row_is_the_reference_unless_one_is_named(tmp_path: Path) -> N
     named_so, _ = compute(options(path, "--reference", "second"))
     other, _ = compute(options(path, "--reference", "first"))
     assert first.verdict == named_so.verdict != other.verdict
+
+
+def five(odd: float, tmp_path: Path) -> Document:
+    """Rows of 1 to 4 latent steps on five tasks; one of them loses `odd` at odd steps."""
+    rng, rows = np.random.default_rng(1), []
+    hard = {task: rng.permutation(100) / 100 for task in "abcde"}
+    for steps in (4, 3, 2, 1):
+        for seed in range(4):
+            share = {task: 0.9 - 0.02 * (4 - steps) - (odd if task == "e" and steps % 2 else 0) for task in hard}
+            scores = {task: {str(i): float(x < share[task]) for i, x in enumerate(hard[task])} for task in hard}
+            scenes = {task: {str(i): f"s{i}" for i in range(100)} for task in hard}
+            row = {"name": f"steps_{steps}", "title": f"Row {steps}", "seed": seed, "claim": True, "costs": {}}
+            rows.append(row | {"scores": scores, "scenes": scenes})
+    return compute(options(write(tmp_path / "rows.json", rows)))[0]
+
+
+def test_a_task_that_collapses_at_odd_steps_is_set_aside(tmp_path: Path) -> None:
+    told = five(0.4, tmp_path)
+    assert told.verdict.startswith("On 4 tasks, without e: Row 4: 90.0 % right")
+    assert "e turns back and forth" in told.verdict and "Over all 5 tasks: Row 4: 90.0 % right" in told.verdict
+    assert any("set aside" in one for one in told.warnings)
+    clean = five(0.0, tmp_path)
+    assert "set aside" not in clean.verdict.lower() and "apart" in {one.id for one in clean.tables}

@@ -6,6 +6,7 @@ import base64
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats as sps
 
@@ -239,3 +240,20 @@ def test_unusable_logs_are_named(tmp_path):
     empty = log(tmp_path / "empty", "pope", [])
     with pytest.raises(LareError, match="is empty"):
         runs.read_run(empty)
+
+
+def test_a_task_that_loses_where_the_others_gain_is_set_aside():
+    rng = np.random.default_rng(0)
+    for loses in (True, False):
+        parts = []
+        for task in "abcde":
+            share = 0.5 if loses and task == "e" else 0.9
+            place = rng.permutation(200) / 200
+            scores = {"score_a": (place < 0.7).astype(float), "score_b": (place < share).astype(float)}
+            parts.append(pd.DataFrame({"task": task, "cluster": [f"{task}{i}" for i in range(200)], **scores}))
+        items = pd.concat(parts, ignore_index=True)
+        apart = compare.moves_between(items, ("other", "judged"))
+        told = compare._verdict(items, ("other", "judged"), apart)
+        assert apart.aside == (("e",) if loses else ())
+        assert "+20.0 points" in told and ("With it, as the mean of all 5 tasks: +12.0 points" in told) is loses
+        assert ("as the mean of 4 tasks, without e" in told) is loses and ("below 0 on e" in told) is loses

@@ -14,7 +14,7 @@ from PIL import Image
 
 from analysis import controls
 from analysis.asking import Answers, Question
-from analysis.controls import compute, derange, parser, replacements
+from analysis.controls import _verdict, compute, derange, moves_by_control, parser, replacements
 from analysis.controls_tables import CONTROLS, summarise
 from lare.errors import LareError
 
@@ -127,3 +127,31 @@ def test_no_latents_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_traces_are_refused() -> None:
     with pytest.raises(LareError, match="--traces"):
         compute(options("--traces", "x"))
+
+
+def marked(shares: dict[str, dict[str, float]], n: int = 200) -> tuple[dict[str, Answers], list[Question]]:
+    """Answers of five tasks under every control; `shares` of right by task and control, 0.9 else."""
+    rng = np.random.default_rng(0)
+    asked = [Question(task, i, "?", "A", f"{task}{i}", IMAGE) for task in "abcde" for i in range(n)]
+    hard = np.concatenate([rng.permutation(n) / n for _ in "abcde"])
+    answers = {}
+    for control in CONTROLS:
+        share = np.array([shares.get(one.task, {}).get(control.name, 0.9) for one in asked])
+        replies = ["A" if right else "B" for right in hard < share]
+        numbers = (np.ones(len(asked), dtype=np.int64) for _ in range(2))
+        right = hard < share
+        answers[control.name] = Answers(replies, replies, right, np.ones(len(asked), dtype=bool), *numbers)
+    return answers, asked
+
+
+def test_a_task_that_gains_where_the_others_lose_is_set_aside() -> None:
+    lost = {"other": 0.7, "none": 0.8}
+    answers, asked = marked(dict.fromkeys("abcd", lost) | {"e": {"own": 0.6, "other": 0.9}})
+    apart = moves_by_control(answers, asked)
+    assert apart.aside == ("e",)
+    told = _verdict(answers, asked, apart)
+    assert told.startswith("On 4 tasks, without e: Own latents: 90.0 % of 800 questions right.")
+    assert "-20.0 points" in told and "Over all 5 tasks: Own latents: 84.0 % of 1000" in told
+    answers, asked = marked(dict.fromkeys("abcde", lost))
+    apart = moves_by_control(answers, asked)
+    assert apart.aside == () and "Set aside" not in _verdict(answers, asked, apart)

@@ -148,3 +148,29 @@ def test_a_counting_without_answers_is_left_out(tmp_path):
     assert {row.counting for row in rows} == {"all"}
     document, _ = tokens.compute(options(tmp_path / "traces" / "K4", tmp_path / "traces" / "K0"))
     assert "no question that both got right" in document.verdict
+
+
+def test_a_task_that_grows_where_the_others_shrink_is_set_aside(tmp_path):
+    rng = np.random.default_rng(0)
+    for grows in (0, 6):
+        folder = tmp_path / str(grows)
+        for setting, more in (("K4", -2), ("K0", 0)):
+            records = [
+                answer(
+                    doc,
+                    f"t{task}",
+                    steps=4,
+                    tokens=int(20 + rng.integers(0, 3) + (grows if task == 4 and more else more)),
+                )
+                for task in range(5)
+                for doc in range(40)
+            ]
+            write(folder / "traces" / setting, records)
+            write_scores(folder, setting, {f"t{task}": dict.fromkeys(map(str, range(40)), 1.0) for task in range(5)})
+        document, _ = tokens.compute(options(folder / "traces" / "K4", folder / "traces" / "K0"))
+        if grows:
+            assert "without t4, -" in document.verdict and "over all tasks" in document.verdict
+            assert "t4 goes the other way" in document.warnings[0]
+        else:
+            assert "set aside" not in document.verdict
+        assert any(one.id == "apart-0" for one in document.tables)
