@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,7 @@ def evaluate_pass(
     from lare_eval.adapter import LareAdapter
 
     logger.remove()
-    logger.add(sys.stderr, level="WARNING", format="<level>{level: <8}</level> {message}")
+    logger.add(sys.stderr, level="WARNING", format=f"<level>{{level: <8}}</level> {setting}: {{message}}")
     traces = out / "traces" / setting.replace("=", "")
     with redirect_stdout(io.StringIO()), _own_bar(progress):  # scorers print tables of their own
         results = simple_evaluate(
@@ -77,14 +78,20 @@ def evaluate_pass(
 def _own_bar(progress: Callable[[int], None] | None) -> Iterator[None]:
     """Keep lmms-eval's progress bars away where somebody else shows one."""
     from lmms_eval import evaluator
+    from lmms_eval.api import task
 
-    bar = evaluator.tqdm
-    if progress is not None:
-        evaluator.tqdm = lambda *given, **options: bar(*given, **{**options, "disable": True})
+    before = [(module, module.tqdm) for module in (evaluator, task)]
+    for module, bar in before if progress is not None else ():
+        module.tqdm = partial(_hidden, bar)
     try:
         yield
     finally:
-        evaluator.tqdm = bar
+        for module, bar in before:
+            module.tqdm = bar
+
+
+def _hidden(bar: Callable[..., Any], *given: Any, **options: Any) -> Any:
+    return bar(*given, **{**options, "disable": True})
 
 
 def _costs(reader: TraceReader, task: str) -> npt.NDArray[np.float64]:

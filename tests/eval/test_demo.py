@@ -133,7 +133,9 @@ def test_whole_demo_on_a_tiny_checkpoint(few_rows, tmp_path, capsys):
     tasks = "lare_mini_pope,lare_mini_mmvp"
     words = ["--checkpoint", str(checkpoint), "--tasks", tasks, "--limit", "4", "--out", str(out)]
     assert demo.main(words) == 0
-    printed = capsys.readouterr().out
+    captured = capsys.readouterr()
+    printed = captured.out
+    assert "Postprocessing" not in captured.err and "/4 [" not in captured.err  # one bar, and that is the demo's
     (folder,) = out.iterdir()
     assert printed.splitlines()[-1].endswith(str(folder / "summary.json"))
     content = json.loads((folder / "summary.json").read_text())
