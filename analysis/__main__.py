@@ -17,9 +17,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from analysis.cli import REPORTS
-from analysis.report.document import Document
-from analysis.report.index import write_index
+from analysis.shared.cli import REPORTS
+from analysis.shared.report.document import Document
+from analysis.shared.report.index import write_index
 from lare.errors import LareError
 
 __all__ = ["ANALYSES", "main"]

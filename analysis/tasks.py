@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats as scipy_stats
 
-from analysis.report.document import Column, Table
-from analysis.stats import LEVEL, Groups, codes_of
-from analysis.traces import short
+from analysis.shared.report.document import Column, Table
+from analysis.shared.stats import LEVEL, Groups, codes_of
+from analysis.shared.traces import short
 from lare.errors import LareError
 
 __all__ = ["BOUND", "METHOD", "Apart", "Move", "Moves", "apart_table", "find_apart", "neighbours"]
@@ -251,7 +251,7 @@ def _means_inside(inside: Array, changes: Array) -> Array:
 
 
 def _interval(changes: Array, residuals: Array, weights: Array, codes: npt.NDArray[np.int64], width: float) -> Array:
-    """(3, M) estimate, low and high of a weighted sum over questions, cluster-robust as `analysis.stats`."""
+    """(3, M) estimate, low and high of a weighted sum over questions, cluster-robust as `analysis.shared.stats`."""
     estimate = weights @ changes
     count = int(codes.max()) + 1
     sums = np.stack([np.bincount(codes, weights * column, count) for column in residuals.T], 1)

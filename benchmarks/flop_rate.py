@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.against_llava import llava_twin
 from benchmarks.common import Options, Result, Side, compare, main
 from benchmarks.models import BASE, EMBEDDED, Size, lare_model, make_batch
-from lare.training.batch import Draws, MicroBatch
+from lare.training.feeding.batch import Draws, MicroBatch
 from lare.training.model import TrainingModel
 from lare.training.step import run_step
 

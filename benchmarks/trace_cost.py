@@ -44,8 +44,8 @@ def _batches(count: int) -> Sequence[range]:
 
 def measure(options: Options) -> list[Result]:
     """Time the answers with and without traces."""
-    from lare.world.benchmark import make_task
-    from lare.world.prompts import task_prompt
+    from lare.embedded.world.benchmark import make_task
+    from lare.embedded.world.prompts import task_prompt
 
     method = load_method("lare")
     rows = make_task("pope", n=QUESTIONS)

@@ -16,10 +16,10 @@ SCENES, QUESTIONS = 100, 16
 
 def measure(options: Options) -> list[Result]:
     """Time the generator with and without rendering."""
-    from lare.world.items import STYLES, ItemSampler
-    from lare.world.questions import FAMILIES
-    from lare.world.render import render
-    from lare.world.scene import sample_scene
+    from lare.embedded.world.items import STYLES, ItemSampler
+    from lare.embedded.world.questions import FAMILIES
+    from lare.embedded.world.render import render
+    from lare.embedded.world.scene import sample_scene
 
     sampler = ItemSampler(dict.fromkeys(FAMILIES, 1.0), dict.fromkeys(STYLES, 1.0), seed=0)
     seeds = itertools.count()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from lare._register import register_with_transformers
 from lare.errors import LareError
+from lare.moved import install
 
 if TYPE_CHECKING:
     from lare.checkpoints import default_checkpoint
@@ -59,3 +60,4 @@ def __dir__() -> list[str]:
 
 
 register_with_transformers()
+install()

@@ -12,7 +12,7 @@ Passes over the same questions with the same weights:
 - ``blind``: the latent steps again, with a grey picture in place of the image: what the words alone give away.
 
 Beside them stands ``majority``: the likeliest option by the question's words, counted over other training questions
-(`lare.world.blind`), which is a stronger blind baseline than a model that never saw a grey picture.
+(`lare.embedded.world.blind`), which is a stronger blind baseline than a model that never saw a grey picture.
 
 With ``--against CHECKPOINT`` another checkpoint thinks about the same questions too (``against``).
 
@@ -100,9 +100,9 @@ def _jobs(options: argparse.Namespace) -> int:
 
 def first_answer(thinking: Method) -> str:
     """One question of the stand-ins with what the model looks at and writes; the rest takes longer."""
+    from lare.embedded.world.benchmark import make_task
+    from lare.embedded.world.prompts import task_prompt
     from lare.methods.base import Sampling
-    from lare.world.benchmark import make_task
-    from lare.world.prompts import task_prompt
 
     row = make_task("mmstar", n=1)[0]
     (answer,) = thinking.answer([row["image"]], [task_prompt("mmstar", row)], Sampling(max_new_tokens=64), trace=True)
@@ -129,7 +129,7 @@ def _teller(total: int) -> tuple[Any, Callable[[int], None]]:
 
 def _questions(options: argparse.Namespace) -> int:
     """Questions of the stand-ins; other tasks are not counted before they are loaded."""
-    from lare.world.benchmark import SIZES_BY_TASK, stand_in
+    from lare.embedded.world.benchmark import SIZES_BY_TASK, stand_in
 
     asked = [stand_in(task) for task in single_tasks(options.tasks.split(","))]
     return sum(min(SIZES_BY_TASK[known[0]], options.limit or 10**9) for known in asked if known is not None)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lare.embedded.world.benchmark import stand_in
 from lare.errors import LareError
-from lare.world.benchmark import stand_in
 
 __all__ = ["check_looks", "earlier_looks", "split_of"]
 

@@ -3,10 +3,10 @@
 They exist so that everything can be run and measured without any download. A result on ``lare_mini_pope`` says
 something about the embedded world and nothing about POPE; hence "mini" in every name.
 
-Questions come from `lare.world.benchmark`, prompts from `lare.world.prompts` (what the embedded model is trained on),
-and scores from lmms-eval's own functions for the benchmark that a task imitates. Beside the benchmark's own metrics
-every task has ``score``, the share of right answers, which lmms-eval's efficiency table, its paired comparison
-(``--baseline``) and the group's mean are computed from.
+Questions come from `lare.embedded.world.benchmark`, prompts from `lare.embedded.world.prompts` (what the
+embedded model is trained on), and scores from lmms-eval's own functions for the benchmark that a task imitates.
+Beside the benchmark's own metrics every task has ``score``, the share of right answers, which lmms-eval's efficiency
+table, its paired comparison (``--baseline``) and the group's mean are computed from.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from lmms_eval.tasks.pope.utils import pope_process_results
 from lmms_eval.tasks.scienceqa.utils import sqa_process_results
 from PIL import Image
 
-from lare.world.prompts import task_prompt
+from lare.embedded.world.prompts import task_prompt
 
 __all__ = [
     "MiniTask",
@@ -72,7 +72,7 @@ class MiniTask(ConfigurableMessagesTask):  # type: ignore[misc]
 @cache
 def mini_rows(name: str, split: str = "test") -> datasets.Dataset:
     """The rows of one stand-in; columns that lmms-eval has no use for are kept as JSON text, for the trace."""
-    from lare.world.benchmark import make_task
+    from lare.embedded.world.benchmark import make_task
 
     rows = make_task(name, split)
     return datasets.Dataset.from_list([{key: _column(key, value) for key, value in row.items()} for row in rows])

@@ -33,9 +33,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lare.errors import LareError
+from lare.experiments.rows import RowRun, read_rows, train_rows
 from lare.files import save_text
-from lare.training.checkpoints import file_hash, read_meta
-from lare.training.rows import RowRun, read_rows, train_rows
+from lare.training.saving.checkpoints import file_hash, read_meta
 from lare_eval.looks import check_looks, earlier_looks, split_of
 from lare_eval.passes import evaluate_pass, random_windows
 
@@ -131,7 +131,7 @@ def _holds(places: npt.NDArray[Any], box: npt.NDArray[Any], window: int) -> npt.
 
 def multiply_adds(method: Method, prompt: float, written: float, iterations: int) -> dict[str, float]:
     """Multiply-adds of one answer asked alone: the whole, and what is left of it without the vision encoder."""
-    from lare.training.flops import answer_work, without_encoder
+    from lare.cost.flops import answer_work, without_encoder
 
     parts = answer_work(method.model, round(prompt), round(written), iterations, method.latent)
     return {"multiply_adds_whole": sum(parts.values()), "multiply_adds": without_encoder(parts)}
@@ -209,7 +209,7 @@ def _check_start(rows: Sequence[Mapping[str, Any]], start: str | None, what: str
 
 def _time(rows: Sequence[RefocusRow], target: Path) -> None:
     """Time answers of the rows that `target` has, and write the milliseconds beside their other costs."""
-    from lare.training.run_file import load_run_config
+    from lare.training.plan.run_file import load_run_config
     from lare_eval.refocus_time import TimedRow, milliseconds
 
     content = _read(target)["rows"]
@@ -350,7 +350,7 @@ def _counted(costs: Mapping[str, float]) -> str:
 
 def _first_weights() -> str | None:
     """Hash of the weights that rows begin with; None when they are not there."""
-    from lare.training.run_file import load_run_config
+    from lare.training.plan.run_file import load_run_config
 
     start = load_run_config(BASE).start
     path = Path(str(start)) / "final" / "model.safetensors"

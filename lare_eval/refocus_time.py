@@ -16,13 +16,13 @@ import numpy as np
 import torch
 
 from lare.checkpoints import default_checkpoint
+from lare.embedded.model import Sizes, build_model
+from lare.embedded.ship import build_processor
+from lare.embedded.vision_conv import LareVisionModel
 from lare.model import LareForConditionalGeneration, LareProcessor
-from lare.model.vision_conv import LareVisionModel
-from lare.training.embedded_model import Sizes, build_model
-from lare.training.ship import build_processor
 
 if TYPE_CHECKING:
-    from lare.training.config import RunConfig
+    from lare.training.plan.config import RunConfig
 
 __all__ = ["TimedRow", "milliseconds", "shape_of"]
 
@@ -94,8 +94,8 @@ def milliseconds(rows: Sequence[TimedRow], rounds: int = 7, questions: int = QUE
 
 def _asked(row: TimedRow, count: int) -> tuple[LareForConditionalGeneration, dict[int, list[Mapping[str, Any]]]]:
     """The model and its inputs, prepared: reading files and words is alike in all rows and is not timed."""
-    from lare.world.benchmark import make_task
-    from lare.world.prompts import task_prompt
+    from lare.embedded.world.benchmark import make_task
+    from lare.embedded.world.prompts import task_prompt
 
     model = shape_of(row.config)
     processor = build_processor(model.config.image_size, model.config.lm_grid)

@@ -112,16 +112,16 @@ Guesses = Mapping[str, Mapping[int, float]]
 
 def single_tasks(tasks: Sequence[str]) -> list[str]:
     """Task names with the groups ``lare_mini`` and ``lare_mini_val`` replaced by their five."""
-    from lare.world.benchmark import TASKS
+    from lare.embedded.world.benchmark import TASKS
 
     groups = {group: [f"{group}_{name}" for name in TASKS] for group in ("lare_mini", "lare_mini_val")}
     return [one for task in tasks for one in groups.get(task, [task])]
 
 
 def guess(tasks: Sequence[str]) -> Guesses:
-    """The blind table's scores on stand-ins (`lare.world.blind`); tasks that are none are left out."""
-    from lare.world.benchmark import make_task, stand_in
-    from lare.world.blind import blind_answers, blind_view
+    """The blind table's scores on stand-ins (`lare.embedded.world.blind`); tasks that are none are left out."""
+    from lare.embedded.world.benchmark import make_task, stand_in
+    from lare.embedded.world.blind import blind_answers, blind_view
 
     scores = {}
     for task in single_tasks(tasks):

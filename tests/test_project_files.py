@@ -131,5 +131,5 @@ def test_citation_names_the_paper_under_both_names():
 
 def test_every_shipped_drawing_is_attributed():
     notice = (ROOT / "NOTICE").read_text()
-    for asset in (ROOT / "lare" / "world" / "assets").iterdir():
+    for asset in (ROOT / "lare" / "embedded" / "world" / "assets").iterdir():
         assert asset.name in notice

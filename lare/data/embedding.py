@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from lare.backbones.encoders import efficientnet_weights
+from lare.backbones.published import EFFICIENTNET
 from lare.errors import LareError
-from lare.model.encoders import efficientnet_weights
-from lare.model.published import EFFICIENTNET
 
 __all__ = ["EFFICIENTNET", "Embedder", "load_embedder"]
 

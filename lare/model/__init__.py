@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
+from lare.embedded.vision_conv import LareVisionConfig, LareVisionModel
 from lare.model.configuration_lare import LareConfig
 from lare.model.extractor import Extractor
 from lare.model.loop import LoopState, extend, prefill
@@ -18,7 +19,6 @@ from lare.model.outputs import LareGeneration, LareOutput
 from lare.model.processing_lare import LareProcessor
 from lare.model.thinking import Thoughts, think
 from lare.model.vision import VisualTokens
-from lare.model.vision_conv import LareVisionConfig, LareVisionModel
 
 __all__ = [
     "Extractor",

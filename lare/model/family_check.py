@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from lare.embedded.vision_conv import LareVisionConfig
 from lare.errors import LareError
 from lare.model.configuration_lare import LareConfig
 from lare.model.loading import _quiet
@@ -28,7 +29,6 @@ from lare.model.loop import LoopState, extend, start
 from lare.model.losses import cross_entropy_at
 from lare.model.modeling_lare import LareForConditionalGeneration
 from lare.model.vision import VisualTokens
-from lare.model.vision_conv import LareVisionConfig
 
 __all__ = ["TOLERANCE", "compare", "tiny_config", "why_not", "write_table"]
 

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from lare.embedded.parts import PARTS, last_entry
 from lare.errors import LareError
 from lare.training.card_answers import Evaluation, family_section
-from lare.training.checkpoints import read_meta
-from lare.training.parts import PARTS, last_entry
-from lare.training.run_file import run_config_from
+from lare.training.plan.run_file import run_config_from
+from lare.training.saving.checkpoints import read_meta
 
 if TYPE_CHECKING:
     from lare.model import LareForConditionalGeneration
-    from lare.training.config import RunConfig
+    from lare.training.plan.config import RunConfig
 
 __all__ = ["beyond", "card", "history", "read_log", "renewed"]
 
@@ -76,7 +76,7 @@ def beyond(config: RunConfig) -> str:
             config.model.vision == "embedded"
         ),
         "Before stage I the projector is regressed onto the decoder's own embeddings of those words and of the places' "
-        "names (`lare.training.alignment`).": embedded and config.start is None,
+        "names (`lare.embedded.projector_warmup`).": embedded and config.start is None,
         "Box supervision: `losses.look` pulls the attention that chooses a window to the box that a reasoning step "
         "needs; the paper's data have no boxes.": any(weights),
         "Fetch start: the fine tokens of those boxes stand in place of latents in a share of the batches "
@@ -161,7 +161,7 @@ on the benchmarks whose formats those tasks borrow.
 `lare train lare/configs/{name}.yaml`, seed {config.seed}, one run on {config.processes} processes:
 {minutes[0]:.0f} minutes for the encoder, {minutes[1]:.0f} for the image tokenizer, {minutes[2]:.0f} for the stages
 ({metas[-1]["machine"]}, torch {metas[-1]["torch"]}, commit {metas[-1]["commit"]}; other work shared the two cores).
-Then `python -m lare.training.ship`.
+Then `python -m lare.embedded.ship`.
 
 Drawings of three vendors and digits of the training part only; the test split holds a fourth vendor's drawings and
 other digits. Validation scenes use the training vendors.
@@ -226,7 +226,7 @@ def renewed(text: str, evaluations: Sequence[Evaluation]) -> str:
     sections = _sections(text)
     run_file = dict(sections).get(RUN_FILE, "").strip("`\n").removeprefix("yaml\n")
     if not run_file:
-        raise LareError(f"the card has no section {RUN_FILE!r}; it was not written by python -m lare.training.ship")
+        raise LareError(f"the card has no section {RUN_FILE!r}; it was not written by python -m lare.embedded.ship")
     config = run_config_from(yaml.safe_load(run_file))
     new = {BEYOND: _beyond_section(config), ANSWERS: _answers_section(evaluations)}
     new |= {RESULTS[one.split]: _results(one) for one in evaluations}

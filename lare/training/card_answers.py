@@ -1,7 +1,7 @@
 """The card's table of answers by question family, from evaluations that `python -m lare_eval.demo` has written.
 
 What the model writes by itself counts, as the evaluation scored it; beside it stand the guess by the question's words
-(`lare.world.blind`, learnt from training questions) and chance.
+(`lare.embedded.world.blind`, learnt from training questions) and chance.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from lare.embedded.held_out import scene_interval
+from lare.embedded.world.benchmark import make_task, stand_in
+from lare.embedded.world.blind import blind_answers, blind_view
 from lare.errors import LareError
 from lare.intervals import wilson
 from lare.trace import TraceReader
-from lare.training.held_out import scene_interval
-from lare.world.benchmark import make_task, stand_in
-from lare.world.blind import blind_answers, blind_view
 
 __all__ = ["Evaluation", "Family", "family_figures", "family_section", "read_evaluation"]
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import yaml
 
 from lare.errors import LareError
-from lare.training.config import RunConfig
-from lare.training.run_file import load_run_config
+from lare.training.plan.config import RunConfig
+from lare.training.plan.run_file import load_run_config
 
 __all__ = ["main"]
 
@@ -120,9 +120,9 @@ def _launch(config: RunConfig) -> int:
 
 
 def _train(config: RunConfig) -> int:
+    from lare.training.distributed.sharding import make_accelerator
     from lare.training.precision import slow
     from lare.training.prepare import Prepared
-    from lare.training.sharding import make_accelerator
     from lare.training.trainer import Trainer
 
     accelerator = make_accelerator()

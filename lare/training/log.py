@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lare.errors import LareError
-from lare.training.batch import Replaced
-from lare.training.config import RunConfig
+from lare.training.feeding.batch import Replaced
+from lare.training.plan.config import RunConfig
 
 __all__ = ["RunLog", "describe_replaced", "flat"]
 

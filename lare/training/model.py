@@ -14,16 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lare.losses.alignment import Aligned, AlignmentHeads
+from lare.losses.image import ImageReconstruction
+from lare.losses.image_codes import image_features
+from lare.losses.image_sampling import choose_crop, crop_windows, looked_at
+from lare.losses.looking import look_loss, pick_tokens
 from lare.model import LareForConditionalGeneration
 from lare.model.loop import run_decoder
 from lare.model.outputs import LareOutput
 from lare.model.thinking import Thoughts
-from lare.semantics.alignment import Aligned, AlignmentHeads
-from lare.semantics.image import ImageReconstruction
-from lare.semantics.image_codes import image_features
-from lare.semantics.image_sampling import choose_crop, crop_windows, looked_at
-from lare.semantics.looking import look_loss, pick_tokens
-from lare.training.batch import Draws, MicroBatch
+from lare.training.feeding.batch import Draws, MicroBatch
 from lare.training.precision import AUTOCAST
 
 __all__ = ["LOSSES", "StepOutput", "TrainingModel", "rationale_states"]

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from lare.training.config import RunConfig
+from lare.training.plan.config import RunConfig
 
 __all__ = ["AUTOCAST", "fast_bf16", "settled", "slow"]
 

@@ -14,24 +14,24 @@ import torch
 
 from lare.data.packed import Packed, pack, token_limit
 from lare.data.source import Source
+from lare.embedded.autoencoder import train_tokenizer
+from lare.embedded.batches import WorldBatches, cache_world_features
+from lare.embedded.encoder import train_encoder
+from lare.embedded.model import Sizes, build_model, warm_start
+from lare.embedded.projector_warmup import align_projector
+from lare.embedded.ship import build_processor
+from lare.embedded.tokenizer import build_tokenizer
+from lare.embedded.validation import validate_world
+from lare.embedded.vision_conv import LareVisionModel
 from lare.errors import LareError
+from lare.losses.image import ImageReconstruction
 from lare.model import LareForConditionalGeneration, LareProcessor
-from lare.model.vision_conv import LareVisionModel
-from lare.semantics.image import ImageReconstruction
-from lare.training.alignment import align_projector
-from lare.training.config import DataConfig, RunConfig, StageConfig
-from lare.training.embedded_model import Sizes, build_model, warm_start
-from lare.training.encoder import train_encoder
-from lare.training.features import PackedFeatures, cache_packed_features
-from lare.training.image_tokenizer import train_tokenizer
-from lare.training.loader import PackedBatches, Split, StageBatches
+from lare.training.feeding.features import PackedFeatures, cache_packed_features
+from lare.training.feeding.loader import PackedBatches, Split, StageBatches
 from lare.training.model import TrainingModel
+from lare.training.plan.config import DataConfig, RunConfig, StageConfig
 from lare.training.precision import settled
-from lare.training.ship import build_processor
-from lare.training.tokenizer import build_tokenizer
 from lare.training.trainer import Plan
-from lare.training.validation import validate_world
-from lare.training.world_batches import WorldBatches, cache_world_features
 
 __all__ = ["Prepared"]
 
@@ -89,7 +89,7 @@ class Prepared:
             return model, processor
         if self.embedded:
             return self._embedded()
-        from lare.model.assemble import assemble
+        from lare.backbones.assemble import assemble
 
         assert chosen.text is not None and chosen.vision is not None
         return assemble(chosen.text, chosen.vision, chosen.settings, self.config.seed, chosen.trust_remote_code)
@@ -100,7 +100,7 @@ class Prepared:
         try:
             return Sizes(**self.config.model.sizes, overrides=dict(self.config.model.settings))
         except TypeError as error:
-            raise LareError(f"model.sizes: {error}; see lare.training.embedded_model.Sizes") from None
+            raise LareError(f"model.sizes: {error}; see lare.embedded.model.Sizes") from None
 
     def _embedded(self) -> tuple[LareForConditionalGeneration, LareProcessor]:
         folder, vision = self.parts / "encoder", self.config.model.vision

@@ -1,7 +1,7 @@
 """One optimiser update's gradients, however its samples are split over micro-batches and processes.
 
 Every loss is normalised once, by its count over the whole global batch: a mean of means would weigh short rows more.
-The alignment (eq. 6) does not split over micro-batches, so its vectors are cached (see `lare.semantics.caching`):
+The alignment (eq. 6) does not split over micro-batches, so its vectors are cached (see `lare.losses.gradient_cache`):
 a first pass without gradient makes those of all micro-batches, the loss over the whole global batch pulls at them, and
 the second pass carries the pull on into the parameters. With one micro-batch a process there is one pass only.
 """
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from lare.errors import LareError
-from lare.semantics.alignment import Aligned, alignment_loss
-from lare.training.batch import Draws, MicroBatch
+from lare.losses.alignment import Aligned, alignment_loss
+from lare.training.feeding.batch import Draws, MicroBatch
 from lare.training.model import StepOutput
 
 __all__ = ["StepResult", "counts", "fill_gradients", "gathered", "run_step"]

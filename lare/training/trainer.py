@@ -4,7 +4,7 @@ What an update does depends on nothing but the weights, the optimisers and its n
 random windows come from generators that are seeded by the run's seed and that number. So a run that is killed and
 resumed ends in the very weights of one that was not.
 
-Processes work on shares of each batch; how the weights lie in them is told in `lare.training.sharding`.
+Processes work on shares of each batch; how the weights lie in them is told in `lare.training.distributed.sharding`.
 """
 
 from __future__ import annotations
@@ -24,8 +24,15 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from lare.errors import LareError
-from lare.training.batch import Draws, MicroBatch
-from lare.training.checkpoints import (
+from lare.training.distributed.sharding import FullyShard, Whole, check_sharded, launched_as
+from lare.training.feeding.batch import Draws, MicroBatch
+from lare.training.feeding.loader import Split, StageBatches, batch_loader
+from lare.training.log import RunLog, describe_replaced
+from lare.training.model import TrainingModel
+from lare.training.optimiser.optim import make_optimisers, set_rates
+from lare.training.plan.config import RunConfig, StageConfig
+from lare.training.plan.stages import freeze_all_but, parts_of
+from lare.training.saving.checkpoints import (
     circumstances,
     file_hash,
     latest,
@@ -34,13 +41,6 @@ from lare.training.checkpoints import (
     read_meta,
     save_final,
 )
-from lare.training.config import RunConfig, StageConfig
-from lare.training.loader import Split, StageBatches, batch_loader
-from lare.training.log import RunLog, describe_replaced
-from lare.training.model import TrainingModel
-from lare.training.optim import make_optimisers, set_rates
-from lare.training.sharding import FullyShard, Whole, check_sharded, launched_as
-from lare.training.stages import freeze_all_but, parts_of
 from lare.training.step import StepResult, gathered, run_step
 
 __all__ = ["STOPPED", "Plan", "Trainer", "make_draws"]
@@ -157,7 +157,7 @@ class Trainer:
         """Freeze what the stage does not train, lay the weights out, make its optimisers."""
         sharding: Whole
         if self.launch == "deepspeed":
-            from lare.training.zero import Zero
+            from lare.training.distributed.zero import Zero
 
             sharding = Zero(self.accelerator, self.model, stage, self.config.optimiser.clip, folder, fresh)
         else:

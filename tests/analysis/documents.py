@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from analysis.report.document import (
+from analysis.shared.report.document import (
     Column,
     Document,
     Figure,

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis.ablation import compute, parser
-from analysis.ablation_rows import compare, level, merge, over_seeds, read_rows
-from analysis.report.document import Document
+from analysis.ablation.page import compute, parser
+from analysis.ablation.rows import compare, level, merge, over_seeds, read_rows
+from analysis.shared.report.document import Document
 from lare.errors import LareError
 
 SHARES = {"fine": 0.8, "same": 0.8, "worse": 0.65, "better": 0.9}
@@ -21,7 +21,7 @@ SHARES = {"fine": 0.8, "same": 0.8, "worse": 0.65, "better": 0.9}
 @pytest.fixture(autouse=True)
 def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bootstrap of fewer draws than a report's, which are most of its time."""
-    monkeypatch.setattr("analysis.ablation_rows.DRAWS", 3000)
+    monkeypatch.setattr("analysis.ablation.rows.DRAWS", 3000)
 
 
 def make(
@@ -95,7 +95,7 @@ def test_seeds_that_differ_widen_the_interval() -> None:
 
 
 def read(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    from analysis.ablation_rows import _checked
+    from analysis.ablation.rows import _checked
 
     return [_checked(row) for row in rows]
 

@@ -12,10 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from analysis.adaptive import compute, parser, replay, verdict
-from analysis.adaptive_tables import judge
-from analysis.asking import Asker, load_questions
-from analysis.stopping import (
+from analysis.adaptive.page import compute, parser, replay, verdict
+from analysis.adaptive.stopping import (
     RULES,
     Prefixes,
     at_stop,
@@ -28,6 +26,8 @@ from analysis.stopping import (
     stop_steps,
     thresholds,
 )
+from analysis.adaptive.tables import judge
+from analysis.shared.asking import Asker, load_questions
 from lare.errors import LareError
 
 T = 8

@@ -7,7 +7,7 @@ import json
 import pytest
 
 import analysis.__main__ as every
-from analysis.report.document import Document, Reproduce
+from analysis.shared.report.document import Document, Reproduce
 
 
 @pytest.fixture

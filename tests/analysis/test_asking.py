@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from analysis.asking import Asker, Question, load_questions, score
+from analysis.shared.asking import Asker, Question, load_questions, score
+from lare.embedded.world.benchmark import TASKS, make_task
+from lare.embedded.world.prompts import task_prompt
 from lare.methods import load_method
 from lare.methods.base import Sampling
-from lare.world.benchmark import TASKS, make_task
-from lare.world.prompts import task_prompt
 from lare_eval import mini
 from lare_eval.normalise import normalise
 

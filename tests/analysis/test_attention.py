@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis import attention, attention_data, attention_tables
+from analysis.attention import measure as attention_data
+from analysis.attention import page as attention
+from analysis.attention import tables as attention_tables
 from lare.errors import LareError
 from tests.analysis.made import answer, demo, write
 
@@ -164,8 +166,8 @@ def test_first_tokens_are_classed():
 
 _MILLION = """
 import numpy as np, re, time
-from analysis.attention_tables import battery
-from analysis.effects import quantile_difference
+from analysis.attention.tables import battery
+from analysis.shared.effects import quantile_difference
 rng = np.random.default_rng(0)
 a = rng.normal(20, 6, 500_000)
 b = a + rng.normal(-0.1, 6, 500_000)

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from analysis import attention, attention_layers
-from analysis import attention_live_tables as live_tables
-from analysis.asking import load_questions
-from analysis.attention_again import Live, ask_again, strangers
-from analysis.attention_data import ROWS, compare, read_side
-from analysis.attention_live import Again, answer_words, choose_cells, cover, masking_effects
+from analysis.attention import layers as attention_layers
+from analysis.attention import live_tables
+from analysis.attention import page as attention
+from analysis.attention.again import Live, ask_again, strangers
+from analysis.attention.live import Again, answer_words, choose_cells, cover, masking_effects
+from analysis.attention.measure import ROWS, compare, read_side
+from analysis.shared.asking import load_questions
 from lare.checkpoints import default_checkpoint
 from lare.errors import LareError
 from lare.methods import get_method, load_method

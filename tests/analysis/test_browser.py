@@ -15,9 +15,9 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
-from analysis.report.document import Document
-from analysis.report.index import write_index
-from analysis.report.render import render
+from analysis.shared.report.document import Document
+from analysis.shared.report.index import write_index
+from analysis.shared.report.render import render
 from tests.analysis.browser import asked, chromium, emulate, errors, needs_chromium, violations, visit
 from tests.analysis.documents import document, picture, sample
 from tests.analysis.hostile import HOSTILE

@@ -12,8 +12,8 @@ import pytest
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from analysis.report.document import Document
-from analysis.report.render import render
+from analysis.shared.report.document import Document
+from analysis.shared.report.render import render
 from tests.analysis.browser import asked, chromium, emulate, errors, needs_chromium, violations, visit
 
 FOLDER = Path(__file__).parents[2] / "reports"

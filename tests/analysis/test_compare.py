@@ -10,8 +10,10 @@ import pandas as pd
 import pytest
 from scipy import stats as sps
 
-from analysis import compare, compare_tables, pictures, runs, traces
-from analysis.stats import mcnemar, wilson
+from analysis.compare import page as compare
+from analysis.compare import tables as compare_tables
+from analysis.shared import pictures, runs, traces
+from analysis.shared.stats import mcnemar, wilson
 from lare.errors import LareError
 from tests.analysis.made import answer, demo, write
 
@@ -198,7 +200,7 @@ def test_questions_by_steps_and_their_pictures(tmp_path):
     rows = next(one for one in document.tables if one.id == "hops").rows
     assert [row["task"] for row in rows] == [0, 1, 2] and sum(row["n"] for row in rows) == 120
     assert all(one.picture is None for one in document.samples), "the planted scenes are none of the tasks' scenes"
-    from lare.world.benchmark import make_task
+    from lare.embedded.world.benchmark import make_task
 
     scene = make_task("mmstar", images=False)[3]["scene"]
     wanted = [("lare_mini_mmstar", 3, scene), ("lare_mini_mmstar", 4, "another"), ("pope", 1, "x")]

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from analysis import controls
-from analysis.asking import Answers, Question
-from analysis.controls import _verdict, compute, derange, moves_by_control, parser, replacements
-from analysis.controls_tables import CONTROLS, summarise
+from analysis.controls import page as controls
+from analysis.controls.page import _verdict, compute, derange, moves_by_control, parser, replacements
+from analysis.controls.tables import CONTROLS, summarise
+from analysis.shared.asking import Answers, Question
 from lare.errors import LareError
 
 IMAGE = Image.new("RGB", (8, 8))

@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from analysis.heatmap_data import Maps, boxes_of
-from analysis.heatmap_disturbed import cascade, maps_of, mirrored, mirrored_back, randomised, shuffled_heads
-from analysis.heatmap_numbers import lay_out
-from analysis.heatmap_sanity import cascade_table, checks_by_model, sanity_table, steps_of_cascade
+from analysis.heatmaps.disturbed import cascade, maps_of, mirrored, mirrored_back, randomised, shuffled_heads
+from analysis.heatmaps.measure import Maps, boxes_of
+from analysis.heatmaps.numbers import lay_out
+from analysis.heatmaps.sanity import cascade_table, checks_by_model, sanity_table, steps_of_cascade
 
 
 def test_a_mirrored_question_asks_for_the_same_thing() -> None:
@@ -76,7 +76,7 @@ def test_shuffled_heads_meet_other_keys(method) -> None:
 
 
 def test_the_shipped_model_gives_its_own_maps_again_and_others_when_disturbed(method) -> None:
-    from lare.world.benchmark import make_task
+    from lare.embedded.world.benchmark import make_task
 
     rows = make_task("mmvp", n=12)
     pictures = [row["image"] for row in rows]

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 from sklearn.metrics import roc_auc_score
 
-from analysis.heatmap_numbers import cover, lay_out, shape_of_maps
-from analysis.heatmap_overlap import agreement, spearman, spearman_within, top_mass
+from analysis.heatmaps.numbers import cover, lay_out, shape_of_maps
+from analysis.heatmaps.overlap import agreement, spearman, spearman_within, top_mass
 
 GRID, SIDE = 8, 4
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 from scipy.spatial.distance import jensenshannon
 
-from analysis import heatmaps
-from analysis.heatmap_data import boxes_of, read_maps, same_items
-from analysis.heatmap_numbers import (
+from analysis.heatmaps import page as heatmaps
+from analysis.heatmaps.measure import boxes_of, read_maps, same_items
+from analysis.heatmaps.numbers import (
     cover,
     lay_out,
     mean_map,
@@ -24,8 +24,8 @@ from analysis.heatmap_numbers import (
     ratio_of_sums,
     shape_of_maps,
 )
-from analysis.heatmap_samples import by_step, choose
-from analysis.heatmap_sanity import compare_maps, unrelated
+from analysis.heatmaps.samples import by_step, choose
+from analysis.heatmaps.sanity import compare_maps, unrelated
 from lare.errors import LareError
 from tests.analysis.made import answer, write, write_scores
 
@@ -244,7 +244,7 @@ def test_discordant_answers_come_first_and_the_draw_is_seeded(run_folder) -> Non
 
 
 def read_direct(run: Path):
-    from analysis.traces import frame, open_traces, scores_beside
+    from analysis.shared.traces import frame, open_traces, scores_beside
 
     path = run / "traces" / "K0"
     return frame(open_traces([path]), scores_beside([path]))

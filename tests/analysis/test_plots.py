@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis import plots
-from analysis.plots import draw, numbers_of
-from analysis.report.document import Figure, Series
+from analysis.shared import plots
+from analysis.shared.plots import draw, numbers_of
+from analysis.shared.report.document import Figure, Series
 from lare.errors import LareError
 from tests.analysis.documents import figures
 from tests.analysis.hostile import HOSTILE

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import lare
-from analysis import reconstruct
-from analysis.reconstruct import SAMPLED, TITLES, compute, parser
-from analysis.sampling import (
+from analysis.reconstruct import page as reconstruct
+from analysis.reconstruct.page import SAMPLED, TITLES, compute, parser
+from analysis.reconstruct.sampling import (
     Looks,
     conditions,
     load_reconstruction,
@@ -23,10 +23,10 @@ from analysis.sampling import (
     target_of,
     training_crops,
 )
+from lare.embedded.autoencoder import small_tokenizer
 from lare.errors import LareError
-from lare.semantics.image import ImageReconstruction
-from lare.training.config import ImageConfig
-from lare.training.image_tokenizer import small_tokenizer
+from lare.losses.image import ImageReconstruction
+from lare.training.plan.config import ImageConfig
 
 PACKAGE = Path(lare.__file__).parent
 WIDTH, GROUP, STEPS = 128, 4, 3

@@ -18,12 +18,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.cli import reproduce, run, standard_parser
-from analysis.report.document import Column, Document, Table
-from analysis.report.index import main as index_main
-from analysis.report.index import write_index
-from analysis.report.render import render
-from analysis.report.values import csv_cells, plain_text, shown
+from analysis.shared.cli import reproduce, run, standard_parser
+from analysis.shared.report.document import Column, Document, Table
+from analysis.shared.report.index import main as index_main
+from analysis.shared.report.index import write_index
+from analysis.shared.report.render import render
+from analysis.shared.report.values import csv_cells, plain_text, shown
 from lare.errors import LareError
 from tests.analysis.documents import document
 from tests.analysis.hostile import HOSTILE
@@ -70,7 +70,8 @@ def test_another_process_gives_the_same_bytes(tmp_path: Path) -> None:
     made = document(WORDS, 2)
     (tmp_path / "made.json").write_text(made.to_json(), encoding="utf-8")
     code = (
-        "import sys; from analysis.report.document import Document; from analysis.report.render import render;"
+        "import sys; from analysis.shared.report.document import Document;"
+        "from analysis.shared.report.render import render;"
         "sys.stdout.buffer.write(render(Document.from_json(open(sys.argv[1], encoding='utf-8').read())).encode())"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "made.json")], capture_output=True, check=True)

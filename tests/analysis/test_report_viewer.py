@@ -15,8 +15,8 @@ from PIL import Image
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from analysis.report.document import Sample, Step, View
-from analysis.report.render import render
+from analysis.shared.report.document import Sample, Step, View
+from analysis.shared.report.render import render
 from tests.analysis.browser import chromium, emulate, errors, needs_chromium, violations, visit
 from tests.analysis.documents import bytes64, document, picture
 

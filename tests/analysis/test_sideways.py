@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from analysis.report.index import write_index
-from analysis.report.render import render
+from analysis.shared.report.index import write_index
+from analysis.shared.report.render import render
 from lare.cli.ask import Reply
 from lare.cli.trace_html import render_page
 from tests.analysis.browser import chromium, emulate, needs_chromium, visit

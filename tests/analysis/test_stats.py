@@ -18,7 +18,7 @@ from statsmodels.stats.nonparametric import rank_compare_2indep
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.proportion import proportion_confint
 
-from analysis import effects, pvalues, stats
+from analysis.shared import effects, pvalues, stats
 from lare.errors import LareError
 
 

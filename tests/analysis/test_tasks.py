@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.stats import cluster_mean, standard_error
+from analysis.shared.stats import cluster_mean, standard_error
 from analysis.tasks import BOUND, Apart, apart_table, find_apart
 from lare.errors import LareError
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from analysis import effects, paper_table1, tokens, tokens_tables
+from analysis.shared import effects
+from analysis.tokens import page as tokens
+from analysis.tokens import paper_table1
+from analysis.tokens import tables as tokens_tables
 from lare.errors import LareError
 from tests.analysis.made import answer, demo, write, write_scores
 
@@ -80,7 +83,7 @@ def test_the_ratio_of_means_and_its_interval():
 
 
 def test_the_contrast_equals_the_paired_difference_on_the_same_items():
-    from analysis.stats import cluster_difference
+    from analysis.shared.stats import cluster_difference
 
     rng = np.random.default_rng(2)
     a = rng.normal(0, 1, 200)
@@ -92,7 +95,7 @@ def test_the_contrast_equals_the_paired_difference_on_the_same_items():
 
 
 def test_the_mean_of_tasks_has_the_combined_error():
-    from analysis.stats import cluster_mean, standard_error
+    from analysis.shared.stats import cluster_mean, standard_error
 
     rng = np.random.default_rng(3)
     parts = [cluster_mean(rng.normal(place, 1, size)) for place, size in ((0.0, 100), (1.0, 400))]
@@ -142,7 +145,7 @@ def test_a_counting_without_answers_is_left_out(tmp_path):
         write(tmp_path / "traces" / setting, [answer(doc, TASK, steps=steps) for doc in range(10)])
         write_scores(tmp_path, setting, {TASK: {str(doc): score for doc in range(10)}})
     frames = tokens.read_settings([tmp_path / "traces" / "K4", tmp_path / "traces" / "K0"])
-    from analysis.traces import pair
+    from analysis.shared.traces import pair
 
     rows = tokens_tables.costs({"K0": pair(frames["K0"], frames["K4"])}, "K4")
     assert {row.counting for row in rows} == {"all"}

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from analysis import traces
+from analysis.shared import traces
 from lare.errors import LareError
 from tests.analysis.made import answer, demo, write
 

@@ -24,7 +24,7 @@ def run(source: str, names: dict) -> dict:
 
 @pytest.fixture(scope="module")
 def row():
-    from lare.world.benchmark import make_task
+    from lare.embedded.world.benchmark import make_task
 
     return make_task("mmbench", "validation", n=2)[1]
 
@@ -40,9 +40,9 @@ def test_asking_from_python(tmp_path, monkeypatch, row):
 
 
 def test_the_example_of_a_method(row):
+    from lare.embedded.world.prompts import task_prompt
     from lare.methods import load_method
     from lare.methods.base import Sampling
-    from lare.world.prompts import task_prompt
 
     (source,) = blocks("docs/extend/method.md")
     short = run(source, {"__name__": "lare.methods.short"})["Short"]
@@ -70,7 +70,7 @@ def test_the_example_of_a_data_format():
 def test_run_files_in_the_guide_are_possible():
     import yaml
 
-    from lare.training.run_file import run_config_from
+    from lare.training.plan.run_file import run_config_from
 
     pages = [(ROOT / "docs" / "guides" / "train.md").read_text(encoding="utf-8")]
     data, model = (yaml.safe_load(one) for one in re.findall(r"^```yaml\n(.*?)^```", pages[0], re.M | re.S))

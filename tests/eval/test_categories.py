@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lare.world.benchmark import TASKS as MINI
-from lare.world.benchmark import make_task
+from lare.embedded.world.benchmark import TASKS as MINI
+from lare.embedded.world.benchmark import make_task
 from lare_eval.categories import PAIRS, category_scores, category_table, places_of, score_of
 from lare_eval.summary import wilson
 

@@ -37,7 +37,7 @@ def quick(monkeypatch):
             super().__init__(verbosity, [str(own / "pope"), *include_path], include_defaults=False)
 
     monkeypatch.setattr(lmms_eval.__main__, "TaskManager", Few)
-    from lare.world import benchmark
+    from lare.embedded.world import benchmark
     from lare_eval import mini
 
     whole = benchmark.make_task

@@ -116,7 +116,7 @@ def test_summary_file(tmp_path):
 
 @pytest.fixture
 def few_rows(monkeypatch):
-    from lare.world import benchmark
+    from lare.embedded.world import benchmark
     from lare_eval import mini
 
     whole = benchmark.make_task

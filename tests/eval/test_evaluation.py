@@ -33,7 +33,7 @@ def method():
 
 @pytest.fixture(autouse=True)
 def few_rows(monkeypatch):
-    from lare.world import benchmark
+    from lare.embedded.world import benchmark
     from lare_eval import mini
 
     whole = benchmark.make_task

@@ -18,7 +18,7 @@ ROWS = 12
 @pytest.fixture(autouse=True)
 def few_rows(monkeypatch):
     """A few rows a task."""
-    from lare.world import benchmark
+    from lare.embedded.world import benchmark
     from lare_eval import mini
 
     whole = benchmark.make_task
@@ -30,8 +30,8 @@ def few_rows(monkeypatch):
 
 def right_answers() -> dict[tuple[bytes, str], str]:
     """What a perfect model would write, by picture and question."""
-    from lare.world.benchmark import make_task
-    from lare.world.prompts import task_prompt
+    from lare.embedded.world.benchmark import make_task
+    from lare.embedded.world.prompts import task_prompt
 
     right = {}
     for name in NAMES:
@@ -109,8 +109,8 @@ def test_prompts_are_what_lmms_evals_own_tasks_write():
     from lmms_eval.tasks.pope.utils import pope_doc_to_text
     from lmms_eval.tasks.scienceqa.utils import sqa_doc_to_text
 
-    from lare.world.benchmark import make_task
-    from lare.world.prompts import POST_PROMPTS, task_prompt
+    from lare.embedded.world.benchmark import make_task
+    from lare.embedded.world.prompts import POST_PROMPTS, task_prompt
 
     own = {"mmstar": mmstar_doc_to_text, "mmvp": mmvp_doc_to_text, "pope": pope_doc_to_text,
            "scienceqa": sqa_doc_to_text}  # fmt: skip

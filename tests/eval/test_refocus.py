@@ -12,7 +12,7 @@ import torch
 from lare.errors import LareError
 from lare.methods import load_method
 from lare.trace import AnswerRecord, TraceReader, TraceWriter
-from lare.training.run_file import load_run_config
+from lare.training.plan.run_file import load_run_config
 from lare_eval import refocus, refocus_time
 from lare_eval.refocus import BASE, ROWS, hit_rates, load_rows, main, multiply_adds
 
@@ -216,7 +216,7 @@ def trained(tmp_path, monkeypatch):
 
 @pytest.fixture
 def few_rows(monkeypatch):
-    from lare.world import benchmark
+    from lare.embedded.world import benchmark
     from lare_eval import mini
 
     whole = benchmark.make_task
@@ -227,7 +227,7 @@ def few_rows(monkeypatch):
 
 
 def test_rows_are_compared_on_validation_and_test_is_asked_once(trained, few_rows, tmp_path, capsys):
-    from analysis import ablation
+    from analysis.ablation import page as ablation
 
     out = tmp_path / "out"
     words = ["--seeds", "0", "--out", str(out)]
@@ -267,7 +267,7 @@ def test_an_answer_that_a_kill_kept_from_the_file_is_no_second_look(trained, few
 
 def test_rows_that_were_compared_on_test_questions(trained, tmp_path, monkeypatch, capsys):
     """The committed rows: not mixed with validation rows, a look counts, and their report says what was chosen."""
-    from analysis import ablation
+    from analysis.ablation import page as ablation
 
     monkeypatch.setattr(refocus, "OUT", ROOT / "reports" / "refocus")
     committed = ["--out", str(ROOT / "reports" / "refocus"), "--seeds", "0", "--rows", "fine_16"]

@@ -16,10 +16,10 @@ import yaml
 from lare import default_checkpoint
 from lare.checkpoints import shipped_checkpoints
 from lare.cli.loading import resolve_checkpoint
+from lare.embedded.world import benchmark
 from lare.methods import load_method
 from lare.training.card import _sections, beyond
-from lare.training.run_file import run_config_from
-from lare.world import benchmark
+from lare.training.plan.run_file import run_config_from
 from lare_eval import demo, mini
 
 QUESTIONS = 60

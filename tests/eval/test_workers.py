@@ -9,11 +9,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lare.embedded.world.benchmark import make_task
+from lare.embedded.world.prompts import task_prompt
 from lare.methods import load_method
 from lare.methods.base import Sampling
 from lare.trace import TraceReader
-from lare.world.benchmark import make_task
-from lare.world.prompts import task_prompt
 from lare_eval import demo
 from lare_eval.settings import make_method, names
 from lare_eval.sharing import SharedFeatures

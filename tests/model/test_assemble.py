@@ -24,10 +24,10 @@ from transformers import (
 )
 
 from lare import LareError
+from lare.backbones.assemble import FULL_SIZE, assemble, load_text_config, meta_model, with_defaults
+from lare.backbones.encoders import encoder_defaults, load_vision_config
+from lare.backbones.published import EFFICIENTNET, efficientnet_config, published
 from lare.model import LareForConditionalGeneration, LareProcessor
-from lare.model.assemble import FULL_SIZE, assemble, load_text_config, meta_model, with_defaults
-from lare.model.encoders import encoder_defaults, load_vision_config
-from lare.model.published import EFFICIENTNET, efficientnet_config, published
 from tests.methods.tiny_checkpoint import pictures, tiny_tokenizer
 
 from .tiny import clip_vision

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from transformers import CLIPVisionConfig, LlamaConfig, PreTrainedConfig, Qwen2Config
 
+from lare.embedded.vision_conv import LareVisionConfig
 from lare.model import LareConfig, LareForConditionalGeneration
-from lare.model.vision_conv import LareVisionConfig
 
 BACKBONES = ("llama", "qwen2")
 VOCABULARY = 72

@@ -9,5 +9,5 @@ import pytest
 def one_variant() -> Iterator[None]:
     """Every drawing in one variation: making the trainer's 24 of each takes seconds in every process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lare.training.world_batches.VARIANTS", 1)
+        patch.setattr("lare.embedded.batches.VARIANTS", 1)
         yield

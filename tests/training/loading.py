@@ -14,11 +14,11 @@ from PIL import Image
 import lare
 from lare.data import Source
 from lare.data.packed import Packed, pack
+from lare.embedded.batches import WorldBatches
 from lare.model import LareConfig, LareProcessor
-from lare.training.batch import MicroBatch
-from lare.training.config import DataConfig, StageConfig
-from lare.training.loader import PackedBatches, Split
-from lare.training.world_batches import WorldBatches
+from lare.training.feeding.batch import MicroBatch
+from lare.training.feeding.loader import PackedBatches, Split
+from lare.training.plan.config import DataConfig, StageConfig
 
 FILE, WORLD = DataConfig(path="data.json"), DataConfig(format="world", per_image=4)
 WHOLE = Split()

@@ -9,18 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lare.embedded.autoencoder import small_tokenizer
+from lare.embedded.batches import WorldBatches
+from lare.embedded.model import Sizes, build_model
+from lare.embedded.ship import build_processor
+from lare.embedded.vision_conv import LareVisionConfig, LareVisionModel
+from lare.losses.image import ImageReconstruction, build_unet
 from lare.model.loop import run_decoder
-from lare.model.vision_conv import LareVisionConfig, LareVisionModel
-from lare.semantics.image import ImageReconstruction, build_unet
-from lare.training.batch import Draws, MicroBatch
-from lare.training.config import DataConfig, ImageConfig, LossConfig, ModelConfig, RunConfig, StageConfig
-from lare.training.embedded_model import Sizes, build_model
-from lare.training.image_tokenizer import small_tokenizer
-from lare.training.loader import Split
+from lare.training.feeding.batch import Draws, MicroBatch
+from lare.training.feeding.loader import Split
 from lare.training.model import TrainingModel
-from lare.training.ship import build_processor
+from lare.training.plan.config import DataConfig, ImageConfig, LossConfig, ModelConfig, RunConfig, StageConfig
 from lare.training.trainer import Plan
-from lare.training.world_batches import WorldBatches
 
 DATA = DataConfig(format="world", per_image=4)
 WEIGHTS = {"alignment": 0.3, "image": 0.4, "text": 0.5, "look": 0.2}

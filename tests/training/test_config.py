@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lare.errors import LareError
-from lare.training.config import PARTS, RunConfig
-from lare.training.run_file import load_run_config, run_config_from
+from lare.training.plan.config import PARTS, RunConfig
+from lare.training.plan.run_file import load_run_config, run_config_from
 
 WORLD = {"format": "world", "per_image": 4}
 FILE = {"path": "data.json"}

@@ -9,19 +9,19 @@ import pytest
 import torch
 
 import lare
+from lare.embedded.batches import WorldBatches
+from lare.embedded.encoder import labels
+from lare.embedded.projector_warmup import WEIGHTS, cell_targets, word_ids
+from lare.embedded.tokenizer import _trained, build_tokenizer
+from lare.embedded.world.concepts import COLOUR_NAMES, DIRECTIONS, KINDS, SIZES
+from lare.embedded.world.items import ItemSampler
+from lare.embedded.world.questions import FAMILIES, TRAINING_FAMILIES, place
+from lare.embedded.world.scene import sample_scene
 from lare.model import LareConfig, LareProcessor
-from lare.training.alignment import WEIGHTS, cell_targets, word_ids
-from lare.training.batch import pad
-from lare.training.config import DataConfig, StageConfig
-from lare.training.encoder import labels
-from lare.training.loader import Mode, Split
-from lare.training.run_file import load_run_config
-from lare.training.tokenizer import _trained, build_tokenizer
-from lare.training.world_batches import WorldBatches
-from lare.world.concepts import COLOUR_NAMES, DIRECTIONS, KINDS, SIZES
-from lare.world.items import ItemSampler
-from lare.world.questions import FAMILIES, TRAINING_FAMILIES, place
-from lare.world.scene import sample_scene
+from lare.training.feeding.batch import pad
+from lare.training.feeding.loader import Mode, Split
+from lare.training.plan.config import DataConfig, StageConfig
+from lare.training.plan.run_file import load_run_config
 
 ROOT = Path(lare.__file__).parent
 DATA = DataConfig(format="world", per_image=6)

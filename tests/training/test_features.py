@@ -18,14 +18,14 @@ import torch
 import lare
 from lare.data import Source
 from lare.data.packed import Packed, pack
+from lare.embedded.world.benchmark import render_image
+from lare.embedded.world.scene import sample_scene
 from lare.errors import LareError
 from lare.model import LareForConditionalGeneration, LareProcessor
-from lare.training import features as module
-from lare.training.config import DataConfig, StageConfig
-from lare.training.features import cache_packed_features, open_array, write_array
-from lare.training.loader import PackedBatches, Split
-from lare.world.benchmark import render_image
-from lare.world.scene import sample_scene
+from lare.training.feeding import features as module
+from lare.training.feeding.features import cache_packed_features, open_array, write_array
+from lare.training.feeding.loader import PackedBatches, Split
+from lare.training.plan.config import DataConfig, StageConfig
 
 STAGE = StageConfig("III", (DataConfig(path="data.json"),), batch=4)
 

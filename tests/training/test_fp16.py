@@ -15,17 +15,18 @@ from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
 from lare.errors import LareError
-from lare.training import precision, sharding
-from lare.training.checkpoints import latest
-from lare.training.loader import Split
+from lare.training import precision
+from lare.training.distributed import sharding
+from lare.training.distributed.sharding import Whole, check_sharded
+from lare.training.distributed.zero import Zero
+from lare.training.feeding.loader import Split
 from lare.training.model import TrainingModel
-from lare.training.optim import make_optimisers
-from lare.training.run_file import load_run_config
-from lare.training.sharding import Whole, check_sharded
-from lare.training.stages import STAGES, freeze_all_but
+from lare.training.optimiser.optim import make_optimisers
+from lare.training.plan.run_file import load_run_config
+from lare.training.plan.stages import STAGES, freeze_all_but
+from lare.training.saving.checkpoints import latest
 from lare.training.step import StepResult, run_step
 from lare.training.trainer import STOPPED, Trainer, make_draws
-from lare.training.zero import Zero
 from tests.processes import run_processes
 from tests.training.plain import DATA, WEIGHTS, WHOLE, batches, processor, run_config, tiny_model, tiny_plan
 

@@ -18,8 +18,8 @@ from PIL import Image
 from lare.data import Source
 from lare.data.packed import Packed, pack
 from lare.errors import LareError
-from lare.training.config import DataConfig, StageConfig
-from lare.training.loader import Mode, PackedBatches, Split, batch_loader, encode_rows, stage_mode
+from lare.training.feeding.loader import Mode, PackedBatches, Split, batch_loader, encode_rows, stage_mode
+from lare.training.plan.config import DataConfig, StageConfig
 from tests.training.loading import (
     FEW,
     SAMPLES,
@@ -44,7 +44,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Packed:
 
 @pytest.fixture(autouse=True)
 def few_drawings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lare.training.world_batches.VARIANTS", FEW)
+    monkeypatch.setattr("lare.embedded.batches.VARIANTS", FEW)
 
 
 # Files -------------------------------------------------------------------------------------------------------------

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from lare.errors import LareError
-from lare.training.batch import Replaced
-from lare.training.config import DataConfig, ModelConfig, RunConfig, StageConfig
+from lare.training.feeding.batch import Replaced
 from lare.training.log import RunLog, describe_replaced, flat
+from lare.training.plan.config import DataConfig, ModelConfig, RunConfig, StageConfig
 
 
 def config(out: Path, **changes: Any) -> RunConfig:

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lare.training.muon import Muon, orthogonalise
-from lare.training.schedule import learning_rate
+from lare.training.optimiser.muon import Muon, orthogonalise
+from lare.training.optimiser.schedule import learning_rate
 
 
 @given(rows=st.integers(2, 24), columns=st.integers(2, 24), seed=st.integers(0, 999))

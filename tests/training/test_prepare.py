@@ -10,8 +10,8 @@ import yaml
 
 import lare
 from lare.cli import main
-from lare.world.benchmark import render_image
-from lare.world.scene import sample_scene
+from lare.embedded.world.benchmark import render_image
+from lare.embedded.world.scene import sample_scene
 
 
 @pytest.fixture

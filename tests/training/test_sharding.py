@@ -18,11 +18,18 @@ from filelock import FileLock
 from safetensors.torch import load_file
 
 from lare.errors import LareError
-from lare.training.config import OptimiserConfig, RunConfig
-from lare.training.loader import Split
-from lare.training.optim import make_optimisers
-from lare.training.sharding import FullyShard, Whole, check_sharded, launched_as, make_accelerator, replace_parameters
-from lare.training.stages import STAGES, freeze_all_but
+from lare.training.distributed.sharding import (
+    FullyShard,
+    Whole,
+    check_sharded,
+    launched_as,
+    make_accelerator,
+    replace_parameters,
+)
+from lare.training.feeding.loader import Split
+from lare.training.optimiser.optim import make_optimisers
+from lare.training.plan.config import OptimiserConfig, RunConfig
+from lare.training.plan.stages import STAGES, freeze_all_but
 from lare.training.step import run_step
 from lare.training.trainer import Trainer, make_draws
 from tests.processes import run_processes

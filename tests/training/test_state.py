@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from lare.errors import LareError
-from lare.training.muon import Muon
-from lare.training.state import load_state, save_state
+from lare.training.optimiser.muon import Muon
+from lare.training.saving.state import load_state, save_state
 
 
 def make() -> tuple[nn.Module, list[torch.optim.Optimizer]]:
@@ -60,7 +60,7 @@ def test_full_disk_keeps_the_earlier_state(tmp_path: Path) -> None:
 import resource, runpy, signal
 from pathlib import Path
 from lare.errors import LareError
-from lare.training.state import save_state
+from lare.training.saving.state import save_state
 make = runpy.run_path({__file__!r})["make"]
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 model, optimisers = make()

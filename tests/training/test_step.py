@@ -11,11 +11,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lare.errors import LareError
-from lare.training.batch import Draws, MicroBatch, Replaced
-from lare.training.config import StageConfig
-from lare.training.loader import Split
+from lare.training.feeding.batch import Draws, MicroBatch, Replaced
+from lare.training.feeding.loader import Split
 from lare.training.model import TrainingModel
-from lare.training.stages import STAGES, freeze_all_but, parts_of
+from lare.training.plan.config import StageConfig
+from lare.training.plan.stages import STAGES, freeze_all_but, parts_of
 from lare.training.step import StepResult, gathered, run_step
 from lare.training.trainer import make_draws
 from tests.processes import run_processes

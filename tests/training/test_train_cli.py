@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from lare.cli import main
-from lare.training.run_file import load_run_config, run_config_from
+from lare.training.plan.run_file import load_run_config, run_config_from
 
 ROOT = Path(__file__).parents[2]
 

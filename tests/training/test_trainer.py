@@ -18,9 +18,9 @@ import torch
 from safetensors.torch import load_file
 
 from lare.errors import LareError
-from lare.training.checkpoints import load_start
-from lare.training.config import RunConfig
-from lare.training.loader import Split
+from lare.training.feeding.loader import Split
+from lare.training.plan.config import RunConfig
+from lare.training.saving.checkpoints import load_start
 from lare.training.trainer import STOPPED, Plan, Trainer
 from tests.processes import run_processes
 from tests.training.plain import batches, processor, run_config, tiny_model, tiny_plan

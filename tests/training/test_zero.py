@@ -12,10 +12,10 @@ import torch
 from accelerate import Accelerator
 
 from lare.errors import LareError
-from lare.training import zero
-from lare.training.checkpoints import latest
+from lare.training.distributed import zero
+from lare.training.distributed.zero import Zero
+from lare.training.saving.checkpoints import latest
 from lare.training.trainer import Trainer
-from lare.training.zero import Zero
 from tests.processes import run_processes
 from tests.training.plain import processor, run_config, tiny_model, tiny_plan
 from tests.training.test_sharding import close_logs, finals, launched, resumed_bit_by_bit, train, train_twice

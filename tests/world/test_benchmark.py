@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from lare.embedded.world.benchmark import SIZES_BY_TASK, TASKS, make_task
+from lare.embedded.world.blind import Blind, BlindBaseline, blind_score, blind_view
+from lare.embedded.world.prompts import task_prompt
 from lare.errors import LareError
-from lare.world.benchmark import SIZES_BY_TASK, TASKS, make_task
-from lare.world.blind import Blind, BlindBaseline, blind_score, blind_view
-from lare.world.prompts import task_prompt
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lare.world.concepts import CATEGORY_OF, COLOUR_NAMES, DIRECTIONS, FUNCTIONS, KINDS, STEPS
-from lare.world.items import STYLES, ItemSampler
-from lare.world.prompts import LETTERS
-from lare.world.questions import FAMILIES, Question, neighbour
-from lare.world.scene import Scene, sample_scene
+from lare.embedded.world.concepts import CATEGORY_OF, COLOUR_NAMES, DIRECTIONS, FUNCTIONS, KINDS, STEPS
+from lare.embedded.world.items import STYLES, ItemSampler
+from lare.embedded.world.prompts import LETTERS
+from lare.embedded.world.questions import FAMILIES, Question, neighbour
+from lare.embedded.world.scene import Scene, sample_scene
 
 
 def questions(family: str, n: int = 40) -> list[tuple[Scene, Question]]:

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lare.world.assets import digits, sprites
-from lare.world.concepts import N_DRAWINGS, TILE_KIND, VENDORS
-from lare.world.render import render
-from lare.world.scene import CELLS, IMAGE_SIZE, sample_scene
+from lare.embedded.world.assets import digits, sprites
+from lare.embedded.world.concepts import N_DRAWINGS, TILE_KIND, VENDORS
+from lare.embedded.world.render import render
+from lare.embedded.world.scene import CELLS, IMAGE_SIZE, sample_scene
 
 seeds = st.integers(0, 10**6)
 splits = st.sampled_from(["train", "validation", "test"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from analysis.probing.instances import Instances
+from analysis.probe.instances import Instances
 
 
 def planted(

@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from analysis.probing.experiment import Model, Settings, conditions_of, run_seed
-from analysis.probing.figures import figures
-from analysis.probing.similarity import similarities
-from analysis.probing.tables import tables
-from analysis.probing.words import verdict, warnings_of
+from analysis.probe.experiment import Model, Settings, conditions_of, run_seed
+from analysis.probe.figures import figures
+from analysis.probe.similarity import similarities
+from analysis.probe.tables import tables
+from analysis.probe.words import verdict, warnings_of
 from tests.analysis.probing.synthetic import planted
 
 
@@ -58,7 +58,7 @@ def test_a_latent_that_carries_the_label_of_its_pair_is_caught():
     latent = made.latent.copy()
     latent[: len(made) // 2, 0] += 4.0
     models = [Model("planted", "with", replace(made, latent=latent))]
-    import analysis.probing.experiment as experiment
+    import analysis.probe.experiment as experiment
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiment, "draw_split", lambda *_: unmatched)
@@ -141,7 +141,7 @@ def test_rows_begin_with_every_trained_model_and_figures_stay_few_lines_however_
 
 
 def test_svms_that_were_cut_short_are_counted_in_the_report(monkeypatch):
-    monkeypatch.setattr("analysis.probing.classifiers.MAX_STEPS", 3)
+    monkeypatch.setattr("analysis.probe.classifiers.MAX_STEPS", 3)
     models = [Model("planted", "with", planted(0.0, 100, width=16))]
     found, split = run_seed(models, 0, Settings(pairs=200, steps=False, only=("main", "latent")))
     said = [line for line in warnings_of(models, found, [split]) if "had not converged" in line]

@@ -5,12 +5,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from analysis.probing.experiment import Model, Settings, conditions_of, run_seed
-from analysis.probing.heads import Head, random_heads, trained_heads
-from analysis.probing.models import gather, named
-from analysis.probing.projection import project
+from analysis.probe.experiment import Model, Settings, conditions_of, run_seed
+from analysis.probe.heads import Head, random_heads, trained_heads
+from analysis.probe.models import gather, named
+from analysis.probe.projection import project
 from lare.errors import LareError
-from lare.semantics.alignment import AlignmentHeads, hybrid_mean_max
+from lare.losses.alignment import AlignmentHeads, hybrid_mean_max
 from tests.analysis.probing.synthetic import planted
 
 

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.probe import compute, main, parser
-from analysis.probing.instances import asked_in, embed, from_world, run_traces
-from analysis.probing.models import _switched_off, _untrained, gather, named
+from analysis.probe.instances import asked_in, embed, from_world, run_traces
+from analysis.probe.models import _switched_off, _untrained, gather, named
+from analysis.probe.page import compute, main, parser
+from lare.embedded.world.render import render_image
+from lare.embedded.world.scene import sample_scene
 from lare.errors import LareError
+from lare.losses.alignment import hybrid_mean_max
 from lare.methods import load_method
 from lare.methods.base import Sampling
-from lare.semantics.alignment import hybrid_mean_max
 from lare.trace import TraceReader
-from lare.world.render import render_image
-from lare.world.scene import sample_scene
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.probing.pairs import Pairs, draw_split
+from analysis.probe.pairs import Pairs, draw_split
 from lare.errors import LareError
 from tests.analysis.probing.synthetic import planted
 

@@ -7,7 +7,7 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
 from sklearn.svm import SVC
 
-from analysis.probing.classifiers import (
+from analysis.probe.classifiers import (
     COSTS,
     fit_mlp,
     fit_svm,
@@ -16,10 +16,10 @@ from analysis.probing.classifiers import (
     scaled,
     validation_rows,
 )
-from analysis.probing.mdl import online_code, retrieval
-from analysis.probing.pairs import Pairs
-from analysis.probing.projection import project
-from analysis.probing.summary import corrected_gap, spread
+from analysis.probe.mdl import online_code, retrieval
+from analysis.probe.pairs import Pairs
+from analysis.probe.projection import project
+from analysis.probe.summary import corrected_gap, spread
 from lare.errors import LareError
 from tests.analysis.probing.synthetic import planted
 
@@ -47,7 +47,7 @@ def test_the_svm_is_the_libraries_linear_one():
 
 def test_a_solver_that_is_cut_short_is_counted(monkeypatch):
     features, labels, groups = _told_apart(np.random.default_rng(0), shift=0.1)
-    monkeypatch.setattr("analysis.probing.classifiers.MAX_STEPS", 3)
+    monkeypatch.setattr("analysis.probe.classifiers.MAX_STEPS", 3)
     found = fit_svm(features, labels, groups)
     assert not found.settled and found.unsettled_folds == 5 * len(COSTS)
 

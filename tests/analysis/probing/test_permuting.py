@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.probing.experiment import Model, Settings, run_seed
-from analysis.probing.pairs import Pairs
-from analysis.probing.permuting import combined_p, pairing_p
+from analysis.probe.experiment import Model, Settings, run_seed
+from analysis.probe.pairs import Pairs
+from analysis.probe.permuting import combined_p, pairing_p
 from tests.analysis.probing.synthetic import planted
 
 
@@ -65,7 +65,7 @@ def test_all_latents_and_partners_are_scored_in_parts(monkeypatch):
         return table[some.left, some.right]
 
     whole = pairing_p(scores, pairs, 0, 50)
-    monkeypatch.setattr("analysis.probing.permuting.CHUNK", 7)
+    monkeypatch.setattr("analysis.probe.permuting.CHUNK", 7)
     assert pairing_p(scores, pairs, 0, 50) == whole and max(sizes[1:]) == 7
 
 

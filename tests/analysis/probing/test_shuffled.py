@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from analysis.probing.experiment import Model, Settings, grouped, run_seed
-from analysis.probing.words import warnings_of
+from analysis.probe.experiment import Model, Settings, grouped, run_seed
+from analysis.probe.words import warnings_of
 from tests.analysis.probing.synthetic import planted
 
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.probing.experiment import Model
-from analysis.probing.similarity import NEIGHBOURS, linear_cka, mutual_neighbours, similarities
+from analysis.probe.experiment import Model
+from analysis.probe.similarity import NEIGHBOURS, linear_cka, mutual_neighbours, similarities
 from tests.analysis.probing.synthetic import planted
 
 

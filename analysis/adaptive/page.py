@@ -1,0 +1,255 @@
+"""Adaptive stopping (Table 4, Fig. 5): do the latents tell when to stop thinking?
+
+The checkpoint thinks T steps once and answers after every one of them; every rule and threshold is then a look-up.
+Thresholds are chosen on validation questions and judged on test questions, rules are compared at equal mean steps, and
+each stands beside the same stops dealt out at random. A task whose curve over the steps goes against the others', on
+validation questions, is set aside: rules are judged on what remains, and on all tasks beside it.
+
+    python analysis/adaptive.py                 1,500 test and 500 validation questions of the mini tasks
+    python analysis/adaptive.py --all           all 2,404 of each
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from analysis.adaptive.stopping import (
+    RULES,
+    Prefixes,
+    choose_for_budget,
+    choose_safe,
+    distances,
+    earliest_right,
+    run_once,
+    stable_answer,
+    stop_steps,
+    thresholds,
+)
+from analysis.adaptive.tables import Judged, figures, judge, rules_table, samples, tables
+from analysis.adaptive_tasks import curve_by_task, curve_figure, moves_by_steps, rules_by_task
+from analysis.shared.asking import Asker, load_questions
+from analysis.shared.cli import Computed, reproduce, run, standard_parser
+from analysis.shared.report.document import Document
+from analysis.shared.stats import Result
+from analysis.tasks import METHOD, Apart, apart_table
+from lare.errors import LareError
+
+__all__ = ["compute", "judge_all", "main", "replay", "verdict"]
+
+CACHE = Path("results/adaptive")
+
+
+def judge_all(test: Prefixes, validation: Prefixes, options: argparse.Namespace, usual: int) -> list[Judged]:
+    """Every rule at its budget and at its safe threshold, and the two bounds.
+
+    Args:
+        test: Judged on.
+        validation: Thresholds are chosen on.
+        options: `budget`, `margin`, `patience`, `absolute`.
+        usual: K, steps of the checkpoint without a rule.
+    """
+    found = []
+    budget = float(usual if options.budget is None else options.budget)
+    for rule in RULES:
+        patience = 1 if rule == "patience" else options.patience
+        seen = distances(validation, rule, not options.absolute)
+        values = distances(test, rule, not options.absolute)
+        grid = thresholds(seen, rule)
+        chosen = {
+            f"{budget:g} steps on average": choose_for_budget(seen, grid, budget, patience),
+            f"at most {100 * options.margin:g} % harmed": choose_safe(
+                seen, grid, validation.right, validation.scene, options.margin, patience=patience
+            ),
+        }
+        for aim, threshold in chosen.items():
+            stops = stop_steps(values, threshold, patience)
+            planned = float(stop_steps(seen, threshold, patience).mean())
+            found.append(judge(test, rule, aim, stops, usual, threshold, planned))
+    found.append(judge(test, "bound_stable", "bound: the answer stays", stable_answer(test), usual))
+    found.append(judge(test, "bound_right", "bound: first right answer", earliest_right(test), usual))
+    return found
+
+
+def replay(
+    test: Prefixes, validation: Prefixes, options: argparse.Namespace, usual: int
+) -> tuple[Apart, Prefixes, list[Judged], list[Judged]]:
+    """Set aside what moves against the rest on validation questions, choose thresholds on the rest of them, and judge.
+
+    Args:
+        test: Judged on.
+        validation: Tasks are set aside and thresholds chosen on these.
+        options: Of `judge_all`.
+        usual: K, steps of the checkpoint without a rule.
+
+    Returns:
+        Tasks apart, test questions of the tasks that remain, rules judged on those, the same thresholds on all.
+    """
+    apart = moves_by_steps(validation)
+    settled, kept = validation.take(apart.of(validation.task)), test.take(apart.of(test.task))
+    judged = judge_all(kept, settled, options, usual)
+    return apart, kept, judged, judge_all(test, settled, options, usual) if apart.aside else judged
+
+
+_METHODS = (
+    "Latents of later steps do not depend on whether a run stops, so replaying a rule over one run of T steps gives "
+    "exactly what a live run with that rule gives (tests compare the two). A rule's distance is defined from the "
+    "second step on (second difference: third; KL: first, against the answer without latents).",
+    "L1, L2 and second difference are divided by the norm of the step before's latents (--absolute leaves that out, "
+    "as the model's own stop=l1:C and l2:C do). Latents of this model all have one norm, on which L2 squared is "
+    "2 - 2 cos: cosine and L2 are then the same rule, and any gap between them in a table is a gap of thresholds.",
+    "Thresholds come from a grid of quantiles of the distances on validation questions: the one whose mean steps are "
+    "nearest to the budget, or the most eager one that an exact binomial test over scenes shows to harm no more "
+    "answers than allowed (right after T steps and wrong where stopped), tested from never on until the first failure.",
+    "Shuffled: the same stops dealt out at random over the questions, in expectation. A rule that adapts is better "
+    "than its own shuffled stops; one that does not merely stops early. Fixed line: accuracy of fixed steps, between "
+    "two of them by interpolation, at the same mean steps.",
+    "Bounds: the answer stays (the earliest step from which the answer is that after T steps: its accuracy is that of "
+    "T steps by construction), and the first right answer, which counts lucky guesses on the way and is no goal.",
+    "Patience needs an answer after every step, so its steps are not its cost; KL needs one more decoder step each.",
+)
+
+
+def verdict(judged: Sequence[Judged], test: Prefixes, usual: int, apart: Apart, whole: Sequence[Judged]) -> str:
+    """Of the tasks that remain; `whole` holds the same stops over all tasks, in the same order."""
+    at_budget = [place for place, one in enumerate(judged) if one.aim.endswith("on average")]
+    place = max(at_budget, key=lambda place: judged[place].accuracy.estimate)
+    best, shuffled = judged[place], judged[place].against_shuffled
+    fixed = 100 * test.right[:, usual].mean()
+    told = (
+        f"{'On ' + str(len(apart.kept)) + ' tasks, ' + apart.without + ': at' if apart.aside else 'At'} "
+        f"{best.steps.mean():.2f} mean steps the best of {len(at_budget)} rules ({best.rule}) has "
+        f"{100 * best.accuracy.estimate:.1f} % right, {_points(best.against_usual)} against {usual} fixed steps "
+        f"({fixed:.1f} %) and {100 * shuffled.estimate:+.1f} [{100 * shuffled.low:.1f}, {100 * shuffled.high:.1f}] "
+        f"against its own stops shuffled (n = {len(test.right)}, 95 % over {len(set(test.scene))} scenes). The best "
+        "was picked on these questions, so its figure flatters it."
+    )
+    if not apart.aside:
+        return told
+    every = whole[place]
+    return (
+        f"{told} Set aside on validation questions: {apart.reasons}. With it, over all {len(apart.every)} tasks, the "
+        f"same stops have {100 * every.accuracy.estimate:.1f} % right, {_points(every.against_usual)} against {usual} "
+        f"fixed steps (n = {len(every.steps)})."
+    )
+
+
+def _points(gap: Result) -> str:
+    return f"{100 * gap.estimate:+.1f} points [{100 * gap.low:.1f}, {100 * gap.high:.1f}]"
+
+
+def _warnings(judged: Sequence[Judged], kept: Prefixes, usual: int, apart: Apart, test: Prefixes) -> tuple[str, ...]:
+    found = list(apart.warnings)
+    missed = sorted(set(moves_by_steps(test).aside) - set(apart.aside))
+    if missed:
+        found.append(
+            f"On test questions {', '.join(missed)} moves against the rest as well; validation questions did not show "
+            "it, so it is not set aside: see the curves by task"
+        )
+    curve = 100 * kept.right.mean(0)
+    best = int(curve.argmax())
+    if curve[best] - curve[-1] > 1:
+        found.append(
+            f"Accuracy falls from {curve[best]:.1f} % after {best} steps to {curve[-1]:.1f} % after {kept.most}: the "
+            f"checkpoint thinks {usual} steps as it was trained, so 'at most so many harmed against all {kept.most} "
+            "steps' is a low bar; look at the gap to the usual steps"
+        )
+    idle = [one.rule for one in judged if one.aim.endswith("harmed") and one.steps.min() == kept.most]
+    if idle:
+        found.append(f"No threshold of {', '.join(idle)} could be shown to be safe on so few validation questions")
+    return tuple(found)
+
+
+def _run(options: argparse.Namespace, split: str, limit: int | None) -> tuple[Prefixes, Asker]:
+    asker = Asker(load_questions(split, limit), options.checkpoint, options.batch_size)
+    name = f"{split}-{limit or 'all'}-{options.steps}.npz"
+    cache = None if options.no_cache else Path(options.cache) / asker.fingerprint / name
+    return run_once(asker, options.steps, cache), asker
+
+
+def compute(options: argparse.Namespace) -> Computed:
+    """Run once, replay every rule.
+
+    Args:
+        options: `checkpoint`, `limit`, `validation`, `all`, `steps`, `budget`, `margin`, `patience`, `absolute`,
+            `samples`, `cache`, `no_cache`, `batch_size`, `seeds` (the first draws the shown samples).
+
+    Raises:
+        LareError: If the checkpoint can't be loaded, or an option is impossible.
+    """
+    if options.traces:
+        raise LareError("adaptive runs the model itself and reads no traces; leave --traces out")
+    if options.patience < 1 or not 0 < options.margin < 1:
+        raise LareError(f"--patience {options.patience}, --margin {options.margin}: give at least 1 and a share")
+    validation, _ = _run(options, "validation", None if options.all else options.validation)
+    test, asker = _run(options, "test", None if options.all else options.limit)
+    usual = int(asker.model.config.iterations)
+    if not 0 < usual <= options.steps:
+        raise LareError(f"--steps is {options.steps}, the checkpoint thinks {usual}; give at least that many")
+    apart, kept, judged, whole = replay(test, validation, options, usual)
+    rows = apart.of(test.task)
+    values = {rule: distances(test, rule, not options.absolute) for rule in RULES}
+    inside = {rule: found[rows] for rule, found in values.items()}
+    shown = samples(asker.questions, test, values, whole, options.samples, int(options.seeds[0]))
+    main, *more = tables(kept, inside, judged, usual, apart)
+    by_task = [curve_by_task(test, apart), apart_table(apart, "fixed steps, validation questions")]
+    if apart.aside:
+        more[:0] = [rules_table(test, whole, usual)]
+    drawn = figures(kept, inside, judged)
+    document = Document(
+        name="adaptive",
+        title="Adaptive stopping",
+        verdict=verdict(judged, kept, usual, apart, whole),
+        reproduce=reproduce(options, {"checkpoint": asker.fingerprint}),
+        warnings=_warnings(judged, kept, usual, apart, test),
+        tables=(main, *by_task, *more, rules_by_task(test, whole, usual, apart)),
+        figures=(drawn[0], curve_figure(test, apart), *drawn[1:]),
+        samples=shown,
+        sampling=f"{len(shown)} of {len(test.right)} questions, drawn by seed {int(options.seeds[0])}.",
+        methods=(*_METHODS, METHOD),
+    )
+    return document, _arrays(test, values, whole) | {"set_aside": np.array(apart.aside, dtype=str)}
+
+
+def _arrays(
+    test: Prefixes, values: Mapping[str, npt.NDArray[np.float64]], judged: Sequence[Judged]
+) -> dict[str, npt.NDArray[Any]]:
+    arrays: dict[str, npt.NDArray[Any]] = {"right": test.right, "tokens": test.tokens, "doc_id": test.doc_id}
+    arrays |= {"task": test.task, "hops": test.hops}
+    arrays |= {f"distance_{rule}": found for rule, found in values.items()}
+    names = {"on average": "budget", "harmed": "safe"}
+    for one in judged:
+        suffix = next((short for words, short in names.items() if one.aim.endswith(words)), "")
+        arrays["stops_" + "_".join(filter(None, (one.rule, suffix)))] = one.steps
+    return arrays
+
+
+def parser() -> argparse.ArgumentParser:
+    """Command line."""
+    made = standard_parser("adaptive", (__doc__ or "").split("\n\n")[1], "python analysis/adaptive.py --all")
+    add = made.add_argument
+    add("--checkpoint", help="LaRe checkpoint; default: the shipped one")
+    add("--limit", type=int, default=300, help="first test questions of each task (default: %(default)s)")
+    add("--validation", type=int, default=100, help="first validation questions of each task (default: %(default)s)")
+    add("--all", action="store_true", help="all questions of both")
+    add("--steps", type=int, default=8, help="T, most steps (default: %(default)s)")
+    add("--budget", type=float, help="mean steps at which rules are compared (default: the checkpoint's K)")
+    add("--margin", type=float, default=0.01, help="share of answers that may be harmed (default: %(default)s)")
+    add("--patience", type=int, default=1, help="steps in a row below the threshold (default: %(default)s)")
+    add("--absolute", action="store_true", help="distances as the model's own stop rules take them")
+    add("--samples", type=int, default=24, help="questions to show (default: %(default)s)")
+    add("--batch-size", type=int, default=64, help="questions answered at once (default: %(default)s)")
+    add("--cache", default=str(CACHE), help="folder of finished runs (default: %(default)s)")
+    add("--no-cache", action="store_true", help="neither read nor keep finished runs")
+    made.set_defaults(seeds=[0])
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run from the command line; returns the exit code."""
+    return run(parser(), compute, arguments)

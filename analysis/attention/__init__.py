@@ -1,0 +1,1 @@
+"""How attention around the first token divides over text, image and latents (Table 5)."""

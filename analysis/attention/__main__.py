@@ -1,0 +1,7 @@
+"""``python -m analysis.attention``."""
+
+import sys
+
+from analysis.attention.page import main
+
+sys.exit(main())

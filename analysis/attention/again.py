@@ -1,0 +1,206 @@
+"""What the attention report gets by asking again: chooses questions, loads the model, runs both settings.
+
+The checkpoint must be the one that wrote the traces; else these parts are left out and the reason is returned.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from analysis.attention.measure import HEADLINE, Compared, Values
+from analysis.shared.pictures import PREFIX
+from lare.errors import LareError
+
+if TYPE_CHECKING:
+    from analysis.attention.live import Again, Effects, Rows
+    from lare.methods.base import Method
+
+__all__ = ["Live", "Masked", "ask_again", "strangers"]
+
+
+@dataclass(frozen=True)
+class Masked:
+    """Effects of covering patches, for one setting and one map of attention.
+
+    Attributes:
+        setting: Whose answers and whose attention.
+        map: Which attention chose the patches.
+        effects: What covering them cost.
+    """
+
+    setting: str
+    map: str
+    effects: Effects
+
+
+@dataclass(frozen=True)
+class Live:
+    """What asking again gave; sides are A, then B, as in `Compared`.
+
+    Attributes:
+        items: The questions asked, rows of `Compared.items`.
+        rows: Attention around each side's own first token.
+        forced: Attention with the other side's first token in place of the own.
+        masked: Effects of covering patches.
+        side: Cells a side of the decoder's visual grid, by side.
+        gap: Largest difference of a question's visual share (in points) from the traces', over both rows and sides.
+        same_text: Share of answers that read as in the traces.
+        fill: What covered patches.
+        draws: Random choices of patches.
+    """
+
+    items: pd.DataFrame
+    rows: tuple[Rows, Rows]
+    forced: tuple[Rows, Rows]
+    masked: tuple[Masked, ...]
+    side: tuple[int, int]
+    gap: float
+    same_text: float
+    fill: str
+    draws: int
+
+
+def ask_again(compared: Compared, options: argparse.Namespace) -> Live | str:
+    """Ask both settings anew, or say in a sentence why not.
+
+    Args:
+        compared: Both sides' traces.
+        options: live (questions), checkpoint (paths or None), cover, draws, seeds.
+
+    Raises:
+        LareError: If a checkpoint can't be loaded, or more than two are given.
+    """
+    if not str(compared.items["task"].iloc[0]).startswith(PREFIX):
+        return "the pictures of this task are not at hand, only those of the embedded world"
+    chosen = np.sort(np.random.default_rng(options.seeds[0]).permutation(len(compared.items))[: options.live])
+    found = _questions(compared.items.iloc[chosen])
+    if found is None:
+        return "the traces are of another version of the task, whose pictures are not at hand"
+    methods = _methods(compared, options.checkpoint)
+    if isinstance(methods, str):
+        return methods
+    return _gathered(compared, chosen, found, methods, options)
+
+
+def _questions(items: pd.DataFrame) -> tuple[list[Any], list[str]] | None:
+    """Pictures and texts of the items; None if the world draws other ones now."""
+    from analysis.shared.asking import load_questions
+
+    task, numbers = str(items["task"].iloc[0]).removeprefix(PREFIX), items["doc_id"].astype(int).tolist()
+    try:
+        made = load_questions(limit=max(numbers) + 1, tasks=(task,))
+    except (LareError, KeyError):
+        return None
+    if max(numbers) >= len(made):
+        return None
+    wanted = zip(numbers, items["question_a"], items["scene"], strict=True)
+    if any(made[number].text != question or made[number].scene != scene for number, question, scene in wanted):
+        return None
+    return [made[number].image for number in numbers], [made[number].text for number in numbers]
+
+
+def _methods(compared: Compared, paths: Sequence[str] | None) -> tuple[Method, Method] | str:
+    """Both sides' methods with the options of their traces, or why they can't be had."""
+    from lare.methods import get_method, load_method
+
+    if paths is not None and len(paths) > 2:
+        raise LareError(f"--checkpoint takes one path for both settings or two (LaRe's, LLaVA's), got {len(paths)}")
+    given: list[str | None] = [paths[-1], paths[0]] if paths else [None, None]
+    made: list[Method] = []
+    for place, reader in enumerate(compared.readers):
+        arguments = dict(reader.infos[0].get("arguments", {}))
+        name, dtype = str(arguments.pop("method", "")), arguments.pop("dtype", None)
+        if name not in ("lare", "llava"):
+            return f"the traces of {compared.names[place]} are of the method {name!r}, which can't be asked again"
+        kept = {option: value for option, value in arguments.items() if value not in (None, "")}
+        if made and given[0] == given[1]:
+            method = get_method(name)(made[0].model, made[0].processor, **kept)
+        else:
+            method = load_method(name, given[place], dtype=dtype, **kept)
+        if method.fingerprint() != compared.checkpoints[place]:
+            return f"the traces of {compared.names[place]} are not of the checkpoint at hand; give it with --checkpoint"
+        made.append(method)
+    return made[0], made[1]
+
+
+def _gathered(
+    compared: Compared,
+    chosen: npt.NDArray[np.int64],
+    found: tuple[list[Any], list[str]],
+    methods: tuple[Method, Method],
+    options: argparse.Namespace,
+) -> Live:
+    from analysis.attention.live import Again
+
+    items = compared.items.iloc[chosen].reset_index(drop=True)
+    again = (Again(methods[0], *found), Again(methods[1], *found))
+    rows = (again[0].rows(), again[1].rows())
+    forced = (again[0].rows(rows[1].first), again[1].rows(rows[0].first))
+    traced = compared.shares[:, chosen][..., 2].mean((3, 4))
+    here = np.stack([one.shares[..., 2].mean((2, 3)) for one in rows])
+    texts = [one.texts() for one in again]
+    same = [
+        mine == str(theirs).strip()
+        for mark, mine_all in zip("ab", texts, strict=True)
+        for mine, theirs in zip(mine_all, items[f"text_{mark}"], strict=True)
+    ]
+    masked = tuple(
+        one
+        for place, name in enumerate(compared.names)
+        for one in _masked(name, again[place], rows[place], items, options)
+    )
+    return Live(
+        items=items,
+        rows=rows,
+        forced=forced,
+        masked=masked,
+        side=(int(again[0].model.config.lm_grid), int(again[1].model.config.lm_grid)),
+        gap=100 * float(np.abs(traced - here).max()),
+        same_text=float(np.mean(same)),
+        fill=options.cover,
+        draws=options.draws,
+    )
+
+
+def _masked(name: str, again: Again, rows: Rows, items: pd.DataFrame, options: argparse.Namespace) -> list[Masked]:
+    """A setting's effects: by the first token's own row, and by the Extractor's steps where there are any."""
+    from analysis.attention.live import answer_words, masking_effects
+
+    maps: Mapping[str, Values | None] = {
+        "first token's own row": rows.visual[:, HEADLINE].mean(1),
+        "Extractor over all steps": rows.extractor,
+    }
+    words = answer_words(*again.own, again.method.processor.tokenizer)
+    other = strangers(items["cluster"], options.seeds[0])
+    return [
+        Masked(
+            name,
+            label,
+            masking_effects(
+                lambda cells: again.log_probs(cells, options.cover), scores, words, other,
+                draws=options.draws, seed=options.seeds[0],
+            ),
+        )
+        for label, scores in maps.items()
+        if scores is not None
+    ]  # fmt: skip
+
+
+def strangers(clusters: pd.Series, seed: int) -> npt.NDArray[np.int64]:
+    """For each item a random one of another cluster, (n,); of its own where there is no other."""
+    names = np.asarray(clusters, dtype=object)
+    rng = np.random.default_rng(seed)
+    other = rng.permutation(len(names))
+    for _ in range(50):
+        clash = np.flatnonzero(names == names[other])
+        if not clash.size:
+            break
+        other[clash] = rng.integers(0, len(names), clash.size)
+    return np.asarray(other, dtype=np.int64)

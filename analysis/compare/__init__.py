@@ -1,0 +1,1 @@
+"""Any two lmms-eval runs, paired by item."""

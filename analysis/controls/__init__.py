@@ -1,0 +1,1 @@
+"""Causal controls: whether answers rest on what the latents hold."""

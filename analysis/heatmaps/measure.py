@@ -1,0 +1,144 @@
+"""What the heat maps are computed from: a thinking trace, the boxes of what each question needs, and the controls."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from analysis.heatmaps.numbers import cover, lay_out
+from analysis.shared.traces import frame, open_traces, scores_beside
+from lare.errors import LareError
+from lare.trace import TraceReader
+
+__all__ = ["Maps", "boxes_of", "read_maps", "same_items"]
+
+Boxes = list[tuple[float, float, float, float]]
+
+
+@dataclass(frozen=True)
+class Maps:
+    """A setting's maps, one entry an answer.
+
+    Attributes:
+        table: From `analysis.shared.traces.frame`.
+        extractor: The Extractor's attention on the fine grid, (N, K, g, g); adds up to 1.
+        inside: Where its windows are, (N, K, g, g).
+        saliency: Attention of the decoder to its visual tokens before each step, on their own grid, (N, K, s, s); adds
+            up to 1.
+        corners: Windows' top rows and left columns, (N, K, 2).
+        grid: Cells a side g.
+        boxes: Of the things each question needs, in the order they are needed, as shares of the image.
+        checkpoint: Fingerprint of the weights.
+    """
+
+    table: pd.DataFrame
+    extractor: npt.NDArray[np.float64]
+    inside: npt.NDArray[np.bool_]
+    saliency: npt.NDArray[np.float64]
+    corners: npt.NDArray[np.int64]
+    grid: int
+    boxes: list[Boxes]
+    checkpoint: str
+
+    @property
+    def steps(self) -> int:
+        """Latent steps K."""
+        return int(self.extractor.shape[1])
+
+    @property
+    def window(self) -> int:
+        """Cells a side of a window."""
+        return int(round(float(self.inside[0, 0].sum()) ** 0.5))
+
+    def covered(self, thing: int | None = None) -> npt.NDArray[np.float64]:
+        """`cover` of every answer, (N, g, g): of all its things, or of its thing number `thing` alone."""
+        chosen = self.boxes if thing is None else [boxes[thing : thing + 1] for boxes in self.boxes]
+        return np.stack([cover(boxes, self.grid) for boxes in chosen])
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Maps:
+        """The maps of some rows, in their order."""
+        return Maps(
+            self.table.iloc[rows].reset_index(drop=True),
+            self.extractor[rows],
+            self.inside[rows],
+            self.saliency[rows],
+            self.corners[rows],
+            self.grid,
+            [self.boxes[row] for row in rows],
+            self.checkpoint,
+        )
+
+
+def read_maps(path: str | Path) -> Maps:
+    """Read a setting's traces.
+
+    Raises:
+        LareError: If they are damaged (see `open_traces`), of a run without latent steps, or say nothing of their grid.
+    """
+    reader = open_traces([path])
+    table = frame(reader, scores_beside([path]))
+    facts = _configuration(reader, path)
+    attention, corners = reader.column("cross_attention"), reader.column("windows")
+    steps = sorted({shape[0] for shape in attention.shapes})
+    if steps[0] == 0 or len(steps) > 1:
+        counts = ", ".join(str(step) for step in steps)
+        raise LareError(
+            f"the answers of {str(path)!r} have {counts} latent steps; give traces of a fixed number of steps above 0"
+        )
+    places = np.asarray(corners.stack(), np.int64)
+    extractor, inside = lay_out(attention.stack(), places, int(facts["grid"]))
+    saliency = np.asarray(reader.column("saliency").stack(), np.float64)
+    total = saliency.sum((-2, -1), keepdims=True)
+    saliency = np.divide(saliency, total, out=np.zeros_like(saliency), where=total > 0)
+    size = float(facts["image_size"])
+    boxes = [boxes_of(value, size, path) for value in table["boxes"]]
+    checkpoint = str(table["checkpoint"].iloc[0])
+    return Maps(table, extractor, inside, saliency, places, int(facts["grid"]), boxes, checkpoint)
+
+
+def _configuration(reader: TraceReader, path: str | Path) -> dict[str, Any]:
+    facts = dict(reader.infos[0].get("config", {}))
+    if not all(isinstance(facts.get(name), int) for name in ("grid", "image_size")):
+        raise LareError(f"the traces {str(path)!r} do not say the model's grid; evaluate again with trace=")
+    return facts
+
+
+def boxes_of(value: Any, size: float, path: str | Path) -> Boxes:
+    """Boxes as shares of the image, from the trace's JSON text in pixels; none where a question has none.
+
+    Raises:
+        LareError: If the text is no list of boxes.
+    """
+    if value is None:
+        return []
+    try:
+        found = json.loads(value) if isinstance(value, str) else value
+        return [(float(a) / size, float(b) / size, float(c) / size, float(d) / size) for a, b, c, d in found]
+    except (ValueError, TypeError):
+        raise LareError(f"the traces {str(path)!r} have unreadable boxes ({value!r}); write them anew") from None
+
+
+def same_items(maps: Maps, other: Maps, name: str) -> Maps:
+    """`other` in the order of `maps`.
+
+    Raises:
+        LareError: If the two answer different questions or come from different weights.
+    """
+    if maps.checkpoint != other.checkpoint or maps.grid != other.grid:
+        raise LareError(
+            f"the traces {name!r} are of other weights ({other.checkpoint}) than the thinking ones "
+            f"({maps.checkpoint}); evaluate both settings with one checkpoint"
+        )
+    ours, theirs = (list(zip(one.table["task"], one.table["doc_id"], strict=True)) for one in (maps, other))
+    places = {key: row for row, key in enumerate(theirs)}
+    lacking = [key for key in ours if key not in places] + [key for key in theirs if key not in set(ours)]
+    if lacking:
+        shown = ", ".join(f"{task} {doc}" for task, doc in lacking[:8])
+        raise LareError(f"{name!r} and the thinking traces answer different questions ({len(lacking)}: {shown})")
+    return other.take(np.array([places[key] for key in ours]))

@@ -1,0 +1,282 @@
+"""Where the model looks at each latent step (paper, Fig. 3): maps over the picture, and what they are worth in numbers.
+
+``python -m analysis.heatmaps`` reads the traces of a thinking setting and the controls beside them, counts how much of
+the Extractor's attention lies on the things that a question needs, and shows answers one by one.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from analysis.heatmaps.measure import Maps, read_maps, same_items
+from analysis.heatmaps.numbers import mean_map, shape_of_maps
+from analysis.heatmaps.overlap import agreement
+from analysis.heatmaps.samples import TEXT_RULE, choose, mini_pictures, samples_of
+from analysis.heatmaps.sanity import (
+    Check,
+    cascade_table,
+    checks_by_model,
+    compare_maps,
+    sanity_table,
+    steps_of_cascade,
+    unrelated,
+)
+from analysis.heatmaps.tables import (
+    EVEN,
+    MEAN,
+    OWN,
+    RANDOM,
+    Measured,
+    boxes_table,
+    curves,
+    hops_table,
+    measure,
+    measures_table,
+    shape_table,
+    steps_table,
+    thing_grids,
+)
+from analysis.shared.cli import Computed, reproduce, run, standard_parser
+from analysis.shared.report.document import Document
+from analysis.shared.stats import FEW_CLUSTERS
+from analysis.shared.traces import demo_traces, frame, open_traces, pair, scores_beside
+from lare.errors import LareError
+
+__all__ = ["compute", "main"]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    made = standard_parser(
+        "heatmaps", "Where the model looks at each latent step, in maps and in numbers (Fig. 3).",
+        "python -m analysis.heatmaps --traces results/demo/TIME/traces/K4",
+    )  # fmt: skip
+    made.add_argument("--samples", type=int, default=120, metavar="N", help="answers shown one by one; default 120")
+    made.add_argument(
+        "--sanity", action=argparse.BooleanOptionalAction, default=True, help="run the checks that need the model"
+    )
+    made.add_argument("--checkpoint", metavar="PATH", help="for --sanity; default: the one shipped with LaRe")
+    made.add_argument("--sanity-questions", type=int, default=100, metavar="N", help="for --sanity; default 100")
+    return made
+
+
+def compute(options: argparse.Namespace) -> Computed:
+    """Compute the report.
+
+    Args:
+        options: Of `parser`. Controls are looked for beside the thinking traces: ``random``, ``blind``, ``K0``.
+
+    Raises:
+        LareError: If the traces are damaged, or the controls are of other weights or questions.
+    """
+    if options.traces and len(options.traces) > 1:
+        raise LareError("heat maps are drawn of one setting; give one directory with --traces")
+    path = Path(options.traces[0]) if options.traces else demo_traces("K4")
+    seed = options.seeds[0]
+    warnings: list[str] = []
+    maps = read_maps(path)
+    random, blind = (_control(maps, path, name, warnings) for name in ("random", "blind"))
+    direct = _direct(maps, path, warnings)
+    measured = measure(maps, random, seed)
+    if not len(measured.clusters):
+        raise LareError(f"no question of {str(path)!r} has a box of what it needs; give traces of the mini tasks")
+    scenes = len(set(measured.clusters))
+    if scenes < FEW_CLUSTERS:
+        warnings.append(f"There are only {scenes} scenes: the intervals are rough.")
+    pictures = mini_pictures(list(maps.table["task"]))
+    checks, fallen = _checks(options, maps, blind, pictures, warnings, seed)
+    shapes = shape_of_maps(maps.extractor)
+    chosen = choose(maps.table, direct, options.samples, seed)
+    average = mean_map(maps.extractor)
+    document = Document(
+        name="heatmaps",
+        title="Where LaRe looks at each latent step",
+        verdict=_verdict(measured),
+        reproduce=reproduce(options, {"checkpoint": maps.checkpoint}),
+        warnings=tuple(warnings),
+        tables=(
+            steps_table(measured),
+            measures_table(measured),
+            boxes_table(measured),
+            hops_table(measured),
+            shape_table(maps, random, seed),
+            sanity_table(checks),
+            *([cascade_table(fallen)] if fallen else []),
+        ),
+        figures=(*curves(measured), *thing_grids(measured, average)),
+        samples=samples_of(maps, _beside(maps, shapes), direct, chosen, pictures),
+        sampling=_sampling(chosen[1], len(maps.table)),
+        methods=_methods(maps, measured),
+        stand_in=all(str(task).startswith("lare_mini_") for task in maps.table["task"]),
+    )
+    return document, _arrays(measured, maps, shapes, average)
+
+
+def _control(maps: Maps, path: Path, name: str, warnings: list[str]) -> Maps | None:
+    """The traces of a control beside the thinking ones."""
+    beside = path.parent / name
+    if not beside.is_dir() or beside.resolve() == path.resolve():
+        warnings.append(f"There are no traces of the setting {name!r} beside {path.name!r}: its control is missing.")
+        return None
+    return same_items(maps, read_maps(beside), name)
+
+
+def _direct(maps: Maps, path: Path, warnings: list[str]) -> pd.DataFrame | None:
+    """Answers without thinking, in the order of the maps."""
+    beside = path.parent / "K0"
+    if not beside.is_dir():
+        warnings.append(f"There are no answers without thinking (K0) beside {path.name!r} to compare with.")
+        return None
+    other = frame(open_traces([beside]), scores_beside([beside]))
+    pair(maps.table, other, ("the thinking traces", "K0"))
+    keys = pd.MultiIndex.from_frame(maps.table[["task", "doc_id"]])
+    return other.set_index(["task", "doc_id"], drop=False).loc[keys].reset_index(drop=True)
+
+
+def _checks(
+    options: argparse.Namespace, maps: Maps, blind: Maps | None, pictures: dict[tuple[str, int], Any],
+    warnings: list[str], seed: int,
+) -> tuple[list[Check], list[Check]]:  # fmt: skip
+    """The sanity checks, from traces and, if asked for and possible, by running the model; and the cascade's steps."""
+    checks = [
+        compare_maps("nothing: the traced answers", "stays", maps, maps.extractor, maps.corners),
+        unrelated(maps, seed),
+    ]
+    if blind is not None:
+        checks.append(compare_maps("grey picture", "moves", maps, blind.extractor, blind.corners))
+    if not options.sanity:
+        return checks, []
+    from lare.methods import load_method
+
+    keys = list(zip(maps.table["task"], maps.table["doc_id"], strict=True))
+    known = np.array([row for row, key in enumerate(keys) if key in pictures and maps.boxes[row]], np.int64)
+    method = load_method("lare", options.checkpoint, iterations=maps.steps)
+    # The window's side and the number of steps decide the maps; the weights are compared by their fingerprint.
+    if method.fingerprint() != maps.checkpoint or not len(known):
+        warnings.append(
+            "The checks that need the model were left out: the traces are not of the checkpoint at hand, or their "
+            "pictures are not. Give it with --checkpoint."
+        )
+        return checks, []
+    rows = np.sort(np.random.default_rng(seed).permutation(known)[: options.sanity_questions])
+    part, shown = maps.take(rows), [pictures[keys[row]] for row in rows]
+    checks += checks_by_model(method, part, shown, seed)
+    return checks, list(steps_of_cascade(method, part, shown, seed))
+
+
+def _verdict(measured: Measured) -> str:
+    """The estimate with its interval beside both baselines, and what it does not say."""
+    table = steps_table(measured).rows[-1]
+
+    def points(key: str) -> str:
+        low, high = table[f"{key}_interval"]
+        return f"{table[key]:+.1f} points [{low:+.1f}, {high:+.1f}]"
+
+    low, high = table["mass_interval"]
+    lift_low, lift_high = table["lift_interval"]
+    against = f"{points('even')} against the same windows looked at evenly, {points('mean')} against the {MEAN}"
+    if RANDOM in measured.shares:
+        against += f" and {points('random')} against {RANDOM}"
+    return (
+        f"Over all {measured.maps.steps} latent steps, {table['mass']:.1f} % [{low:.1f}, {high:.1f}] of the "
+        f"Extractor's attention lies on the things that the question needs, which take {table['area']:.1f} % of the "
+        f"picture: a lift of {table['lift']:.2f} [{lift_low:.2f}, {lift_high:.2f}], {against} (n = {table['n']:,} "
+        f"questions, {len(set(measured.clusters)):,} scenes). "
+        "Attention on a thing does not show that the answer rests on it."
+    ).replace("-", "−")
+
+
+def _beside(maps: Maps, shapes: dict[str, npt.NDArray[np.float64]]) -> dict[str, npt.NDArray[np.float64]]:
+    """Numbers that stand beside a sample's map, in the order in which they are shown: that of their names."""
+    known = np.array([bool(boxes) for boxes in maps.boxes])[:, None]
+    covered = maps.covered()
+    mass, area = (maps.extractor * covered[:, None]).sum((-2, -1)), covered.mean((-2, -1))[:, None]
+    found = agreement(maps.extractor, covered)
+    return {
+        "attention on the things (%)": np.where(known, 100 * mass, np.nan),
+        "attention on the things, lift": np.divide(
+            mass, area, out=np.full_like(mass, np.nan), where=known & (area > 0)
+        ),
+        "boxes: AUC-Judd": found.auc,
+        "boxes: best IoU (%)": 100 * found.iou,
+        "centre, from the left (cells)": shapes["column"],
+        "centre, from the top (cells)": shapes["row"],
+        "centre, travel (cells)": shapes["travel"],
+        "spread, effective cells": shapes["effective"],
+        "spread, entropy (bits)": shapes["entropy"],
+        "spread, in the strongest tenth (%)": 100 * shapes["top"],
+        "step before, distance from it (bits)": shapes["divergence"],
+        "step before, rank correlation": shapes["spearman"],
+    }
+
+
+def _sampling(reasons: Sequence[str], total: int) -> str:
+    first = reasons.count("discordant")
+    return (
+        f"{len(reasons)} of {total:,} answers are shown: {first} drawn at random from those where thinking and "
+        f"answering at once differ in being right, then {len(reasons) - first} drawn at random from the rest. The "
+        "numbers above are of all answers."
+    )
+
+
+def _methods(maps: Maps, measured: Measured) -> tuple[str, ...]:
+    side, coarse = maps.grid, maps.saliency.shape[-1]
+    return (
+        f"A map is the Extractor's cross-attention over the cells of its {maps.window} x {maps.window} window on the "
+        f"{side} x {side} grid, mean over its layers, heads and the decoder's layers. Outside the window there is no "
+        f"value. The window is chosen by the decoder's attention to its {coarse} x {coarse} visual tokens, which is "
+        "shown beside it.",
+        f"What a question needs are the boxes of the things that it leads through, as the world that drew the picture "
+        f"knows them. {len(maps.table) - len(measured.clusters):,} of {len(maps.table):,} questions have no box "
+        "(things that are not there, comparisons of counts) and take no part in the counts on things; they do in the "
+        "mean map and in spread and travel.",
+        "Baselines: the answers' own windows looked at evenly (what choosing the window alone brings); the mean of "
+        "all maps of other scenes at the same step (it knows the data set but not the question), and the same "
+        "weights looking through random windows. In a random window the Extractor still chooses "
+        "within it, so the difference from it is the window's worth, not the Extractor's.",
+        "AUC-Judd and IoU are over the whole picture. A cell that a box covers in part counts in that part: both are "
+        "those of the map painted onto the pixels. NSS and AUC against the mean map tell what is more than a habit of "
+        "looking at some places (Bylinskii 2019).",
+        "Intervals are percentiles of a bootstrap over scenes, of which several questions can share one. Lift is a "
+        "ratio of sums, so questions with small things do not dominate it.",
+        TEXT_RULE + " The paper colours the text of its figure by step and gives no rule.",
+        "Departures from the paper: it shows single examples chosen by hand; here all answers are counted and the "
+        "shown ones are drawn at random.",
+    )
+
+
+def _arrays(
+    measured: Measured, maps: Maps, shapes: dict[str, npt.NDArray[np.float64]], average: npt.NDArray[np.float64]
+) -> dict[str, npt.NDArray[Any]]:
+    """What stands behind the tables, one row an answer."""
+    short = {OWN: "own", EVEN: "even", MEAN: "mean", RANDOM: "random"}
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "task": np.array(measured.maps.table["task"], dtype=str),
+        "doc_id": np.array(measured.maps.table["doc_id"], dtype=np.int64),
+        "area": measured.shares[OWN].area.astype(np.float32),
+        "average": average.astype(np.float32),
+        "all_task": np.array(maps.table["task"], dtype=str),
+        "all_doc_id": np.array(maps.table["doc_id"], dtype=np.int64),
+    }
+    for source, shares in measured.shares.items():
+        arrays[f"mass_{short[source]}"] = shares.mass.astype(np.float32)
+        if source in measured.score:
+            arrays[f"pointing_{short[source]}"] = shares.pointing.astype(np.uint8)
+            arrays[f"nss_{short[source]}"] = measured.score[source].astype(np.float32)
+        arrays[f"auc_{short[source]}"] = measured.boxes[source].auc.astype(np.float32)
+        arrays[f"iou_{short[source]}"] = measured.boxes[source].iou.astype(np.float32)
+    for name, values in shapes.items():
+        arrays[f"all_{name}"] = values.astype(np.float32)
+    return arrays
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; see ``--help``."""
+    return run(parser(), compute, arguments)

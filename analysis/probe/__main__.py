@@ -1,0 +1,7 @@
+"""``python -m analysis.probe``."""
+
+import sys
+
+from analysis.probe.page import main
+
+sys.exit(main())

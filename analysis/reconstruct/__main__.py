@@ -1,0 +1,7 @@
+"""``python -m analysis.reconstruct``."""
+
+import sys
+
+from analysis.reconstruct.page import main
+
+sys.exit(main())

@@ -1,0 +1,1 @@
+"""Text tokens, latent steps and seconds (Table 1)."""

@@ -1,0 +1,286 @@
+"""What a run needs, told without weights: parameters by part, memory and FLOPs of each stage.
+
+    python -m lare.cost.sizes lare/configs/qwen2_5_7b.yaml ...     prints the table of docs/guides/clusters.md
+
+Memory is told by `lare.cost.memory`, with the estimates in it named there; FLOPs are 2 a multiply-add, counted by
+`lare.cost.flops`. A stage answers its batches in several ways (text_share, direct_share, full_share, fetch_share):
+FLOPs are those of the mean update, memory is that of the largest row.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from lare.backbones.published import FULL_SIZE
+from lare.cost.flops import Row, gradients, row_work, without_encoder
+from lare.cost.memory import memory_of, parameter_count, sharded
+from lare.cost.skeleton import extra_modules, measured_costs, named_parts, skeleton
+from lare.errors import LareError
+from lare.model import LareForConditionalGeneration
+from lare.model.processing_lare import IMAGE_PLACEHOLDER
+from lare.training.plan.config import PARTS, DataConfig, RunConfig, StageConfig
+from lare.training.plan.run_file import load_run_config
+
+if TYPE_CHECKING:
+    from lare.training.feeding.loader import Mode
+
+__all__ = ["LENGTHS", "Lengths", "main", "markdown", "run_report", "stage_row", "stage_rows", "world_lengths"]
+
+_LAUNCHED = 8  # processes, as in the paper
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Assumed mean lengths in tokens.
+
+    Attributes:
+        question: Prompt without image tokens and <|latent_start|>.
+        rationale: Ground-truth rationale; 0 where samples have none.
+        answer: Answer.
+    """
+
+    question: int
+    rationale: int
+    answer: int
+
+
+LENGTHS = {"I": Lengths(32, 0, 32), "II": Lengths(64, 0, 128), "III": Lengths(64, 0, 128), "IV": Lengths(96, 384, 64)}
+"""By stage, assumptions and not measurements: captions in I, LLaVA's mix in II and III, rationales in IV."""
+
+
+# Stages -------------------------------------------------------------------------------------------------------------
+
+
+def stage_parts(stage: StageConfig) -> tuple[str, ...]:
+    """The parts that a stage trains."""
+    from lare.training.plan.stages import parts_of
+
+    return parts_of(stage)
+
+
+def stage_rows(
+    config: RunConfig, stage: StageConfig, model: LareForConditionalGeneration, lengths: Lengths, again: bool = False
+) -> list[tuple[float, Row]]:
+    """Lengths of a stage's rows in each of its ways of answering, with the share of batches that have it.
+
+    Args:
+        config: The run.
+        stage: The plan's entry.
+        model: For its settings.
+        lengths: Assumed lengths.
+        again: Whether a process takes several micro-batches an update.
+    """
+    from lare.training.feeding.loader import stage_mode
+
+    shares = [stage.direct_share, stage.text_share, stage.full_share, stage.fetch_share]
+    shares.append(max(0.0, 1.0 - sum(shares)))
+    found, before = [], 0.0
+    for share in shares:
+        if share > 1e-6:
+            mode = stage_mode(stage, model.config, before + share / 2)
+            found.append((share, _row(config, stage, model, lengths, mode, again)))
+        before += share
+    return found
+
+
+def stage_row(
+    config: RunConfig, stage: StageConfig, model: LareForConditionalGeneration, lengths: Lengths, again: bool = False
+) -> Row:
+    """Lengths of a stage's row in its own way of answering; where shares leave nothing of it, of the largest share."""
+    found = stage_rows(config, stage, model, lengths, again)
+    shared = stage.direct_share + stage.text_share + stage.full_share + stage.fetch_share
+    return found[-1][1] if shared < 1 - 1e-6 else max(found, key=lambda one: one[0])[1]
+
+
+def _row(
+    config: RunConfig,
+    stage: StageConfig,
+    model: LareForConditionalGeneration,
+    lengths: Lengths,
+    mode: Mode,
+    again: bool,
+) -> Row:
+    weights = config.weights(stage)
+    latents = bool(mode.iterations) and not mode.fetch
+    thought = lengths.rationale or lengths.answer
+    rationale = lengths.rationale - min(lengths.rationale, mode.replaced) if mode.rationale else 0
+    side = mode.lm_grid or model.config.lm_grid
+    return Row(
+        prompt=lengths.question + side**2 + int(mode.delimiters),
+        target=rationale + lengths.answer,
+        iterations=mode.iterations,
+        prefix=min(thought, mode.prefix) if latents and weights["text"] else 0,
+        rationale=thought if latents and weights["alignment"] else 0,
+        delimiters=mode.delimiters,
+        image_share=config.image.share if latents and weights["image"] else 0.0,
+        again=again,
+        lm_grid=mode.lm_grid,
+        fetch=mode.fetch,
+        look=bool(weights["look"] and mode.iterations) and all(data.format == "world" for data in stage.data),
+    )
+
+
+@lru_cache
+def world_lengths(data: DataConfig, questions: int = 240) -> Lengths:
+    """Mean lengths of the embedded world's questions, in tokens of the embedded decoder (other tokenizers are near)."""
+    from lare.embedded.ship import build_processor
+    from lare.embedded.tokenizer import build_tokenizer
+    from lare.embedded.world.items import STYLES, ItemSampler
+    from lare.embedded.world.questions import FAMILIES
+    from lare.embedded.world.scene import sample_scene
+
+    tokenizer, processor = build_tokenizer(), build_processor(128, 1)
+    families = dict(data.families) or dict.fromkeys(FAMILIES, 1.0)
+    sampler = ItemSampler(families, dict(data.styles) or dict.fromkeys(STYLES, 1.0), 0)
+    items = [item for scene in range(questions // 4) for item in sampler.sample(sample_scene("train", scene), 4)]
+
+    def mean(texts: Sequence[str]) -> int:
+        return round(sum(len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]) / len(texts))
+
+    prompts = processor.build_prompts([item.prompt for item in items], latent=False)
+    thoughts = [" ".join(item.question.rationale) for item in items]
+    return Lengths(
+        mean([str(prompt).replace(IMAGE_PLACEHOLDER, "") for prompt in prompts]),
+        mean([f" {thought}" if thought else "" for thought in thoughts]),
+        mean([f" Answer: {item.final}{tokenizer.eos_token}" for item in items]),
+    )
+
+
+def assumed_lengths(stage: StageConfig, given: Mapping[str, Lengths] | None = None) -> Lengths:
+    """Lengths of a stage's rows: those given, those of the world's questions, or `LENGTHS`."""
+    if given is None and all(data.format == "world" for data in stage.data):
+        return world_lengths(stage.data[0])
+    return (given or LENGTHS)[stage.stage]
+
+
+def run_report(
+    config: RunConfig, lengths: Mapping[str, Lengths] | None = None, processes: int | None = None
+) -> dict[str, Any]:
+    """Describe a run.
+
+    Args:
+        config: The run.
+        lengths: Assumed lengths by stage, instead of those of the world's questions, and of `LENGTHS` elsewhere.
+        processes: Processes that share an update; None takes the run's own, or 8 (the paper's) for the published
+            decoders, whose number ``accelerate launch`` decides.
+
+    Returns:
+        ``parameters`` by part and in total, ``processes``, ``precision``, and ``stages``: for each what it trains, its
+        rows an update and a forward pass, assumed lengths (``row`` as the stage answers in the end, ``rows`` of each
+        way with its share), memory in bytes of one process (``sharded``: as FSDP does it, see `lare.cost.memory`),
+        and FLOPs of the mean update by part (``total``, and ``without_encoder``: with features that are kept).
+
+    Raises:
+        LareError: If the model's shapes are not at hand.
+    """
+    model = skeleton(config.model)
+    extras = extra_modules(config, int(model.config.text_config.hidden_size))
+    modules = named_parts(model, extras)
+    costs = measured_costs(model, extras, config.image.size)
+    parameters = {name: parameter_count(module) for name, module in modules.items()}
+    launched = config.processes == 1 and config.model.text in FULL_SIZE
+    processes = processes or (_LAUNCHED if launched else config.processes)
+    stages = [
+        _stage(config, stage, model, modules, costs, assumed_lengths(stage, lengths), processes)
+        for stage in config.stages
+    ]
+    return {
+        "parameters": {"total": sum(parameters.values()), **parameters},
+        "processes": processes,
+        "precision": config.precision,
+        "stages": stages,
+    }
+
+
+def _stage(
+    config: RunConfig,
+    stage: StageConfig,
+    model: LareForConditionalGeneration,
+    modules: Mapping[str, nn.Module],
+    costs: Mapping[str, float],
+    lengths: Lengths,
+    processes: int,
+) -> dict[str, Any]:
+    parts = [part for part in PARTS if part in stage_parts(stage) and part in modules]
+    share = max(1, stage.batch // processes)
+    rows = min(share, stage.micro_batch or share)
+    again = rows < share
+    row = stage_row(config, stage, model, lengths, again)
+    every = stage_rows(config, stage, model, lengths, again)
+    flows = [gradients(model, parts, one.iterations, one.fetch) for _, one in every]
+    half = config.precision != "fp32"
+    memories = [memory_of(modules, model, one, grad, rows, half) for (_, one), grad in zip(every, flows, strict=True)]
+    memory = max(memories, key=lambda held: sum(held.values()))
+    memory |= {"total": sum(memory.values()), "sharded": sharded(memory, processes)}
+    flops: dict[str, dict[str, float]] = {"forward": {}, "backward": {}}
+    for (part_of_batches, one), grad in zip(every, flows, strict=True):
+        work = row_work(model, one, grad, costs)
+        for way, counted in (("forward", work.forward), ("backward", work.backward)):
+            for part, count in counted.items():
+                flops[way][part] = flops[way].get(part, 0.0) + 2 * stage.batch * part_of_batches * count
+    return {
+        "name": stage.name,
+        "stage": stage.stage,
+        "trains": {part: parameter_count(modules[part]) for part in parts},
+        "trained": sum(parameter_count(modules[part]) for part in parts),
+        "batch": stage.batch,
+        "micro_batch": rows,
+        "row": vars(row) | {"question": lengths.question, "answer": lengths.answer},
+        "rows": [{"share": round(part_of_batches, 6), **vars(one)} for part_of_batches, one in every],
+        "memory": memory,
+        "flops": flops
+        | {
+            "total": sum(sum(found.values()) for found in flops.values()),
+            "without_encoder": sum(without_encoder(found) for found in flops.values()),
+        },
+    }
+
+
+# The table -------------------------------------------------------------------------------------------------
+
+_COLUMNS = ("weights", "gradients", "optimiser", "autocast", "activations", "total", "sharded")
+
+
+def markdown(reports: Mapping[str, Mapping[str, Any]]) -> str:
+    """A table of several runs, one line a stage."""
+    lines = [
+        "| run | stage | trained parameters | rows a pass | weights | gradients | AdamW | bf16 copies | activations "
+        "| sum, GB | sharded, GB | PFLOPs an update |",
+        "|---|---|" + "---:|" * 10,
+    ]
+    for name, report in reports.items():
+        for stage in report["stages"]:
+            held = " | ".join(_told(stage["memory"][key] / 1e9, 1) for key in _COLUMNS)
+            lines.append(
+                f"| {name} | {stage['name']} | {stage['trained'] / 1e6:,.1f} M | {stage['micro_batch']} | {held} "
+                f"| {_told(stage['flops']['total'] / 1e15, 2)} |"
+            )
+    return "\n".join(lines)
+
+
+def _told(value: float, digits: int) -> str:
+    """A number with some digits behind the point; a smaller one with one that counts."""
+    return f"{value:.{digits}f}" if not value or value >= 10.0**-digits else f"{value:.1g}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table of some run files."""
+    parser = argparse.ArgumentParser(prog="python -m lare.cost.sizes", description=main.__doc__)
+    parser.add_argument("configs", nargs="+", type=Path, metavar="CONFIG.yaml")
+    options = parser.parse_args(arguments)
+    print(markdown({path.stem: run_report(load_run_config(path)) for path in options.configs}))
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        raise SystemExit(main())
+    except LareError as error:
+        raise SystemExit(f"lare: {error}") from None

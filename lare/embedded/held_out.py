@@ -1,0 +1,173 @@
+"""How a run does on questions that no stage trains on: the world's validation split (own scenes, drawings and digits).
+
+Two figures. Losses, each by its formula, teacher-forced and at weight 1, so that runs of different weights compare. And
+answers: what the model writes by itself, right when the text behind ``Answer:`` is the answer's. Test questions, on
+which nothing may be chosen, are never looked at here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from lare.embedded.batches import WorldBatches
+from lare.embedded.validation import main_mode
+from lare.embedded.world.items import STYLES, Item, ItemSampler
+from lare.embedded.world.questions import FAMILIES, TRAINING_FAMILIES
+from lare.embedded.world.render import render
+from lare.embedded.world.scene import sample_scene
+from lare.losses.alignment import alignment_loss
+from lare.methods.base import Sampling
+from lare.methods.lare import Lare
+from lare.training.feeding.loader import Split
+from lare.training.model import TrainingModel
+from lare.training.plan.config import DataConfig, RunConfig
+from lare.training.step import counts
+from lare.training.trainer import make_draws
+
+if TYPE_CHECKING:
+    from lare.model import LareProcessor
+
+__all__ = ["Asked", "answers", "draw_questions", "held_out_losses", "majority", "scene_interval"]
+
+PER_SCENE = 4
+SEED = 8_191
+"""Of the questions; the same for all runs, so that they pair."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A held-out question.
+
+    Attributes:
+        scene: Number of its scene.
+        item: The question in its format.
+    """
+
+    scene: int
+    item: Item
+
+
+def draw_questions(data: DataConfig, scenes: int, split: str = "validation") -> list[Asked]:
+    """`PER_SCENE` questions about each of a split's first scenes, by the weights of a source of the world."""
+    families = dict(data.families) or dict.fromkeys(FAMILIES, 1.0)
+    asked = {name: weight for name, weight in families.items() if name not in TRAINING_FAMILIES}
+    sampler = ItemSampler(asked or families, dict(data.styles) or dict.fromkeys(STYLES, 1.0), SEED)
+    return [
+        Asked(scene, item) for scene in range(scenes) for item in sampler.sample(sample_scene(split, scene), PER_SCENE)
+    ]
+
+
+@torch.no_grad()
+def held_out_losses(
+    model: TrainingModel, config: RunConfig, processor: LareProcessor, asked: Sequence[Asked], rows: int = 128
+) -> dict[str, float]:
+    """Mean of each loss over questions, in the way of answering of the run's last stage.
+
+    Args:
+        model: The model; the losses of heads that it does not have are left out.
+        config: The run.
+        processor: Its processor.
+        asked: Questions, those of a scene together.
+        rows: Questions a forward pass, which are also the alignment's negatives.
+    """
+    stage = config.stages[-1]
+    settings = model.lare.config
+    source = DataConfig(format="world", per_image=PER_SCENE)
+    pictures = model.image is not None
+    made = WorldBatches(
+        source, stage, processor, settings, Split(), 0, None, len(asked), "validation", pictures=pictures
+    )
+    mode = main_mode(stage, settings)
+    weights = {"alignment": float(model.alignment is not None), "image": float(pictures), "text": 1.0, "look": 1.0}
+    sums: defaultdict[str, float] = defaultdict(float)
+    totals: Counter[str] = Counter()
+    model.train(False)
+    device = next(model.parameters()).device
+    for start in range(0, len(asked), rows):
+        part = asked[start : start + rows]
+        batch = made.encode([one.scene for one in part[::PER_SCENE]], [one.item for one in part], 0, mode).to(device)
+        draws = make_draws(config, model, len(config.stages), start, len(part)).to(device)
+        out = model(batch, weights, draws)
+        for name, value in out.sums.items():
+            sums[name] += float(value)
+        if out.aligned is not None:
+            total, _ = alignment_loss(out.aligned, config.losses.temperature, batch.text_groups, batch.image_groups)
+            sums["alignment"] += float(total)
+        totals.update(counts([batch], weights, [draws]))
+    return {name: total / totals[name] for name, total in sums.items() if totals[name]}
+
+
+def answers(
+    model: TrainingModel, processor: LareProcessor, asked: Sequence[Asked], batch: int = 32, most: int = 64
+) -> list[str]:
+    """What the model writes to each question: the text behind the last ``Answer:``, else all of it.
+
+    Args:
+        model: The model.
+        processor: Its processor.
+        asked: Questions.
+        batch: Questions answered at once.
+        most: Text tokens an answer.
+    """
+    model.train(False)
+    method = Lare(model.lare, processor)
+    found: list[str] = []
+    for start in range(0, len(asked), batch):
+        part = asked[start : start + batch]
+        images = [Image.fromarray(render(sample_scene("validation", one.scene), 0)) for one in part]
+        replies = method.answer(images, [one.item.prompt for one in part], Sampling(max_new_tokens=most))
+        found += [reply.text.rpartition("Answer:")[2].strip().lower() for reply in replies]
+    return found
+
+
+def majority(data: DataConfig, asked: Sequence[Asked], scenes: int = 2_000) -> list[str]:
+    """What one would answer by the question's family and options alone: the commonest answer in the training split."""
+    seen: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for one in draw_questions(data, scenes, "train"):
+        seen[one.item.question.family][one.item.final] += 1
+
+    def guess(item: Item) -> str:
+        known = seen[item.question.family]
+        options: Sequence[str] = item.choices or tuple(known) or ("",)
+        return max(options, key=lambda option: (known[option], option))
+
+    return [guess(one.item) for one in asked]
+
+
+def scene_interval(
+    values: npt.NDArray[np.float64], scenes: npt.NDArray[np.int64], draws: int = 4_000
+) -> tuple[float, float]:
+    """95 % interval of a mean over questions, by drawing whole scenes.
+
+    Args:
+        values: (n,) of each question.
+        scenes: (n,) its scene.
+        draws: Bootstrap samples.
+    """
+    _, numbers = np.unique(scenes, return_inverse=True)
+    sums, sizes = np.bincount(numbers, values), np.bincount(numbers)
+    rng = np.random.default_rng(0)
+    weights = rng.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=draws)
+    low, high = np.percentile(weights @ sums / (weights @ sizes), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def share_right(replies: Sequence[str], asked: Sequence[Asked]) -> npt.NDArray[np.float64]:
+    """(n,) 1 where a reply is the answer's text."""
+    return np.array([float(reply == one.item.final.lower()) for reply, one in zip(replies, asked, strict=True)])
+
+
+def by_family(right: npt.NDArray[np.float64], asked: Sequence[Asked]) -> Mapping[str, tuple[float, int]]:
+    """Accuracy and number of questions of each family."""
+    found: defaultdict[str, list[float]] = defaultdict(list)
+    for value, one in zip(right.tolist(), asked, strict=True):
+        found[one.item.question.family].append(value)
+    return {name: (sum(values) / len(values), len(values)) for name, values in sorted(found.items())}

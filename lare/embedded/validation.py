@@ -1,0 +1,94 @@
+"""Validation on the embedded world: teacher-forced exact matches on scenes that no stage trains on."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lare.embedded.batches import WorldBatches
+from lare.losses.looking import pick_tokens
+from lare.model.outputs import LareOutput
+from lare.training.feeding.loader import Mode, Split, stage_mode
+from lare.training.model import TrainingModel
+from lare.training.plan.config import DataConfig, StageConfig
+
+if TYPE_CHECKING:
+    from lare.model import LareConfig, LareProcessor
+
+__all__ = ["main_mode", "token_hits", "validate_world"]
+
+SEED = 4242
+QUESTIONS = 768
+
+
+def token_hits(out: LareOutput, target_mask: Tensor) -> Tensor:
+    """(B,) share of the row's target tokens that are the arg-max, teacher-forced; 1 is an exact match."""
+    assert out.logits is not None and out.labels is not None
+    right = torch.zeros(target_mask.shape, dtype=torch.float32, device=target_mask.device)
+    right[target_mask.bool()] = (out.logits.argmax(-1) == out.labels).float()
+    return right.sum(1) / target_mask.sum(1)
+
+
+def main_mode(stage: StageConfig, config: LareConfig) -> Mode:
+    """How a stage's questions are answered in the end: as batches that no share takes, else as those of the last one.
+
+    With shares that add up to one no batch is left over, and that way of answering would never have been trained.
+    """
+    taken = stage.direct_share + stage.text_share + stage.full_share + stage.fetch_share
+    return stage_mode(stage, config, 1.0 if taken < 1 - 1e-6 else taken - 1e-6)
+
+
+@torch.no_grad()
+def validate_world(
+    model: TrainingModel,
+    stage: StageConfig,
+    data: DataConfig,
+    processor: LareProcessor,
+    features: np.ndarray | None,
+    scenes: int,
+    questions: int = QUESTIONS,
+) -> dict[str, float]:
+    """Share of exact matches in percent: overall (``all``), by family, and with other modes of the same weights.
+
+    A match means every token of the text, rationale included; ``direct`` answers at once (``K0``), ``text`` writes the
+    rationale behind empty delimiters. Those two are given only where the stage trains them.
+    """
+    model.train(False)
+    config = model.lare.config
+    batches = WorldBatches(data, stage, processor, config, Split(), SEED, features, scenes, world_split="validation")
+    found = _matches(model, batches, main_mode(stage, config), questions)
+    result = {"all": _percent(sum(found.values(), []))}
+    if stage.direct_share:
+        result["direct"] = _percent(sum(_matches(model, batches, Mode(), questions).values(), []))
+    if stage.text_share and stage.stage != "I":
+        text = Mode(delimiters=True, rationale=True)
+        result["text"] = _percent(sum(_matches(model, batches, text, questions).values(), []))
+    return result | {f"family/{name}": _percent(hits) for name, hits in sorted(found.items())}
+
+
+def _percent(hits: list[float]) -> float:
+    return round(100 * sum(hits) / len(hits), 2)
+
+
+def _matches(model: TrainingModel, batches: WorldBatches, mode: Mode, questions: int) -> dict[str, list[float]]:
+    found: defaultdict[str, list[float]] = defaultdict(list)
+    step = seen = 0
+    while seen < questions:
+        scenes, items, _ = batches.draw(step)
+        batch = batches.encode(scenes, items, 0, mode)
+        inputs = {k: v for k, v in batch.inputs.items() if not k.startswith("prefix")}
+        device = next(model.parameters()).device
+        moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in inputs.items()}
+        if batch.fetch:
+            assert batch.boxes is not None
+            middle = torch.full(batch.boxes.shape[:2], 0.5)
+            moved["fetch"] = pick_tokens(batch.boxes, middle, model.lare.config.grid).to(device)
+        hits = token_hits(model.lare(**moved), moved["target_mask"]).tolist()
+        for item, hit in zip(items, hits, strict=True):
+            found[item.question.family].append(hit if item.question.family == "caption" else float(hit == 1.0))
+        step, seen = step + 1, seen + len(items)
+    return found

@@ -1,0 +1,457 @@
+"""Questions about a scene: the answer, the rationale in steps, and the cell that each step needs.
+
+A family is a function (scene, rng) -> Question | None; None means that this scene holds no such question. Displacement
+chains ("below the thing right of the cat") have a shortcut, since displacements add up; gaze chains ("what does the
+thing that the cat points at point at") have none: each hop must be seen before the next is known.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+
+from lare.embedded.world.concepts import (
+    BESIDE,
+    CATEGORY_NAMES,
+    CATEGORY_OF,
+    COLOUR_NAMES,
+    DIRECTIONS,
+    FUNCTIONS,
+    KINDS,
+    N_DRAWINGS,
+    POPULAR,
+    SIZES,
+    STEPS,
+    TILE_KIND,
+)
+from lare.embedded.world.scene import CELLS, SIDE, Scene, kind_weights
+
+MAX_COUNT = 4
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question, its answer, and how the answer is reached.
+
+    Attributes:
+        family: name of the question family, e.g. `gaze2`.
+        stem: the question's text without options.
+        answer: the answer's text, e.g. `cat`, `c2`, `yes`.
+        answer_type: kind, colour, direction, size, digit, count, place, function, category, pair or yesno.
+        hops: number of look-ups that depend on one another (1 for a plain look-up).
+        rationale: one sentence a step.
+        cells: the cell that each step needs, in order.
+        blocked: names in the question that must not be offered as options.
+        options: the only possible answers, when the question names them itself.
+    """
+
+    family: str
+    stem: str
+    answer: str
+    answer_type: str
+    hops: int
+    rationale: tuple[str, ...]
+    cells: tuple[int, ...]
+    blocked: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+
+
+_WEIGHT = tuple(kind_weights())
+Family = Callable[[Scene, Random], Question | None]
+
+
+def place(cell: int) -> str:
+    """The name of a cell as on a spreadsheet: column letter, then row number from the top, e.g. `c2`.
+
+    One short token: with `row 2 column 3` a small decoder has to put two words together before it can look anywhere.
+    """
+    return f"{'abcd'[cell % SIDE]}{cell // SIDE + 1}"
+
+
+def article(name: str) -> str:
+    """The name with its indefinite article; mass nouns stand alone."""
+    if name in ("food", "weather"):
+        return name
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
+def name_of(scene: Scene, cell: int) -> str:
+    """The name of the kind of the thing in `cell`."""
+    return KINDS[scene.kind[cell]]
+
+
+def refer(scene: Scene, cell: int) -> str | None:
+    """The shortest phrase that picks out one thing: `cat`, else `red cat`, else None."""
+    kind = scene.kind[cell]
+    if scene.kind.count(kind) == 1:
+        return KINDS[kind]
+    colour = scene.colour[cell]
+    if sum(scene.kind[c] == kind and scene.colour[c] == colour for c in scene.things) == 1:
+        return f"{COLOUR_NAMES[colour]} {KINDS[kind]}"
+    return None
+
+
+def neighbour(cell: int, direction: int) -> int | None:
+    """The cell one step away, or None at the border."""
+    row, column = cell // SIDE + STEPS[direction][0], cell % SIDE + STEPS[direction][1]
+    return row * SIDE + column if 0 <= row < SIDE and 0 <= column < SIDE else None
+
+
+def _named(scene: Scene, rng: Random, plain: bool = False) -> tuple[int, str] | None:
+    """A random thing that a phrase picks out; with `plain`, by its kind alone."""
+    for cell in rng.sample(scene.things, 4):
+        phrase = refer(scene, cell)
+        if phrase and not (plain and " " in phrase):
+            return cell, phrase
+    return None
+
+
+def _at(scene: Scene, cell: int, phrase: str | None = None) -> str:
+    return f"{phrase or name_of(scene, cell)} {place(cell)}."
+
+
+def _follow(scene: Scene, cell: int, directions: list[int]) -> list[int] | None:
+    """Cells along a displacement chain; None when it leaves the grid, meets an empty cell or turns back."""
+    path = [cell]
+    for direction in directions:
+        step = neighbour(path[-1], direction)
+        if step is None or scene.kind[step] < 0 or step in path:
+            return None
+        path.append(step)
+    return path
+
+
+def _gaze(scene: Scene, cell: int, hops: int) -> list[int] | None:
+    """Cells along a gaze chain of `hops` steps, under the same conditions as `_follow`."""
+    path: list[int] | None = [cell]
+    for _ in range(hops):
+        assert path is not None
+        tail = _follow(scene, path[-1], [scene.direction[path[-1]]])
+        if tail is None or tail[1] in path:
+            return None
+        path = [*path, tail[1]]
+    return path
+
+
+# --- one look-up -----------------------------------------------------------------------------------------------
+
+
+def what_at(scene: Scene, rng: Random) -> Question:
+    """What is at c2?"""
+    cell = rng.choice(scene.things)
+    answer = name_of(scene, cell)
+    return Question("what_at", f"What is at {place(cell)}?", answer, "kind", 1, (f"{place(cell)} {answer}.",), (cell,))
+
+
+def where(scene: Scene, rng: Random) -> Question | None:
+    """Where is the cat?"""
+    if (found := _named(scene, rng)) is None:
+        return None
+    cell, phrase = found
+    return Question("where", f"Where is the {phrase}?", place(cell), "place", 1, (_at(scene, cell, phrase),), (cell,))
+
+
+_ATTRIBUTES: dict[str, tuple[str, Callable[[Scene, int], str]]] = {
+    "colour": ("What color is the {}?", lambda s, c: COLOUR_NAMES[s.colour[c]]),
+    "direction": ("Where does the {} point?", lambda s, c: DIRECTIONS[s.direction[c]]),
+    "size": ("Is the {} small or large?", lambda s, c: SIZES[s.size[c]]),
+    "digit": ("Which digit is on the {}?", lambda s, c: str(s.label[c])),
+}
+
+
+def attribute_question(scene: Scene, name: str, cell: int, phrase: str, family: str, path: list[int]) -> Question:
+    """Ask for one attribute of the thing at `cell`, which `phrase` names and `path` leads to."""
+    ask, value = _ATTRIBUTES[name]
+    gaze = "points at" in phrase
+    steps = _chain_steps(scene, path, gaze, phrase.startswith("thing at"))
+    steps[-1] = f"{steps[-1][:-1]} {value(scene, cell)}."
+    options = SIZES if name == "size" else ()
+    return Question(
+        family, ask.format(phrase), value(scene, cell), name, len(path), tuple(steps), tuple(path), (), options
+    )
+
+
+def _chain_steps(scene: Scene, path: list[int], gaze: bool, by_place: bool = False) -> list[str]:
+    """Sentences of a chain: the thing and its place, then for each step the direction, the new place, what is there.
+
+    Terse on purpose, every word after the one that it is looked up by. In a gaze chain the direction is seen at the
+    thing (`cat b2 right. c2 dog.`), in a displacement chain the question gave it (`cat b2. right c2 dog.`).
+    """
+    steps = [f"{place(path[0])} {name_of(scene, path[0])}." if by_place else _at(scene, path[0], refer(scene, path[0]))]
+    for before, after in zip(path, path[1:], strict=False):
+        delta = (after // SIDE - before // SIDE, after % SIDE - before % SIDE)
+        direction, there = DIRECTIONS[STEPS.index(delta)], f"{place(after)} {name_of(scene, after)}."
+        if gaze:
+            steps[-1] = f"{steps[-1][:-1]} {direction}."
+            steps.append(there)
+        else:
+            steps.append(f"{direction} {there}")
+    return steps
+
+
+def _attribute(name: str) -> Family:
+    def ask(scene: Scene, rng: Random) -> Question | None:
+        if name == "digit":
+            tiles = [c for c in scene.things if scene.kind[c] == TILE_KIND]
+            if not tiles:
+                return None
+            cell = rng.choice(tiles)
+            phrase = refer(scene, cell)
+        elif rng.random() < 0.4:
+            cell = rng.choice(scene.things)
+            phrase = f"thing at {place(cell)}"
+        else:
+            found = _named(scene, rng, plain=name == "colour")
+            cell, phrase = found if found else (0, None)
+        if phrase is None:
+            return None
+        return attribute_question(scene, name, cell, phrase, name, [cell])
+
+    ask.__doc__ = f"Ask for the {name} of a thing."
+    return ask
+
+
+def caption(scene: Scene, rng: Random) -> Question:
+    """Describe the image: eight things in random order, half of the time place first, half of the time thing first.
+
+    Many look-ups in one text: the dense supervision with which a fresh decoder learns to find things by place and
+    places by thing, long before single questions would teach it. Every word follows the one that it is looked up by.
+    """
+    cells = rng.sample(scene.things, 8)
+    by_place = rng.random() < 0.5
+    parts = []
+    for cell in cells:
+        look = f"{COLOUR_NAMES[scene.colour[cell]]} {SIZES[scene.size[cell]]} {DIRECTIONS[scene.direction[cell]]}"
+        digit = f" {scene.label[cell]}" if scene.label[cell] >= 0 else ""
+        first, second = (place(cell), name_of(scene, cell)) if by_place else (name_of(scene, cell), place(cell))
+        parts.append(f"{first} {second} {look}{digit}.")
+    stem = "Describe the image by place." if by_place else "Describe the image by thing."
+    return Question("caption", stem, " ".join(parts), "caption", 1, (), tuple(cells))
+
+
+# --- existence, counting, comparison -----------------------------------------------------------------------------
+
+
+def exist(scene: Scene, rng: Random, negative: str = "random") -> Question | None:
+    """Is there a cat in the image? Negatives are random, popular or adversarial (POPE's three kinds).
+
+    Absent kinds are drawn by the same weights by which scenes draw theirs, and `popular` asks for popular kinds in both
+    cases, so that the name of a kind alone says nothing about the answer.
+    """
+    present = set(scene.drawings)
+    pool = POPULAR if negative == "popular" else range(N_DRAWINGS)
+    yes = [k for k in pool if k in present]
+    no = [k for k in pool if k not in present]
+    if negative == "adversarial":
+        themes = {CATEGORY_OF[p] for p in present}
+        no = [k for k in no if CATEGORY_OF[k] in themes]
+    if not yes or not no:
+        return None
+    positive = rng.random() < 0.5
+    kind = rng.choice(yes) if positive else rng.choices(no, weights=[_WEIGHT[k] for k in no])[0]
+    cells = (scene.kind.index(kind),) if positive else ()
+    say = _at(scene, cells[0]) if cells else f"no {KINDS[kind]}."
+    stem = f"Is there {article(KINDS[kind])} in the image?"
+    return Question("exist", stem, "yes" if positive else "no", "yesno", 1, (say,), cells)
+
+
+def _group(scene: Scene, rng: Random) -> tuple[str, list[int]]:
+    """A random countable group: its name and the cells of its members."""
+    if rng.random() < 0.5 or not scene.drawings:
+        colour = scene.colour[rng.choice(scene.things)]
+        return f"{COLOUR_NAMES[colour]} things", [c for c in scene.things if scene.colour[c] == colour]
+    category = CATEGORY_OF[rng.choice(scene.drawings)]
+    members = [c for c in scene.things if scene.kind[c] // 8 == category]
+    return f"{CATEGORY_NAMES[category]} things", members
+
+
+def _listed(name: str, members: list[int]) -> str:
+    return f"{name.removesuffix(' things')} {' '.join(place(c) for c in members)}."
+
+
+def count(scene: Scene, rng: Random) -> Question | None:
+    """How many red things are there? One to four."""
+    name, members = _group(scene, rng)
+    cells = tuple(members)
+    if not 1 <= len(cells) <= MAX_COUNT:
+        return None
+    options = tuple(str(n) for n in range(1, MAX_COUNT + 1))
+    say = _listed(name, members)
+    return Question("count", f"How many {name} are there?", str(len(cells)), "count", 1, (say,), cells, (), options)
+
+
+def more(scene: Scene, rng: Random) -> Question | None:
+    """Which are there more of: red things or blue things?"""
+    (first, a), (second, b) = _group(scene, rng), _group(scene, rng)
+    if first == second or len(a) == len(b):
+        return None
+    answer = first if len(a) > len(b) else second
+    say = (_listed(first, a), _listed(second, b))
+    stem = f"Which are there more of, {first} or {second}?"
+    return Question("more", stem, answer, "pair", 2, say, (), (), (first, second))
+
+
+def larger_digit(scene: Scene, rng: Random) -> Question | None:
+    """Which tile shows the larger digit, the red one or the blue one?"""
+    tiles = [c for c in scene.things if scene.kind[c] == TILE_KIND]
+    rng.shuffle(tiles)
+    if len(tiles) < 2 or scene.label[tiles[0]] == scene.label[tiles[1]]:
+        return None
+    one, two = (refer(scene, c) for c in tiles[:2])
+    if not one or not two or one == two:
+        return None
+    answer = one if scene.label[tiles[0]] > scene.label[tiles[1]] else two
+    say = tuple(f"{n} {place(c)} {scene.label[c]}." for n, c in ((one, tiles[0]), (two, tiles[1])))
+    stem = f"Which shows the larger digit, the {one} or the {two}?"
+    return Question("larger_digit", stem, answer, "pair", 2, say, tuple(tiles[:2]), (), (one, two))
+
+
+_FURTHER = ("higher", "further right", "lower", "further left")
+
+
+def further(scene: Scene, rng: Random) -> Question | None:
+    """Which is further left, the cat or the dog?"""
+    first, second = _named(scene, rng, plain=True), _named(scene, rng, plain=True)
+    if first is None or second is None or first[0] == second[0]:
+        return None
+    direction = rng.randrange(4)
+    step = STEPS[direction]
+    gap = (first[0] // SIDE - second[0] // SIDE) * step[0] + (first[0] % SIDE - second[0] % SIDE) * step[1]
+    if gap == 0:
+        return None
+    answer = first[1] if gap > 0 else second[1]
+    say = (_at(scene, *first), _at(scene, *second))
+    stem = f"Which is {_FURTHER[direction]}, the {first[1]} or the {second[1]}?"
+    return Question("further", stem, answer, "pair", 2, say, (first[0], second[0]), (), (first[1], second[1]))
+
+
+def common_colour(scene: Scene, rng: Random) -> Question | None:
+    """Which color is the most common?"""
+    ranked = Counter(scene.colour[c] for c in scene.things).most_common()
+    if len(ranked) < 2 or ranked[0][1] == ranked[1][1]:
+        return None
+    say = tuple(f"{COLOUR_NAMES[colour]} {n}." for colour, n in ranked[:2])
+    answer = COLOUR_NAMES[ranked[0][0]]
+    return Question("common_colour", "Which color is the most common?", answer, "colour", 1, say, ())
+
+
+# --- chains ------------------------------------------------------------------------------------------------------
+
+
+def _displaced_path(scene: Scene, rng: Random, hops: int) -> tuple[list[int], str] | None:
+    for _ in range(6):
+        found = _named(scene, rng)
+        if found is None:
+            return None
+        directions = [rng.randrange(4) for _ in range(hops)]
+        path = _follow(scene, found[0], directions)
+        if path is None:
+            continue
+        phrase = f"the {found[1]}"
+        for i, direction in enumerate(directions):
+            phrase = f"{'the thing ' if i + 1 < hops else ''}{BESIDE[direction]} {phrase}"
+        return path, phrase
+    return None
+
+
+def _gaze_path(scene: Scene, rng: Random, hops: int) -> tuple[list[int], str] | None:
+    for cell in rng.sample(scene.things, len(scene.things)):
+        path = _gaze(scene, cell, hops)
+        phrase = refer(scene, cell) if path else None
+        if path is None or phrase is None:
+            continue
+        text = f"the {phrase}"
+        for _ in range(hops - 1):
+            text = f"the thing that {text} points at"
+        return path, text
+    return None
+
+
+def _end_question(scene: Scene, family: str, stem: str, path: list[int], answer: str, kind: str) -> Question:
+    blocked = (name_of(scene, path[0]),)
+    steps = tuple(_chain_steps(scene, path, family.startswith("gaze")))
+    return Question(family, stem, answer, kind, len(path), steps, tuple(path), blocked)
+
+
+def _displacement(hops: int) -> Family:
+    def ask(scene: Scene, rng: Random) -> Question | None:
+        found = _displaced_path(scene, rng, hops)
+        if found is None or scene.kind[found[0][-1]] == scene.kind[found[0][0]]:
+            return None
+        path, phrase = found
+        return _end_question(scene, f"beside{hops}", f"What is {phrase}?", path, name_of(scene, path[-1]), "kind")
+
+    ask.__doc__ = f"What is below the thing right of the cat? ({hops} displacements)"
+    return ask
+
+
+def _gaze_family(hops: int) -> Family:
+    def ask(scene: Scene, rng: Random) -> Question | None:
+        found = _gaze_path(scene, rng, hops)
+        if found is None or scene.kind[found[0][-1]] == scene.kind[found[0][0]]:
+            return None
+        path, phrase = found
+        return _end_question(
+            scene, f"gaze{hops}", f"What does {phrase} point at?", path, name_of(scene, path[-1]), "kind"
+        )
+
+    ask.__doc__ = f"What does the thing that the cat points at point at? ({hops} looks)"
+    return ask
+
+
+def chain_attribute(scene: Scene, rng: Random) -> Question | None:
+    """What color is the thing right of the cat? Where does the thing that the cat points at point?"""
+    gaze = rng.random() < 0.5
+    found = _gaze_path(scene, rng, 1) if gaze else _displaced_path(scene, rng, 1)
+    if found is None:
+        return None
+    path, phrase = found
+    thing = f"thing that {phrase} points at" if gaze else f"thing {phrase}"
+    name = rng.choice(("colour", "direction", "size"))
+    return attribute_question(scene, name, path[-1], thing, f"chain_{name}", path)
+
+
+def function(scene: Scene, rng: Random) -> Question | None:
+    """What is true of the thing that the cat points at? Common knowledge of its category."""
+    gaze = rng.random() < 0.5
+    found = _gaze_path(scene, rng, 1) if gaze else _displaced_path(scene, rng, 1)
+    if found is None or scene.kind[found[0][-1]] >= N_DRAWINGS:
+        return None
+    path, phrase = found
+    category = CATEGORY_NAMES[CATEGORY_OF[scene.kind[path[-1]]]]
+    thing = f"thing that {phrase} points at" if gaze else f"thing {phrase}"
+    steps = (*_chain_steps(scene, path, gaze), f"{category}.")
+    stem = f"What is true of the {thing}?"
+    return Question("function", stem, FUNCTIONS[category], "function", 2, steps, tuple(path))
+
+
+TRAINING_FAMILIES: dict[str, Family] = {"caption": caption}
+"""Families that only train; they have no short answer to score."""
+
+FAMILIES: dict[str, Family] = {
+    "what_at": what_at,
+    "where": where,
+    "colour": _attribute("colour"),
+    "direction": _attribute("direction"),
+    "size": _attribute("size"),
+    "digit": _attribute("digit"),
+    "exist": exist,
+    "count": count,
+    "more": more,
+    "larger_digit": larger_digit,
+    "further": further,
+    "common_colour": common_colour,
+    "beside1": _displacement(1),
+    "beside2": _displacement(2),
+    "beside3": _displacement(3),
+    "gaze1": _gaze_family(1),
+    "gaze2": _gaze_family(2),
+    "gaze3": _gaze_family(3),
+    "chain_attribute": chain_attribute,
+    "function": function,
+}
+"""Every question family by name."""
+
+assert CELLS == SIDE * SIDE

@@ -1,0 +1,1 @@
+"""Declared grids of runs, their tables and curves."""

@@ -1,0 +1,1 @@
+"""How weights lie in several processes: replicated, FSDP2, DeepSpeed."""

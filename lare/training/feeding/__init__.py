@@ -1,0 +1,1 @@
+"""From data on disk to the micro-batches of an update."""

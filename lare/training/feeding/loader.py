@@ -1,0 +1,369 @@
+"""A stage's batches as a function of the update's number: nothing to remember, so a resumed run goes on bit by bit.
+
+Two kinds: `WorldBatches` makes questions about the embedded world as it goes, with many questions behind one shared
+visual prefix; `PackedBatches` reads data files, in an order that is shuffled anew each epoch and keeps samples of like
+length together. Both hand a process its own micro-batches of the global batch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, NamedTuple
+from zlib import crc32
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from lare.data.packed import FIND, Packed, PackedRow
+from lare.errors import LareError
+from lare.training.feeding.batch import MicroBatch, Replaced, pad
+from lare.training.feeding.features import PackedFeatures
+from lare.training.plan.config import StageConfig
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from lare.model import LareConfig, LareProcessor
+
+__all__ = ["Mode", "PackedBatches", "Split", "StageBatches", "batch_loader", "encode_rows", "on_grid", "stage_mode"]
+
+_TRIES = 16  # samples drawn in the place of one whose image can't be read
+_CHUNK_BATCHES = 64  # batches among which samples are sorted by length
+
+
+@dataclass(frozen=True)
+class Split:
+    """How a global batch is shared out.
+
+    Attributes:
+        rank: This process.
+        processes: Of how many.
+        micro_batch: Rows a forward pass.
+    """
+
+    rank: int = 0
+    processes: int = 1
+    micro_batch: int | None = None
+
+    def starts(self, batch: int, unit: int = 1) -> list[tuple[int, int]]:
+        """First row and number of rows of each of this process's micro-batches; whole units (questions an image).
+
+        Raises:
+            LareError: If the sizes don't divide.
+        """
+        share = batch // self.processes
+        size = self.micro_batch or share
+        if batch % self.processes or share % size or size % unit:
+            raise LareError(
+                f"a batch of {batch} does not split over {self.processes} processes in micro-batches of {size} that "
+                f"hold whole images of {unit} questions; change batch, micro_batch or per_image"
+            )
+        first = self.rank * share
+        return [(start, size) for start in range(first, first + share, size)]
+
+
+@dataclass(frozen=True)
+class Mode:
+    """How the rows of an update are answered.
+
+    Attributes:
+        iterations: K; 0 makes no latents.
+        delimiters: Whether the latent delimiters are written.
+        rationale: Whether the text holds the rationale.
+        prefix: P, rationale tokens to reconstruct from the latents.
+        replaced: Rationale tokens that the text leaves out.
+        window: Where the Extractor looks.
+        fetch: Whether visual tokens stand in place of the latents.
+        lm_grid: Side of the decoder's visual grid; None is the model's.
+    """
+
+    iterations: int = 0
+    delimiters: bool = False
+    rationale: bool = False
+    prefix: int = 0
+    replaced: int = 0
+    window: str = "saliency"
+    fetch: bool = False
+    lm_grid: int | None = None
+
+
+def stage_mode(stage: StageConfig, config: LareConfig, flip: float) -> Mode:
+    """How an update of a stage is answered; `flip` is uniform in [0, 1) and the same on every process."""
+    shares = (stage.direct_share, stage.text_share, stage.full_share, stage.fetch_share)
+    direct, text, full, fetch = (flip < limit for limit in accumulate(shares))
+    if direct:
+        return Mode(lm_grid=stage.lm_grid)
+    if text:
+        return Mode(delimiters=True, rationale=True, lm_grid=stage.lm_grid)
+    if full:
+        return Mode(delimiters=True, rationale=True, lm_grid=config.grid)
+    iterations = config.iterations if stage.iterations is None else stage.iterations
+    if fetch:
+        return Mode(iterations or config.iterations, True, True, fetch=True, lm_grid=stage.lm_grid)
+    if stage.stage == "I":
+        return Mode(rationale=True, lm_grid=stage.lm_grid)
+    replaced = config.text_prefix if stage.replaced is None else stage.replaced
+    left_out = replaced if iterations else 0
+    return Mode(iterations, True, True, config.text_prefix, left_out, stage.window, lm_grid=stage.lm_grid)
+
+
+def on_grid(ids: Sequence[int], image: int, lm_grid: int) -> list[int]:
+    """A prompt whose image has as many tokens as a visual grid of this side."""
+    at = list(ids).index(image)
+    rest = [token for token in ids if token != image]
+    return [*rest[:at], *[image] * lm_grid**2, *rest[at:]]
+
+
+def encode_rows(
+    prompts: Sequence[Sequence[int]],
+    rationales: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    mode: Mode,
+    config: LareConfig,
+    fill: int,
+) -> tuple[dict[str, Any], Tensor | None, Tensor | None]:
+    """Ids to the text arguments of the model's forward, and the rationale's ids and mask for the alignment.
+
+    Where a row has no rationale its answer stands for it in the losses on latents, and the text leaves nothing out.
+    """
+    inputs: dict[str, Any] = {"iterations": mode.iterations, "delimiters": mode.delimiters, "window_mode": mode.window}
+    if mode.lm_grid is not None:
+        inputs["lm_grid"] = mode.lm_grid
+    opening = [config.latent_start_id] if mode.delimiters else []
+    inputs["input_ids"], inputs["attention_mask"] = pad([[*prompt, *opening] for prompt in prompts], fill, left=True)
+    thoughts = [list(r) if len(r) else list(a) for r, a in zip(rationales, answers, strict=True)]
+    rationale, mask = None, None
+    if mode.iterations and not mode.fetch:
+        inputs["prefix_ids"], inputs["prefix_mask"] = pad([t[: mode.prefix] for t in thoughts], fill, left=False)
+        rationale, mask = pad(thoughts, fill, left=False)
+    targets = [
+        [*list(r)[mode.replaced :], *a] if mode.rationale else list(a) for r, a in zip(rationales, answers, strict=True)
+    ]
+    inputs["target_ids"], inputs["target_mask"] = pad(targets, fill, left=False)
+    return inputs, rationale, mask
+
+
+class _Seen(NamedTuple):
+    """A sample and what the encoder sees of it."""
+
+    row: PackedRow
+    pack: Packed
+    image: Image | None
+    features: np.ndarray | None
+    replaced: Replaced | None = None
+
+
+class StageBatches(ABC):
+    """Batches of one stage.
+
+    Attributes:
+        samples: Samples in one epoch.
+        fingerprint: Name of exactly this data.
+    """
+
+    samples: int
+    fingerprint: str
+
+    @abstractmethod
+    def micro_batches(self, step: int) -> list[MicroBatch]:
+        """This process's micro-batches of an update; depends on nothing but its number."""
+
+
+class PackedBatches(StageBatches):
+    """Batches of data files.
+
+    Args:
+        packs: The stage's sources.
+        processor: Makes pixels.
+        config: The model's.
+        stage: The plan's entry.
+        split: This process's share.
+        seed: Seed of the order.
+        pictures: Whether images come along for reconstruction.
+        features: The encoder's features of each source; None encodes pixels as they come.
+    """
+
+    def __init__(
+        self,
+        packs: Sequence[Packed],
+        processor: LareProcessor,
+        config: LareConfig,
+        stage: StageConfig,
+        split: Split,
+        seed: int,
+        pictures: bool = False,
+        features: Sequence[PackedFeatures] | None = None,
+    ) -> None:
+        self.features = features
+        self.packs, self.processor, self.config, self.stage = list(packs), processor, config, stage
+        self.split, self.seed, self.with_pictures = split, seed, pictures
+        self.lengths = np.concatenate([pack.lengths for pack in packs])
+        self.starts = np.cumsum([0, *(len(pack) for pack in packs)])
+        self.samples = len(self.lengths)
+        self.fingerprint = "-".join(pack.fingerprint for pack in packs)
+        self._order = lru_cache(maxsize=2)(self._epoch)
+        if self.samples < stage.batch:
+            raise LareError(
+                f"stage {stage.name}: {self.samples} samples are fewer than one batch of {stage.batch}; lower batch"
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_order"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._order = lru_cache(maxsize=2)(self._epoch)
+
+    def _epoch(self, epoch: int) -> np.ndarray:
+        """(batches, batch) sample numbers; like lengths together, batches in random order."""
+        rng = np.random.default_rng((self.seed, epoch, 7))
+        order = rng.permutation(self.samples)
+        size = self.stage.batch
+        order = order[: self.samples // size * size]
+        chunk = size * _CHUNK_BATCHES
+        pieces = [order[at : at + chunk] for at in range(0, len(order), chunk)]
+        sorted_pieces = [piece[np.argsort(self.lengths[piece], kind="stable")] for piece in pieces]
+        batches = np.concatenate(sorted_pieces).reshape(-1, size)
+        found: np.ndarray = batches[rng.permutation(len(batches))]
+        return found
+
+    def micro_batches(self, step: int) -> list[MicroBatch]:
+        """See `StageBatches`."""
+        epoch, at = divmod(step, self.samples // self.stage.batch)
+        numbers = self._order(epoch)[at]
+        flip = float(np.random.default_rng((self.seed, step, 8)).random())
+        mode = stage_mode(self.stage, self.config, flip)
+        return [
+            self._encode(numbers[start : start + size], start, mode)
+            for start, size in self.split.starts(self.stage.batch)
+        ]
+
+    def _encode(self, numbers: np.ndarray, start: int, mode: Mode) -> MicroBatch:
+        wants = self.with_pictures and bool(mode.iterations)
+        found = [self._seen(int(number), wants) for number in numbers]
+        rows = [(one.row, one.pack) for one in found]
+        fill = int(self.processor.tokenizer.pad_token_id)
+        image = self.config.image_token_id
+        prompts = [on_grid(r.prompt.tolist(), image, mode.lm_grid or self.config.lm_grid) for r, _ in rows]
+        parts = (prompts, [r.rationale.tolist() for r, _ in rows])
+        answers = [r.answer.tolist() for r, _ in rows]
+        inputs, rationale, mask = encode_rows(*parts, answers, mode, self.config, fill)
+        images = [one.image for one in found if one.image is not None]
+        features = [one.features for one in found if one.features is not None]
+        pixels = self.processor.image_processor(images, return_tensors="pt")["pixel_values"] if images else None
+        if features:
+            inputs["visual_features"] = torch.from_numpy(np.stack(features))
+        else:
+            inputs["pixel_values"] = pixels
+        pictures = _uint8(pixels, self.processor.image_processor) if wants and pixels is not None else None
+        return MicroBatch(
+            inputs,
+            rationale,
+            mask,
+            pictures,
+            text_groups=torch.tensor([_text_group(row) for row, _ in rows]),
+            image_groups=torch.tensor([_image_group(row, pack) for row, pack in rows]),
+            start=start,
+            where=[row.where for row, _ in rows],
+            replaced=[one.replaced for one in found if one.replaced is not None],
+        )
+
+    def _seen(self, number: int, picture: bool) -> _Seen:
+        """A sample with what the encoder sees of it; another in its place if its image can't be read.
+
+        Which one depends on the seed and the sample alone, so that a resumed run, or another number of workers or
+        processes, takes the same.
+
+        Raises:
+            LareError: If its source is strict, or no other can be read either.
+        """
+        found = self._look(number, picture)
+        if isinstance(found, _Seen):
+            return found
+        row, pack = self._row(number)
+        if not pack.strict:
+            for other in np.random.default_rng((self.seed, number, 9)).integers(self.samples, size=_TRIES):
+                instead = self._look(int(other), picture)
+                if isinstance(instead, _Seen):
+                    return instead._replace(replaced=Replaced(row.where, str(found), instead.row.where))
+        raise LareError(f"{row.where}: {found}; {FIND}")
+
+    def _look(self, number: int, picture: bool) -> _Seen | LareError:
+        """A sample with its image, or features, or both; or why there are none."""
+        row, pack = self._row(number)
+        features = None if self.features is None else self._feature(number)
+        if features is not None and np.isnan(features[0]).all():
+            return LareError("the image could not be read when its features were cached")
+        try:
+            image = pack.picture(row) if picture or features is None else None
+        except LareError as error:
+            return error
+        return _Seen(row, pack, image, features)
+
+    def _place(self, number: int) -> tuple[int, int]:
+        """Which source a sample is of, and its number there."""
+        which = int(np.searchsorted(self.starts, number, side="right")) - 1
+        return which, number - int(self.starts[which])
+
+    def _row(self, number: int) -> tuple[PackedRow, Packed]:
+        which, inside = self._place(number)
+        return self.packs[which].rows([inside])[0], self.packs[which]
+
+    def _feature(self, number: int) -> np.ndarray:
+        assert self.features is not None
+        which, inside = self._place(number)
+        found: np.ndarray = self.features[which].features[self.features[which].which[inside]].astype(np.float32)
+        return found
+
+
+def _text_group(row: PackedRow) -> int:
+    return crc32((row.rationale if len(row.rationale) else row.answer).tobytes())
+
+
+def _image_group(row: PackedRow, pack: Packed) -> int:
+    """Equal for equal images; two sources may give different images one name."""
+    if isinstance(row.image, bytes):
+        return crc32(row.image)
+    return crc32(row.image.encode(), crc32(str(pack.images.resolve()).encode(errors="surrogateescape")))
+
+
+def _uint8(pixels: Tensor, processor: Any) -> Tensor:
+    """The very pixels that the encoder sees, un-normalised to uint8."""
+    mean = torch.tensor(processor.image_mean).view(1, -1, 1, 1)
+    std = torch.tensor(processor.image_std).view(1, -1, 1, 1)
+    return ((pixels * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+class _Steps(Dataset[list[MicroBatch] | LareError]):
+    """Updates by number; hands an error over as a value, since a worker would raise it with its traceback inside."""
+
+    def __init__(self, batches: StageBatches, first: int, last: int) -> None:
+        self.batches, self.first, self.last = batches, first, last
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+    def __getitem__(self, index: int) -> list[MicroBatch] | LareError:
+        if index >= len(self):
+            raise IndexError(index)
+        try:
+            return self.batches.micro_batches(self.first + index)
+        except LareError as error:
+            return LareError(str(error))
+
+
+def batch_loader(batches: StageBatches, first: int, last: int, workers: int) -> Iterator[list[MicroBatch]]:
+    """Micro-batches of updates `first` to `last` - 1 in order, made ahead of time by workers if there are any."""
+    loader = DataLoader(
+        _Steps(batches, first, last), batch_size=None, shuffle=False, num_workers=workers, generator=torch.Generator()
+    )
+    for made in loader:
+        if isinstance(made, LareError):
+            raise made
+        yield made

@@ -1,0 +1,1 @@
+"""A run's typed configuration and the paper's four stages."""

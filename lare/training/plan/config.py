@@ -1,0 +1,279 @@
+"""The typed configuration of a training run: frozen dataclasses; `lare.training.plan.run_file` reads them.
+
+Every impossible value or pair of values is refused here, before anything is loaded, in one sentence with the mend.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lare.training.plan.stage_config import PARTS, STAGE_NAMES, WEIGHTED, DataConfig, StageConfig, require
+
+__all__ = [
+    "PARTS",
+    "STAGE_NAMES",
+    "DataConfig",
+    "ImageConfig",
+    "LossConfig",
+    "ModelConfig",
+    "OptimiserConfig",
+    "RunConfig",
+    "StageConfig",
+    "plain",
+]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What the model is made of: a LaRe checkpoint, or a decoder and an encoder that are put together.
+
+    Attributes:
+        checkpoint: Folder or hub id of a LaRe checkpoint to start from; then the others are None.
+        text: Folder or hub id of a causal language model; ``FOLDER::FILE.gguf`` for GGUF weights; ``embedded`` builds
+            the small decoder of the embedded model from nothing.
+        vision: Folder or hub id of a CLIP vision model, ``efficientnet-lite0`` (ImageNet weights from the package
+            index), or ``embedded``: the encoder that ``lare train`` makes of the embedded world first.
+        settings: Fields of `LareConfig` other than its sub-configurations.
+        sizes: Sizes of the embedded decoder (see `lare.embedded.model.Sizes`); only with text ``embedded``.
+        trust_remote_code: Whether code from a hub repository may run.
+    """
+
+    checkpoint: str | None = None
+    text: str | None = None
+    vision: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    sizes: Mapping[str, Any] = field(default_factory=dict)
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        if self.checkpoint is not None:
+            require(
+                self.text is None and self.vision is None,
+                "model.checkpoint and model.text or model.vision are both given; leave one of them out",
+            )
+        else:
+            require(
+                self.text is not None and self.vision is not None,
+                "model needs text and vision (a decoder and an encoder), or checkpoint; add them",
+            )
+        require(not self.sizes or self.text == "embedded", "model.sizes is only for text: embedded; leave it out")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights and settings of the losses (eqs. 6-10): L = L_lm + a L_align + b L_image + c L_text + e L_look.
+
+    Attributes:
+        alignment: a; 0 turns the loss off.
+        image: b.
+        text: c.
+        look: e, of a loss beyond the paper: the attention that chooses a window is pulled to the box that the
+            reasoning step needs, where the data tell it.
+        temperature: Of the alignment's InfoNCE.
+        shared_dim: Width of the space in which latents, text and image are compared.
+    """
+
+    alignment: float = 0.1
+    image: float = 0.1
+    text: float = 0.5
+    look: float = 0.0
+    temperature: float = 0.07
+    shared_dim: int = 256
+
+    def __post_init__(self) -> None:
+        for name in WEIGHTED:
+            require(getattr(self, name) >= 0, f"losses.{name} is {getattr(self, name)}; give a weight of 0 or more")
+        require(self.temperature > 0, f"losses.temperature is {self.temperature}; give a number above 0")
+        require(self.shared_dim >= 1, f"losses.shared_dim is {self.shared_dim}; give at least 1")
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """Image reconstruction (eq. 7): what is rebuilt, through which tokenizer, by which U-Net.
+
+    Attributes:
+        unet: ``paper`` (Table 7) or ``small`` (for the embedded world).
+        tokenizer: Folder or hub id of a diffusers `AutoencoderKL`; ``kl16`` is one of KL-16's shape with random
+            weights (for tests and sizes only), ``embedded`` the one that ``lare train`` makes of the embedded world.
+        size: Side in pixels to which the window's crop is resized.
+        steps: T of the noise schedule.
+        beta_start: Its first beta; the schedule is linear.
+        beta_end: Its last beta.
+        share: Share of a batch's rows that carry the loss.
+        prediction: What the U-Net predicts: ``epsilon``, the noise (eq. 7), or ``v`` (Salimans and Ho 2022), whose
+            loss at high noise asks for the picture itself, which only the latents can tell.
+        cells: Side of the crop in fine cells, around the one that the Extractor attends to most; 0 is the whole window.
+    """
+
+    unet: str = "paper"
+    tokenizer: str = "kl16"
+    size: int = 256
+    steps: int = 1000
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
+    share: float = 1.0
+    prediction: str = "epsilon"
+    cells: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.prediction in ("epsilon", "v"), f"image.prediction is {self.prediction!r}; give epsilon or v")
+        require(self.cells >= 0, f"image.cells is {self.cells}; give 0 (the window) or a side in cells")
+        require(self.unet in ("paper", "small"), f"image.unet is {self.unet!r}; give paper or small")
+        require(self.size >= 8, f"image.size is {self.size}; give at least 8 pixels")
+        require(self.steps >= 1, f"image.steps is {self.steps}; give at least 1")
+        require(
+            0 < self.beta_start <= self.beta_end < 1,
+            f"image.beta_start {self.beta_start} and image.beta_end {self.beta_end} must rise between 0 and 1",
+        )
+        require(0 < self.share <= 1, f"image.share is {self.share}; give a share above 0 and up to 1")
+
+
+@dataclass(frozen=True)
+class OptimiserConfig:
+    """The optimiser of every stage.
+
+    Attributes:
+        weight_decay: Decoupled weight decay of matrices; vectors have none.
+        betas: Of AdamW.
+        warmup: Share of a stage's steps in which the learning rate rises; then it falls by a cosine.
+        floor: Learning rate at the end, as a share of the peak.
+        clip: Largest norm of the gradient.
+        matrices: ``adamw``, or ``muon`` for the matrices inside the network.
+        matrix_rate: Muon's learning rate.
+    """
+
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.95)
+    warmup: float = 0.03
+    floor: float = 0.0
+    clip: float = 1.0
+    matrices: str = "adamw"
+    matrix_rate: float = 3e-3
+
+    def __post_init__(self) -> None:
+        require(self.matrices in ("adamw", "muon"), f"optimiser.matrices is {self.matrices!r}; give adamw or muon")
+        require(0 <= self.warmup < 1, f"optimiser.warmup is {self.warmup}; give a share of the steps below 1")
+        require(0 <= self.floor <= 1, f"optimiser.floor is {self.floor}; give a share of the peak up to 1")
+        require(self.clip > 0, f"optimiser.clip is {self.clip}; give a norm above 0")
+        require(self.weight_decay >= 0, f"optimiser.weight_decay is {self.weight_decay}; give 0 or more")
+        require(all(0 <= beta < 1 for beta in self.betas), f"optimiser.betas are {self.betas}; give numbers below 1")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A whole run.
+
+    Attributes:
+        model: What it trains.
+        stages: Its plan, in order; each entry starts from the weights of the one before.
+        out: Folder of the run.
+        start: Folder of another run's finished stage (such as ``runs/embedded/II``) whose weights this run begins with;
+            so several rows of a comparison share what comes before. Parts that only one of the two has (an ablation's
+            Extractor) are left as they are.
+        seed: Seed of initial weights, sample order, noise and random windows.
+        precision: ``fp32``, ``bf16`` or ``fp16`` (autocast over float32 weights; fp16 with a scaled loss, for GPUs
+            without bf16), or ``auto``: bf16 where the machine has it in hardware, else fp16 on a GPU and fp32 on a CPU;
+            what it was stands in the run's folder and holds when the run is resumed elsewhere.
+        processes: Processes that ``lare train`` starts on this machine; under ``accelerate launch`` leave it at 1.
+        losses: Loss weights.
+        image: Image reconstruction.
+        optimiser: Optimiser.
+        workers: Worker processes of the data loader.
+        cache_features: Keep the frozen encoder's features on disk.
+        save_every: Updates between checkpoints.
+        keep: Checkpoints kept per stage.
+        log_every: Updates between lines of the log.
+        validate_every: Updates between validations (the world only); 0 for none.
+        tensorboard: Write TensorBoard's event files.
+        wandb: Project name at Weights & Biases; None for none.
+    """
+
+    model: ModelConfig
+    stages: tuple[StageConfig, ...]
+    out: str = "runs/lare"
+    start: str | None = None
+    seed: int = 0
+    precision: str = "fp32"
+    processes: int = 1
+    losses: LossConfig = field(default_factory=LossConfig)
+    image: ImageConfig = field(default_factory=ImageConfig)
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    workers: int = 0
+    cache_features: bool = False
+    save_every: int = 500
+    keep: int = 2
+    log_every: int = 10
+    validate_every: int = 0
+    tensorboard: bool = True
+    wandb: str | None = None
+
+    def __post_init__(self) -> None:
+        require(bool(self.stages), "the run has no stages; add at least one")
+        names = [stage.name for stage in self.stages]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        require(not twice, f"two stages are named {', '.join(twice)}; give each a name of its own")
+        order = [STAGE_NAMES.index(stage.stage) for stage in self.stages]
+        require(order == sorted(order), "the stages are not in the order I, II, III, IV; sort them")
+        require(self.precision in _PRECISIONS, f"precision is {self.precision!r}; give {' or '.join(_PRECISIONS)}")
+        for name, least in _LEAST:
+            require(getattr(self, name) >= least, f"{name} is {getattr(self, name)}; give at least {least}")
+        require(
+            self.image.tokenizer != "embedded"
+            or not any(self.weights(stage)["image"] for stage in self.stages)
+            or all(d.format == "world" for s in self.stages for d in s.data),
+            "image.tokenizer embedded knows only the embedded world; name an AutoencoderKL or set losses.image=0",
+        )
+        for stage in self.stages:
+            share, left = divmod(stage.batch, self.processes)
+            require(
+                left == 0,
+                f"stage {stage.name}: batch {stage.batch} does not divide over {self.processes} processes; change one",
+            )
+            require(
+                stage.micro_batch is None or share % stage.micro_batch == 0,
+                f"stage {stage.name}: micro_batch {stage.micro_batch} does not divide a process's share {share}; "
+                "give a divisor",
+            )
+            world = [data for data in stage.data if data.format == "world"]
+            require(
+                not world or len(stage.data) == 1,
+                f"stage {stage.name} mixes the world with other sources; give them stages of their own",
+            )
+            rows = stage.micro_batch or share
+            require(
+                not world or rows % world[0].per_image == 0,
+                f"stage {stage.name}: {rows} rows a forward pass hold no whole images of per_image "
+                f"{world[0].per_image if world else 0} questions; change batch, micro_batch or per_image",
+            )
+
+    def weights(self, stage: StageConfig) -> dict[str, float]:
+        """Loss weights of a stage: the run's, with the stage's own in their place; stage I has only its own."""
+        usual = dict.fromkeys(WEIGHTED, 0.0) if stage.stage == "I" else vars(self.losses)
+        return {name: stage.losses.get(name, usual[name]) for name in WEIGHTED}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON and YAML."""
+        return typing.cast(dict[str, Any], plain(dataclasses.asdict(self)))
+
+
+def plain(value: Any) -> Any:
+    """A copy of nested values in dictionaries, lists and scalars."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(one) for key, one in value.items()}
+    return [plain(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+_PRECISIONS = ("fp32", "bf16", "fp16", "auto")
+_LEAST = (
+    ("seed", 0),
+    ("processes", 1),
+    ("workers", 0),
+    ("save_every", 1),
+    ("keep", 1),
+    ("log_every", 1),
+    ("validate_every", 0),
+)

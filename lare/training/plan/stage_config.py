@@ -1,0 +1,217 @@
+"""One entry of a run's plan and its data: the part of the configuration that names stages, parts and losses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from lare.errors import LareError
+
+__all__ = ["PARTS", "STAGE_NAMES", "WEIGHTED", "DataConfig", "StageConfig", "require"]
+
+STAGE_NAMES = ("I", "II", "III", "IV")
+PARTS = ("projector", "refocus_projector", "extractor", "language_model", "alignment", "unet")
+"""What can be trained; the vision encoder and the image tokenizer never are."""
+WEIGHTED = ("alignment", "image", "text", "look")
+"""Losses that have a weight; L_lm has none."""
+WINDOWS = ("saliency", "random", "full")
+_OF_LATENTS = ("extractor", "refocus_projector", "alignment", "unet")
+"""Parts that only batches with latents train; stage II has no others."""
+
+
+def require(ok: bool, message: str) -> None:
+    """Refuse an impossible setting.
+
+    Raises:
+        LareError: With the message, unless it is ok.
+    """
+    if not ok:
+        raise LareError(message)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """One source of a stage's data.
+
+    Attributes:
+        format: ``world`` (the embedded world, nothing to read), or a format of `lare.data.FORMATS`, or ``auto``.
+        path: The data file; None for the world.
+        images: Folder or archive of its images; None looks beside the file.
+        limit: Most samples taken from it; None takes all. For the world: scenes.
+        on_bad: ``skip`` counts, lists and leaves out bad rows, and replaces a row whose image turns out unreadable
+            later by another; ``refuse`` stops at the first.
+        check_images: How far images are looked at before training: ``none``, ``exist`` (one look at each file), or
+            ``decode`` (each is opened, which takes as long as an epoch's images).
+        families: Weight of each of the world's question families.
+        styles: Weight of each of the world's formats.
+        per_image: Questions asked about one of the world's pictures, which share its visual prefix.
+    """
+
+    format: str = "auto"
+    path: str | None = None
+    images: str | None = None
+    limit: int | None = None
+    on_bad: str = "skip"
+    check_images: str = "exist"
+    families: Mapping[str, float] = field(default_factory=dict, hash=False)
+    styles: Mapping[str, float] = field(default_factory=dict, hash=False)
+    per_image: int = 16
+
+    def __post_init__(self) -> None:
+        world = self.format == "world"
+        require(
+            world == (self.path is None),
+            "the data format 'world' takes no path" if world else f"data of format {self.format!r} needs a path",
+        )
+        require(world or not (self.families or self.styles), "families and styles are only for the data format 'world'")
+        if self.families or self.styles:
+            self._check_world()
+        require(self.on_bad in ("skip", "refuse"), f"data on_bad is {self.on_bad!r}; give skip or refuse")
+        require(
+            self.check_images in ("none", "exist", "decode"),
+            f"data check_images is {self.check_images!r}; give none, exist or decode",
+        )
+        require(self.limit is None or self.limit >= 1, f"data limit is {self.limit}; give at least 1, or leave it out")
+        require(self.per_image >= 1, f"data per_image is {self.per_image}; give at least 1")
+
+    def _check_world(self) -> None:
+        from lare.embedded.world.items import STYLES
+        from lare.embedded.world.questions import FAMILIES, TRAINING_FAMILIES
+
+        known = {"families": [*FAMILIES, *TRAINING_FAMILIES], "styles": list(STYLES)}
+        for name, names in known.items():
+            weights: Mapping[str, float] = getattr(self, name)
+            unknown = [one for one in weights if one not in names]
+            require(not unknown, f"data {name}: {', '.join(unknown)} is unknown; choose from {', '.join(names)}")
+            require(
+                all(weight >= 0 for weight in weights.values()) and (not weights or sum(weights.values()) > 0),
+                f"data {name}: the weights are {dict(weights)}; give numbers of 0 or more, one above 0",
+            )
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One entry of a run's plan.
+
+    Attributes:
+        stage: I, II, III or IV (the paper's Appendix A); decides what trains and which losses weigh in.
+        data: Its sources; samples are mixed in proportion to their numbers.
+        name: Its folder; by default the stage.
+        samples: Samples to train on; None is one epoch.
+        batch: Samples an update, over all processes and micro-batches.
+        micro_batch: Samples a forward pass of one process; None is all of the process's share.
+        learning_rate: Peak, for weights that were trained before.
+        new_learning_rate: Peak, for modules that start from nothing.
+        floor: Learning rate at its end, as a share of the peak; None takes the optimiser's.
+        iterations: K; None takes the model's in stages II-IV. Stage I has none.
+        window: ``saliency``, or the controls ``random`` and ``full``.
+        replaced: Rationale tokens that the text leaves out because the latents stand for them; None is the model's
+            `text_prefix` (the paper's reading), 0 none.
+        text_share: Share of batches that write the whole rationale behind empty delimiters, without latents.
+        direct_share: Share of batches that are answered at once.
+        fetch_share: Share of batches whose latents are not made but fetched: the visual token of the box that each
+            reasoning step needs stands in their place, so that the decoder learns to read them (data with boxes only).
+        full_share: Share of batches that write the rationale with all fine tokens in the decoder's context.
+        lm_grid: Side of the decoder's visual grid in this stage instead of the model's.
+        train: Parts to train instead of the stage's own.
+        losses: Weights instead of the run's, by name.
+    """
+
+    stage: str
+    data: tuple[DataConfig, ...]
+    name: str = ""
+    samples: int | None = None
+    batch: int = 128
+    micro_batch: int | None = None
+    learning_rate: float = 2e-5
+    new_learning_rate: float = 1e-4
+    floor: float | None = None
+    iterations: int | None = None
+    window: str = "saliency"
+    replaced: int | None = None
+    text_share: float = 0.0
+    direct_share: float = 0.0
+    fetch_share: float = 0.0
+    full_share: float = 0.0
+    lm_grid: int | None = None
+    train: tuple[str, ...] = ()
+    losses: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        label = f"stage {self.name or self.stage}"
+        require(self.stage in STAGE_NAMES, f"stage {self.stage!r} is unknown; give one of {', '.join(STAGE_NAMES)}")
+        if not self.name:
+            object.__setattr__(self, "name", self.stage)
+        require(
+            self.name.replace("_", "").replace("-", "").isalnum(),
+            f"{label}: the name {self.name!r} names a folder; use letters, digits, - and _",
+        )
+        require(bool(self.data), f"{label} has no data; add a source under data")
+        micro = self.micro_batch
+        require(self.batch >= 1, f"{label}: batch is {self.batch}; give at least 1")
+        require(
+            micro is None or (micro >= 1 and self.batch % micro == 0),
+            f"{label}: micro_batch {micro} does not divide batch {self.batch}; give a divisor",
+        )
+        for name in ("learning_rate", "new_learning_rate"):
+            require(getattr(self, name) > 0, f"{label}: {name} is {getattr(self, name)}; give a number above 0")
+        require(
+            self.floor is None or 0 <= self.floor <= 1,
+            f"{label}: floor is {self.floor}; give a share of the peak up to 1",
+        )
+        require(self.samples is None or self.samples >= 1, f"{label}: samples is {self.samples}; give at least 1")
+        require(
+            self.iterations is None or self.iterations >= 0, f"{label}: iterations is {self.iterations}; give 0 or more"
+        )
+        require(
+            self.stage == "I" or self.iterations != 0 or not self._semantic_losses(),
+            f"{label}: losses {', '.join(self._semantic_losses())} need latents; set iterations above 0 or them to 0",
+        )
+        require(
+            self.stage != "I" or not self.iterations,
+            f"{label} makes no latents; leave iterations out, or use stage II, III or IV",
+        )
+        require(
+            self.lm_grid is None or self.lm_grid >= 1,
+            f"{label}: lm_grid is {self.lm_grid}; give at least 1, or leave it out",
+        )
+        require(self.window in WINDOWS, f"{label}: window is {self.window!r}; give one of {', '.join(WINDOWS)}")
+        require(self.replaced is None or self.replaced >= 0, f"{label}: replaced is {self.replaced}; give 0 or more")
+        shares = (self.text_share, self.direct_share, self.fetch_share, self.full_share)
+        require(
+            min(shares) >= 0 and sum(shares) <= 1 + 1e-9,
+            f"{label}: text_share, direct_share, fetch_share and full_share must be 0 or more and sum up to at most 1",
+        )
+        require(
+            not self.fetch_share or all(one.format == "world" for one in self.data),
+            f"{label}: fetch_share needs the boxes of each reasoning step, which only the data format world has",
+        )
+        unknown = [part for part in self.train if part not in PARTS]
+        require(not unknown, f"{label}: unknown parts to train {unknown}; choose from {', '.join(PARTS)}")
+        self._check_latents(label)
+        wrong = [name for name in self.losses if name not in WEIGHTED]
+        require(not wrong, f"{label}: unknown losses {wrong}; choose from {', '.join(WEIGHTED)}")
+        require(
+            all(weight >= 0 for weight in self.losses.values()), f"{label}: a loss weight is negative; give 0 or more"
+        )
+
+    def _check_latents(self, label: str) -> None:
+        """Every batch must reach something that trains."""
+        parts = self.train or (_OF_LATENTS if self.stage == "II" else ())
+        if not parts or not set(parts) <= set(_OF_LATENTS):
+            return
+        plain = self.stage == "I" or self.iterations == 0
+        require(not plain, f"{label} makes no latents, and {', '.join(parts)} train on nothing else; change train")
+        require(
+            not (self.text_share or self.direct_share or self.full_share),
+            f"{label}: text_share, direct_share and full_share make batches without latents, on which "
+            f"{', '.join(parts)} can't train; leave them 0, or name more parts under train",
+        )
+        require(
+            not self.fetch_share or "refocus_projector" in parts,
+            f"{label}: fetch_share makes batches on which {', '.join(parts)} can't train; leave it 0, or name more "
+            "parts under train",
+        )
+
+    def _semantic_losses(self) -> list[str]:
+        return [name for name, weight in self.losses.items() if weight]

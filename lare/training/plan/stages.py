@@ -1,0 +1,76 @@
+"""The paper's four stages (Appendix A and B) as small task objects: which parts train, and which losses weigh in.
+
+| stage | trains | losses |
+| --- | --- | --- |
+| I vision-language alignment | projector | L_lm |
+| II latent alignment | Extractor, its projector, alignment heads, U-Net | L |
+| III instruction tuning | all but the vision encoder and the image tokenizer | L |
+| IV reasoning | the same | L |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import nn
+
+from lare.errors import LareError
+from lare.training.plan.config import PARTS, StageConfig
+
+__all__ = ["OWNERS", "STAGES", "Stage", "freeze_all_but", "parts_of"]
+
+OWNERS: dict[str, str] = {
+    "projector": "lare.projector.",
+    "refocus_projector": "lare.refocus_projector.",
+    "extractor": "lare.extractor.",
+    "language_model": "lare.language_model.",
+    "alignment": "alignment.",
+    "unet": "image.",
+}
+"""Where each part's parameters are in a `TrainingModel`; with "lm" sources the two projectors are one."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage.
+
+    Attributes:
+        title: What it is for, in the paper's words.
+        parts: What trains.
+        latents: Whether it makes latents, and so has losses on them.
+    """
+
+    title: str
+    parts: tuple[str, ...]
+    latents: bool
+
+
+STAGES: dict[str, Stage] = {
+    "I": Stage("vision-language alignment", ("projector",), False),
+    "II": Stage("latent alignment", ("extractor", "refocus_projector", "alignment", "unet"), True),
+    "III": Stage("instruction tuning", PARTS, True),
+    "IV": Stage("reasoning", PARTS, True),
+}
+
+
+def parts_of(stage: StageConfig) -> tuple[str, ...]:
+    """The parts that an entry of the plan trains."""
+    return stage.train or STAGES[stage.stage].parts
+
+
+def freeze_all_but(model: nn.Module, parts: Iterable[str]) -> list[tuple[str, nn.Parameter]]:
+    """Let exactly these parts of a `TrainingModel` train and return their named parameters.
+
+    Raises:
+        LareError: If that leaves nothing to train.
+    """
+    starts = tuple(OWNERS[part] for part in parts)
+    chosen = []
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith(starts))
+        if parameter.requires_grad:
+            chosen.append((name, parameter))
+    if not chosen:
+        raise LareError(f"the model has none of the parts {', '.join(parts)}; there is nothing to train")
+    return chosen

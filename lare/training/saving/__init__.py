@@ -1,0 +1,1 @@
+"""Checkpoints of a run: complete or absent, resumed bit by bit."""
