@@ -15,12 +15,11 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tqdm import tqdm
-
 from analysis.shared.cli import REPORTS
 from analysis.shared.report.document import Document
 from analysis.shared.report.index import write_index
 from lare.errors import LareError
+from lare.progress import progress
 
 __all__ = ["ANALYSES", "main"]
 
@@ -83,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.out.mkdir(parents=True, exist_ok=True)
         with ThreadPoolExecutor(options.at_once) as pool:
             jobs = pool.map(lambda name: _analyse(name, options.out, options.full), names)
-            found = list(tqdm(jobs, total=len(names), desc="analyses", unit="report"))
+            found = list(progress(jobs, total=len(names), desc="analyses", unit="report"))
         for name, seconds, problem in found:
             failed += problem is not None
             print(f"\n{name} ({seconds:.0f} s): {problem or _verdict(options.out, name)}")

@@ -311,11 +311,11 @@ def _asked(
     done: Sequence[tuple[RefocusRow, int]], limit: int | None, split: str, again: bool = False
 ) -> list[dict[str, Any]]:
     """Answers of rows that began with the same weights."""
-    from tqdm import tqdm
+    from lare.progress import progress
 
     content = [
         _ask(row, seed, limit, split, again) | {"title": row.title, "start": _begun_with(row, seed)}
-        for row, seed in tqdm(done, desc="asked", unit="run")
+        for row, seed in progress(done, desc="asked", unit="run")
     ]
     mend = "move their folders away, or name --rows of one start"
     _check_start(content, content[0]["start"], f"rows under {RUNS} that", mend)

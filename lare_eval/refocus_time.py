@@ -72,13 +72,13 @@ def milliseconds(rows: Sequence[TimedRow], rounds: int = 7, questions: int = QUE
     Returns:
         By row, ``ms_batch1`` and ``ms_batch16``: milliseconds an answer.
     """
-    from tqdm import tqdm
+    from lare.progress import progress
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     asked = {row.name: _asked(row, questions) for row in rows}
     spent: dict[str, dict[int, list[float]]] = {row.name: {size: [] for size in BATCHES} for row in rows}
-    for number in tqdm(range(rounds + 1), desc="timed", unit="round"):
+    for number in progress(range(rounds + 1), desc="timed", unit="round"):
         for row in rows if number % 2 else list(reversed(rows)):
             model, batches = asked[row.name]
             for size in BATCHES:

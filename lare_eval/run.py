@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from lmms_eval.models.model_utils.gen_metrics import log_metrics
 from loguru import logger
-from tqdm import tqdm
 
 from lare.errors import LareError
 from lare.methods.base import Answer, Method, Sampling
+from lare.progress import progress
 from lare.trace import AnswerRecord, TraceReader, TraceWriter
 from lare_eval.counts import Counts
 from lare_eval.normalise import ANSWER_MARK, normalise
@@ -83,7 +83,7 @@ class Run:
         asked = list({key: (key, request) for key, request in zip(keys, self._requests, strict=True)}.values())
         started = time.perf_counter()
         told = self._settings.progress
-        with tqdm(total=len(asked), desc="Answering", disable=self._settings.quiet or told is not None) as bar:
+        with progress(total=len(asked), desc="Answering", disable=self._settings.quiet or told is not None) as bar:
             tell = told or bar.update
             waiting = [pair for pair in asked if not self._found(*pair)]
             self.tally["resumed"] = len(asked) - len(waiting)

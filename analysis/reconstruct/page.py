@@ -11,7 +11,6 @@ picture, their mean, noise and zeros; a latent that holds the picture beats them
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -20,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from analysis.reconstruct.sampling import (
     Looks,
@@ -43,6 +41,7 @@ from analysis.shared.report.document import Column, Document, Figure, Sample, Se
 from analysis.shared.showing import picture
 from analysis.shared.stats import Result, cluster_difference, cluster_mean, holm, wilson
 from lare.errors import LareError
+from lare.progress import progress
 
 __all__ = ["compute", "main"]
 
@@ -74,7 +73,7 @@ def _pictures(
     noises = [reconstruction.draw(len(looks.latents), generator)[0] for _ in range(options.draws)]
     made: dict[str, list[Tensor]] = {name: [] for name in TITLES}
     given = conditions(looks.latents, seed, options.candidates)
-    for step, target in enumerate(tqdm(targets, desc="sampling", unit="step", disable=not sys.stderr.isatty())):
+    for step, target in enumerate(progress(targets, desc="sampling", unit="step")):
         for name in SAMPLED:
             drawn = [draw(reconstruction, given[name][:, step], noise, options.denoising) for noise in noises]
             made[name].append(torch.stack(drawn).mean(0))

@@ -21,11 +21,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from lare.embedded.world.benchmark import SIZES_BY_TASK, TASKS, make_task
 from lare.embedded.world.prompts import task_prompt
 from lare.methods import load_method
+from lare.progress import progress
 from lare_eval.normalise import normalise
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ class Asker:
             latent: Whether prompts end in <|latent_start|>.
         """
         starts = range(0, len(self.order), self.batch)
-        for start in tqdm(starts, desc=label, unit="batch", disable=self.quiet, leave=False):
+        for start in progress(starts, desc=label, unit="batch", disable=self.quiet, leave=False):
             rows = self.order[start : start + self.batch]
             chosen = [self.questions[row] for row in rows]
             prompts = self.processor.build_prompts([one.text for one in chosen], latent=latent)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from lare import __version__
 from lare.allocator import keep_freed_memory
 from lare.errors import LareError
+from lare.progress import quiet_libraries
 
 __all__ = ["main"]
 
@@ -51,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     keep_freed_memory()
+    if arguments is None:  # the process is this command's own
+        quiet_libraries()
     try:
         code = _run(words)
         sys.stdout.flush()

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from lare.data.source import FORMATS, IMAGE_CHECKS, ON_BAD, Report, Source
 from lare.errors import LareError
+from lare.progress import progress
 
 __all__ = ["main"]
 
@@ -67,7 +65,7 @@ def _check(options: argparse.Namespace) -> int:
     source = Source(options.file, options.format, options.images, options.on_bad, options.check_images)
     report = Report()
     size = options.file.stat().st_size if options.file.is_file() else 0
-    with tqdm(total=size, unit="B", unit_scale=True, desc="reading", file=sys.stderr, leave=False) as bar:
+    with progress(total=size, unit="B", unit_scale=True, desc="reading", leave=False) as bar:
         for _ in source.samples(report, bar.update):
             pass
     if options.list is not None:
@@ -118,7 +116,7 @@ def _decontaminate(options: argparse.Namespace) -> int:
     usual = SMALL_THRESHOLD if options.embedder == EFFICIENTNET else THRESHOLD
     threshold = usual if options.threshold is None else options.threshold
     size = options.file.stat().st_size if options.file.is_file() else 0
-    with tqdm(total=size, unit="B", unit_scale=True, desc="comparing", file=sys.stderr, leave=False) as bar:
+    with progress(total=size, unit="B", unit_scale=True, desc="comparing", leave=False) as bar:
         result = decontaminate(source, excluded, tests, embedder, threshold, bar.update)
     copy_rows(options.file, set(result.rows), options.out)
     left_out = [*result.removed, *result.report.problems, *result.unreadable]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -22,7 +21,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from jinja2 import TemplateError
-from tqdm import tqdm
 
 from lare.data.pictures import Pictures
 from lare.data.sample import BadRow, Problem, Sample
@@ -30,6 +28,7 @@ from lare.data.source import Report, Source
 from lare.errors import LareError
 from lare.images import load_image
 from lare.model.processing_lare import IMAGE_PLACEHOLDER, IMAGE_TOKEN
+from lare.progress import note, progress
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -168,10 +167,9 @@ def _tell(source: Source, summary: dict[str, Any], folder: Path) -> None:
     """Say what was left out, since most of it is what somebody forgot to download."""
     left = ", ".join(f"{count:,} {kind}" for kind, count in summary["left_out"].items())
     if left:
-        tqdm.write(
+        note(
             f"{source.path.name}: {summary['rows']:,} rows, {summary['samples']:,} samples; left out: {left}, in "
-            f"{folder / 'problems.jsonl'} (once mended, remove {folder}, and all is packed anew)",
-            file=sys.stderr,
+            f"{folder / 'problems.jsonl'} (once mended, remove {folder}, and all is packed anew)"
         )
 
 
@@ -211,7 +209,7 @@ def _write(source: Source, processor: LareProcessor, part: Path, limit: int | No
     with (
         open(part / "tokens.bin", "wb") as tokens,
         open(part / "bytes.bin", "wb") as raw,
-        tqdm(total=size, unit="B", unit_scale=True, desc=f"packing {source.path.name}", mininterval=2) as bar,
+        progress(total=size, unit="B", unit_scale=True, desc=f"packing {source.path.name}", mininterval=2) as bar,
     ):
         samples = islice(source.samples(report, bar.update), limit)
         while chunk := list(islice(samples, _CHUNK)):

@@ -19,13 +19,13 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from lare.embedded.encoder import SceneStream
 from lare.embedded.world.render import render
 from lare.embedded.world.scene import IMAGE_SIZE, sample_scene
 from lare.errors import LareError
 from lare.losses.image_codes import autoencoder, image_features, image_pixels
+from lare.progress import note, progress
 from lare.training.optimiser.schedule import learning_rate
 from lare.training.precision import fast_bf16
 from lare.training.saving.state import load_state, save_state
@@ -133,7 +133,7 @@ def train_tokenizer(
         first, before = int(saved[1]["step"]), float(saved[1]["seconds"])
     crops, began = validation_crops(), time.time()
     loader = DataLoader(SceneStream(BATCH, first * BATCH), batch_size=None, num_workers=workers)
-    bar = tqdm(range(first, steps), desc="image tokenizer", mininterval=5, initial=first, total=steps)
+    bar = progress(range(first, steps), desc="image tokenizer", mininterval=5, initial=first, total=steps)
     for step, (pictures, _) in zip(bar, loader, strict=False):
         # A generator a step: a resumed run draws what the interrupted one would have drawn.
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
@@ -166,7 +166,7 @@ def _report(out: Path, images: int, loss: float, seconds: float, decibels: float
     row = {"images": images, "loss": loss, "minutes": seconds / 60, "psnr": decibels}
     with open(out / "history.jsonl", "a", encoding="utf8") as file:
         file.write(json.dumps(row) + "\n")
-    tqdm.write(json.dumps(row))
+    note(json.dumps(row))
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -10,7 +10,6 @@ from zlib import crc32
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from lare.embedded.encoder import pixels
 from lare.embedded.vision_conv import LareVisionModel
@@ -19,6 +18,7 @@ from lare.embedded.world.questions import FAMILIES
 from lare.embedded.world.render import render
 from lare.embedded.world.scene import IMAGE_SIZE, SIDE, sample_scene
 from lare.errors import LareError
+from lare.progress import progress
 from lare.training.feeding.batch import MicroBatch
 from lare.training.feeding.features import open_array, write_array
 from lare.training.feeding.loader import Mode, Split, StageBatches, encode_rows, on_grid, stage_mode
@@ -54,7 +54,7 @@ def _encoded(encoder: LareVisionModel, split: str, scenes: int) -> Iterator[np.n
     """(up to 64, g*g, d_vis) features, scene by scene."""
     encoder.train(False)
     variants = 0 if split == "validation" else VARIANTS
-    for start in tqdm(range(0, scenes, 64), desc=f"features {split}", mininterval=5):
+    for start in progress(range(0, scenes, 64), desc=f"features {split}", mininterval=5):
         images = np.stack([render(sample_scene(split, i), variants) for i in range(start, min(scenes, start + 64))])
         with torch.no_grad():
             features = encoder(pixels(torch.from_numpy(images))).last_hidden_state

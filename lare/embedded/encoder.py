@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
-from tqdm import tqdm
 
 from lare.embedded.vision_conv import LareVisionConfig, LareVisionModel
 from lare.embedded.world.concepts import COLOUR_NAMES, KINDS
 from lare.embedded.world.render import render
 from lare.embedded.world.scene import SIDE, Scene, sample_scene
+from lare.progress import note, progress
 from lare.training.precision import fast_bf16
 from lare.training.saving.state import load_state, save_state
 
@@ -139,7 +139,7 @@ def train_encoder(
     began = time.time()
     stream = SceneStream(batch_size, first * batch_size)
     batches = iter(DataLoader(stream, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None))
-    bar = tqdm(range(first, steps), desc="encoder", mininterval=5, initial=first, total=steps)
+    bar = progress(range(first, steps), desc="encoder", mininterval=5, initial=first, total=steps)
     for step in bar:
         loss = encoder_step(both, *next(batches))
         optimiser.zero_grad()
@@ -170,4 +170,4 @@ def _report(both: nn.ModuleDict, out: Path, images: int, loss: float, minutes: f
     out.mkdir(parents=True, exist_ok=True)
     with open(out / "history.jsonl", "a", encoding="utf8") as file:
         file.write(json.dumps(row) + "\n")
-    tqdm.write(json.dumps(row))
+    note(json.dumps(row))

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from lare.embedded.batches import WorldBatches
 from lare.errors import LareError
@@ -26,6 +25,7 @@ from lare.losses.image_sampling import (
     identify,
     sample_images,
 )
+from lare.progress import progress
 from lare.training.feeding.loader import Mode, Split, stage_mode
 from lare.training.model import TrainingModel
 from lare.training.plan.run_file import load_run_config
@@ -80,7 +80,7 @@ def identification(run: Path, rows: int = 512, steps: int = 20, seed: int = 0) -
     )
     right: dict[str, list[float]] = {}
     generator = torch.Generator().manual_seed(seed)
-    for step in tqdm(range(rows // CANDIDATES), desc="identifying"):
+    for step in progress(range(rows // CANDIDATES), desc="identifying"):
         for name, hits in _one(
             model, batches, step, steps, generator, stage_mode(stage, model.lare.config, 1.0)
         ).items():

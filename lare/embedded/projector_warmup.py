@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from lare.embedded.encoder import labels
 from lare.embedded.world.concepts import COLOUR_NAMES, DIRECTIONS, KINDS, SIZES
@@ -22,6 +21,7 @@ from lare.embedded.world.questions import place
 from lare.embedded.world.scene import SIDE, sample_scene
 from lare.model import LareForConditionalGeneration
 from lare.model.vision import pool_grid
+from lare.progress import progress
 
 WORDS: tuple[tuple[str, ...], ...] = (KINDS, COLOUR_NAMES, SIZES, DIRECTIONS, tuple("0123456789"))
 """The words of each row of `lare.embedded.encoder.labels`."""
@@ -82,7 +82,7 @@ def align_projector(
     optimiser = torch.optim.AdamW(model.projector.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps)
     explained = 0.0
-    for _ in tqdm(range(steps), desc="projector", mininterval=5):
+    for _ in progress(range(steps), desc="projector", mininterval=5):
         chosen = rng.integers(len(features), size=batch_size)
         label = torch.from_numpy(np.stack([labels(sample_scene(split, int(i))) for i in chosen]))
         target = cell_targets(table, ids, label, place_Nd)

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import yaml
-from tqdm import tqdm
 
 from lare.errors import LareError
+from lare.progress import progress
 
 __all__ = ["RowRun", "read_rows", "train_row", "train_rows"]
 
@@ -94,7 +94,7 @@ def train_rows(runs: Sequence[RowRun], at_once: int = 1) -> None:
         LareError: If a row failed; the others are trained first.
     """
     with ThreadPoolExecutor(at_once) as pool:
-        done = tqdm(pool.map(train_row, runs), total=len(runs), desc="rows", unit="run")
+        done = progress(pool.map(train_row, runs), total=len(runs), desc="rows", unit="run")
         failures = [one for one in done if one]
     if failures:
         raise LareError("; ".join(failures))

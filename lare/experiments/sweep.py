@@ -23,12 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from lare.errors import LareError
 from lare.experiments.rows import RowRun, read_rows, train_rows
 from lare.experiments.sweep_tables import csv_table, markdown_table, summarise
 from lare.files import save_text
+from lare.progress import progress
 from lare.training.plan.run_file import load_run_config
 
 __all__ = ["SweepRow", "jobs_of", "load_sweep_rows", "main"]
@@ -143,7 +142,7 @@ def run(options: argparse.Namespace) -> None:
     done = [job for job in jobs if job[2].trained]
     if not done:
         raise LareError(f"no trained rows under {options.runs}; leave --no-train out")
-    judged = [_ask(*job, options.scenes) for job in tqdm(done, desc="asked", unit="run")]
+    judged = [_ask(*job, options.scenes) for job in progress(done, desc="asked", unit="run")]
     write(judged, options.out)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 
 from lare.errors import LareError
+from lare.progress import note
 from lare.training.plan.config import RunConfig
 from lare.training.plan.run_file import load_run_config
 
@@ -130,7 +131,7 @@ def _train(config: RunConfig) -> int:
         prepared = Prepared(config)
         prepared.files()
     if slow(config) and accelerator.is_main_process:
-        print("lare: this processor has no bfloat16 arithmetic and is many times slower with it; give precision=fp32")
+        note(f"this machine only imitates {config.precision} and is many times slower with it; give precision=auto")
     code = Trainer(config, prepared.model, prepared.processor, prepared.plan, accelerator).run()
     if code == 0 and accelerator.is_main_process:
         print(f"finished: {Path(config.out) / config.stages[-1].name / 'final'}")

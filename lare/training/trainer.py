@@ -21,9 +21,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from tqdm import tqdm
 
 from lare.errors import LareError
+from lare.progress import note, pace, progress
 from lare.training.distributed.sharding import FullyShard, Whole, check_sharded, launched_as
 from lare.training.feeding.batch import Draws, MicroBatch
 from lare.training.feeding.loader import Split, StageBatches, batch_loader
@@ -130,7 +130,7 @@ class Trainer:
         if self.main:
             for told in (describe_replaced(self.out / stage.name) for stage in self.config.stages):
                 if told is not None:
-                    tqdm.write(told)
+                    note(told)
         return 0
 
     def _stage(self, number: int, stage: StageConfig, before: StageConfig | None, folder: Path) -> bool:
@@ -241,7 +241,7 @@ class _StageRun:
         trainer.model.train()
         log = RunLog(self.config, self.folder, self.stage.name, first) if main else None
         began = time.monotonic() - seconds
-        bar = tqdm(
+        bar = progress(
             total=self.steps,
             initial=first,
             desc=f"stage {self.stage.name}",
@@ -260,12 +260,13 @@ class _StageRun:
             elapsed = time.monotonic() - began
             stopping = trainer.stopping()
             if log is not None:
-                bar.set_postfix_str(_postfix(result, self.stage.batch * (step + 1 - first) / (elapsed - seconds)))
+                made = pace(self.stage.batch * (step + 1 - first), elapsed - seconds)
+                bar.set_postfix_str(_postfix(result, made, self.sharding.skipped), refresh=False)
                 self._record(log, step, result, norm, factor, elapsed)
             if step + 1 < self.steps and (stopping or (step + 1) % self.config.save_every == 0):
                 self._save(step + 1, elapsed)
             if stopping and step + 1 < self.steps:
-                tqdm.write(f"stopped at update {step + 1} of stage {self.stage.name}; saved in {self.folder}")
+                note(f"stopped at update {step + 1} of stage {self.stage.name}; saved in {self.folder}")
                 return False
         bar.close()
         self._finish(time.monotonic() - began)
@@ -337,9 +338,9 @@ class _StageRun:
         trainer.accelerator.wait_for_everyone()
 
 
-def _postfix(result: StepResult, speed: float) -> str:
+def _postfix(result: StepResult, made: str, skipped: int) -> str:
     parts = " ".join(f"{name} {value:.3f}" for name, value in result.losses.items())
-    return f"{parts}, {speed:.0f} samples/s"
+    return f"{parts}, {made}" + (f", {skipped} overflows" if skipped else "")
 
 
 def finished(config: RunConfig) -> dict[str, Any] | None:

@@ -6,11 +6,10 @@ import argparse
 import json
 from pathlib import Path
 
-from tqdm import tqdm
-
 from lare.embedded.world.benchmark import SIZES_BY_TASK, TASKS, make_task
 from lare.embedded.world.blind import blind_score, format_table
 from lare.errors import LareError
+from lare.progress import progress
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -37,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with open(folder / "questions.jsonl", "w", encoding="utf8") as file:
-                for i, row in enumerate(tqdm(rows, desc=task, leave=False)):
+                for i, row in enumerate(progress(rows, desc=task, leave=False)):
                     name = f"{i:05d}.png"
                     row["image"].save(folder / name)
                     file.write(json.dumps(row | {"image": name}) + "\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -10,10 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 from filelock import FileLock
-from tqdm import tqdm
 
 from lare.data.packed import FIND, Packed, PackedRow
 from lare.errors import LareError
+from lare.progress import note, progress
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -106,7 +105,7 @@ def _encoded(
     device = next(model.vision_tower.parameters()).device
     shape = (model.config.grid**2, int(model.projector.linear_1.weight.shape[1]))
     problems: list[str] = []
-    for start in tqdm(range(0, len(numbers), _BATCH), desc="encoding images", mininterval=2):
+    for start in progress(range(0, len(numbers), _BATCH), desc="encoding images", mininterval=2):
         rows = packed.rows(numbers[start : start + _BATCH])
         found = np.full((len(rows), *shape), np.nan, np.float32)
         readable, images = _readable(packed, rows, problems)
@@ -117,11 +116,10 @@ def _encoded(
     if len(problems) == len(numbers):
         raise LareError(f"none of the {len(numbers):,} images can be read; {problems[0]}; {FIND}")
     if problems:
-        tqdm.write(
+        note(
             f"{len(problems):,} of {len(numbers):,} images can't be read, and other samples take the place of theirs: "
             + "; ".join(problems[:5])
-            + ("; ..." if len(problems) > 5 else ""),
-            file=sys.stderr,
+            + ("; ..." if len(problems) > 5 else "")
         )
 
 
