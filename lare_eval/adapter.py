@@ -11,6 +11,7 @@ the end, and kept in the trace with its reason.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -37,15 +38,11 @@ AUTO_BATCH = 16
 
 
 class LareAdapter(lmms):  # type: ignore[misc]
-    """One method as an lmms-eval model. All arguments but the last three come from ``--model_args``.
+    """One method as an lmms-eval model. Arguments come from ``--model_args``, but `model` and `progress`.
 
     Args:
         pretrained: Checkpoint folder or hub id; default: the small one shipped with LaRe.
         method: Method to answer with; default: that of the model's name.
-        iterations: Latent iterations K.
-        window: Side of the window in cells of the fine grid.
-        stop: When to stop thinking: fixed, cosine:C, l1:C or l2:C.
-        system_prompt: Text, or file with the text, of a system turn.
         dtype: float32, bfloat16 or float16; default: the checkpoint's.
         device: Torch device; default: what accelerate gives this process.
         max_new_tokens: Most text tokens of every answer, in place of each task's own number.
@@ -53,12 +50,13 @@ class LareAdapter(lmms):  # type: ignore[misc]
         resume: Directory where answers are kept and looked up; default: answers are not kept.
         batch_size: Questions answered at once, or "auto".
         max_batch_size: Accepted and not used.
-        model: A ready `Method`, for evaluations from Python (during training, say), in place of all of the above up to
-            `dtype`.
+        model: A ready `Method`, for evaluations from Python (during training, say), in place of `pretrained`, `method`,
+            `dtype`, `device` and the method's options.
         progress: Called with the number of questions that were just answered, in place of a progress bar.
+        **options: The method's options (its `options_type`); `system_prompt` may name a file with the text.
 
     Raises:
-        LareError: If an argument is unknown or impossible.
+        LareError: If an argument is known neither here nor to the method, or impossible.
     """
 
     is_simple = False
@@ -68,10 +66,6 @@ class LareAdapter(lmms):  # type: ignore[misc]
         self,
         pretrained: str | None = None,
         method: str | None = None,
-        iterations: int | None = None,
-        window: int | None = None,
-        stop: str | None = None,
-        system_prompt: str | None = None,
         dtype: str | None = None,
         device: str | None = None,
         max_new_tokens: int | None = None,
@@ -81,22 +75,21 @@ class LareAdapter(lmms):  # type: ignore[misc]
         max_batch_size: int | None = None,
         model: Method | None = None,
         progress: Callable[[int], None] | None = None,
-        **unknown: Any,
+        **options: Any,
     ) -> None:
         super().__init__()
-        if unknown:
-            raise LareError(f"unknown --model_args {', '.join(sorted(unknown))}; known are {', '.join(_ARGUMENTS)}")
+        name = method or self.method_name
+        if options.get("system_prompt") is not None:
+            options["system_prompt"] = self._resolve_system_prompt(str(options["system_prompt"]))
+        _check_options(name, options)
         self.batch_size = _whole("batch_size", AUTO_BATCH if str(batch_size).startswith("auto") else batch_size or 1)
         self.max_new_tokens = None if max_new_tokens is None else _whole("max_new_tokens", max_new_tokens)
-        options = {"iterations": iterations, "window": window, "stop": stop}
-        options["system_prompt"] = self._resolve_system_prompt(str(system_prompt or "")) or None
-        options = {name: value for name, value in options.items() if value is not None}
-        name = method or self.method_name
-        get_method(name).check_options(options)
         explain_missing_data()
         keep_freed_memory()
         self.accelerator = Accelerator()
         self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
+        if model is not None and any(value is not None for value in options.values()):
+            raise LareError(f"{', '.join(options)} can't be given beside a ready model; give them to the model itself")
         if model is None:
             model = load_method(name, pretrained, device or str(self.accelerator.device), dtype, **options)
         # In a tuple, so that lmms-eval, which after a run deletes every module it finds on this object, finds none.
@@ -134,7 +127,9 @@ class LareAdapter(lmms):  # type: ignore[misc]
             progress=self._progress,
         )
         store = AnswerStore(self._resume)
-        writer = None if self._trace is None else TraceWriter(self._trace, self._info())
+        writer = (
+            None if self._trace is None else TraceWriter(self._trace, self._info(), columns=self._method[0].columns)
+        )
         run = Run(settings, prepared, self.task_dict, store, writer)
         try:
             answers = run.answer_all()
@@ -174,10 +169,20 @@ class LareAdapter(lmms):  # type: ignore[misc]
         }
 
 
-_ARGUMENTS = (
-    "pretrained", "method", "iterations", "window", "stop", "system_prompt", "dtype", "device", "max_new_tokens",
-    "trace", "resume", "batch_size",
-)  # fmt: skip
+_OF_PYTHON = ("self", "model", "progress", "max_batch_size", "options")
+"""Arguments of `LareAdapter` that ``--model_args`` has no use for."""
+
+
+def _check_options(method: str, options: Mapping[str, Any]) -> None:
+    """Refuse what neither the plug-in nor the method knows, and impossible values, before anything is loaded."""
+    kind = get_method(method).options_type
+    if unknown := sorted(set(options) - set(kind.names())):
+        own = [name for name in inspect.signature(LareAdapter.__init__).parameters if name not in _OF_PYTHON]
+        raise LareError(
+            f"unknown --model_args {', '.join(unknown)}; known are {', '.join(own)}, and of the method {method!r} "
+            f"{', '.join(kind.names())}"
+        )
+    kind.read(method, options)
 
 
 def _parse(arguments: str | Mapping[str, Any]) -> Mapping[str, Any]:

@@ -30,9 +30,9 @@ Evaluate with lmms-eval. The same as lmms-eval, but with one clear message and c
 
   --model MODEL          lare (default), lare_llava, ... or any other model of lmms-eval
   --tasks TASKS          default lare_mini: five stand-ins that need no download; or mmbench,pope and so on
-  --model_args A=B,C=D   pretrained, method, iterations, window, stop, system_prompt, dtype, device, max_new_tokens,
-                         trace (a directory for the trace), resume (a directory where answers are kept, so that a
-                         killed evaluation goes on where it stopped), batch_size
+  --model_args A=B,C=D   pretrained, method, dtype, device, max_new_tokens, trace (a directory for the trace), resume
+                         (a directory where answers are kept, so that a killed evaluation goes on where it stopped),
+                         batch_size; and the method's own options: iterations, window, stop, system_prompt, ...
   --limit N              only the first N questions of each task
   --output_path DIR      write the results there; with --log_samples every answer as well
   --gen_kwargs A=B       generation arguments in place of the tasks' own, such as max_new_tokens=256

@@ -137,7 +137,7 @@ def _questions(options: argparse.Namespace) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Make the passes, print the summary and where it lies; returns the exit code."""
-    from lare.cli.loading import resolve_checkpoint
+    from lare.loading import resolve_checkpoint
 
     started = time.perf_counter()
     for checkpoint in (options.checkpoint, options.against or options.checkpoint):

@@ -1,16 +1,16 @@
 """What lmms-eval reads at start: which models this package adds.
 
 lmms-eval calls `manifests` while it is itself half imported, and one entry point that fails hides all that come after
-it; so nothing heavy is imported here, and methods are found by their file names.
+it; so nothing heavy is imported here, and methods are found without importing them (`lare.methods.listing`).
 """
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import sys
-from pathlib import Path
 from typing import Any
+
+from lare.methods import method_names
 
 __all__ = ["manifests", "model_id"]
 
@@ -27,15 +27,9 @@ def manifests() -> list[Any]:
     if "lmms_eval.evaluator" in sys.modules:
         _offer_tasks()
     return [
-        ModelManifest(model_id=model_id(method), chat_class_path=f"lare_eval.models.{method}") for method in _methods()
+        ModelManifest(model_id=model_id(method), chat_class_path=f"lare_eval.models.{method}")
+        for method in method_names()
     ]
-
-
-def _methods() -> list[str]:
-    spec = importlib.util.find_spec("lare")
-    folders = spec.submodule_search_locations if spec else None
-    files = [file for folder in folders or () for file in Path(folder, "methods").glob("*.py")]
-    return sorted(file.stem for file in files if file.stem != "base" and not file.stem.startswith("_"))
 
 
 def _offer_tasks() -> None:

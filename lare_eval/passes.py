@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lare.methods.base import Method
     from lare.trace import TraceReader
 
-__all__ = ["evaluate_pass", "random_windows"]
+__all__ = ["evaluate_pass"]
 
 
 def evaluate_pass(
@@ -107,19 +107,3 @@ def _scenes(reader: TraceReader, task: str) -> dict[int, str]:
     scenes = chosen.column("meta.scene", default="")
     # A task without scenes has every question for itself.
     return {number: scene or f"{task}/{number}" for number, scene in zip(numbers, scenes, strict=True)}
-
-
-def random_windows(method: Method) -> Method:
-    """The same model and options, looking at random windows."""
-    import torch
-
-    from lare.methods.lare import Lare
-
-    class Random(Lare):
-        """LaRe whose windows are drawn, not chosen."""
-
-        def _generate(self, *given: Any, **options: Any) -> list[Any]:
-            generator = torch.Generator().manual_seed(0)
-            return super()._generate(*given, window_mode="random", generator=generator, **options)
-
-    return Random(method.model, method.processor, iterations=method.iterations)

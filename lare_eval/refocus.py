@@ -37,7 +37,7 @@ from lare.experiments.rows import RowRun, read_rows, train_rows
 from lare.files import save_text
 from lare.training.saving.checkpoints import file_hash, read_meta
 from lare_eval.looks import check_looks, earlier_looks, split_of
-from lare_eval.passes import evaluate_pass, random_windows
+from lare_eval.passes import evaluate_pass
 
 if TYPE_CHECKING:
     from lare.methods.base import Method
@@ -95,8 +95,8 @@ def method_of(row: RefocusRow, checkpoint: Path) -> Method:
 
     if not row.delimiters:
         return load_method("llava", str(checkpoint))
-    method = load_method("lare", str(checkpoint), iterations=row.iterations)
-    return random_windows(method) if row.window == "random" else method
+    mode = "random" if row.window == "random" else "saliency"
+    return load_method("lare", str(checkpoint), iterations=row.iterations, window_mode=mode)
 
 
 def hit_rates(traces: TraceReader) -> dict[str, float]:

@@ -15,7 +15,7 @@ from loguru import logger
 from lare.errors import LareError
 from lare.methods.base import Answer, Method, Sampling
 from lare.progress import progress
-from lare.trace import AnswerRecord, TraceReader, TraceWriter
+from lare.trace import ARRAYS, AnswerRecord, TraceReader, TraceWriter
 from lare_eval.counts import Counts
 from lare_eval.normalise import ANSWER_MARK, normalise
 from lare_eval.questions import Question, Request, read_question
@@ -182,6 +182,7 @@ class Run:
     def _trace(self, stored: StoredAnswer, request: Request, question: Question | None, answer: Answer | None) -> None:
         if self._writer is None:
             return
+        arrays = answer.arrays if answer else {}
         record = AnswerRecord(
             method=self._settings.method.name,
             checkpoint=self._settings.fingerprint,
@@ -197,7 +198,8 @@ class Run:
             seconds=answer.seconds if answer else {},
             meta=question.facts if question else {},
             key=stored.key,
-            **(answer.arrays if answer else {}),
+            **{name: value for name, value in arrays.items() if name in ARRAYS},
+            own={name: value for name, value in arrays.items() if name not in ARRAYS},
         )
         self._writer.append(record)
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lare_eval.passes import random_windows
 from lare_eval.summary import Pass
 
 if TYPE_CHECKING:
@@ -54,56 +53,23 @@ def make_method(setting: str, thinking: Method, against: str | None = None) -> M
     """
     from lare.methods import get_method, load_method
 
-    model, processor = thinking.model, thinking.processor
     if setting == DIRECT:
-        return get_method("llava")(model, processor)
-    if setting == TEXT:
-        return get_method("lare")(model, processor, iterations=0)
-    if setting == RANDOM:
-        return random_windows(thinking)
+        return get_method("llava")(thinking.model, thinking.processor)
+    if setting == AGAINST:
+        return load_method("lare", against)
+    return thinking.changed(**_changes(setting, thinking))
+
+
+def _changes(setting: str, thinking: Method) -> dict[str, Any]:
+    """The options of the method "lare" that make a setting."""
     if setting == FINE:
-        return _fine(thinking)
-    if setting == BLIND:
-        return _blind(thinking)
-    return load_method("lare", against) if setting == AGAINST else thinking
-
-
-def _blind(method: Method) -> Method:
-    """The same model and options, shown a grey picture whatever the image is."""
-    from PIL import Image
-
-    from lare.methods.base import Answer, Sampling
-    from lare.methods.lare import Lare
-
-    class Blind(Lare):
-        """LaRe that is not shown the image."""
-
-        def answer(
-            self, images: Sequence[Image.Image], questions: Sequence[str], sampling: Sampling, trace: bool = False
-        ) -> list[Answer]:
-            grey = [Image.new("RGB", image.size, (128, 128, 128)) for image in images]
-            return super().answer(grey, questions, sampling, trace)
-
-    return Blind(method.model, method.processor, iterations=method.iterations)
-
-
-def _fine(method: Method) -> Method:
-    """The same model without latent steps, with all fine tokens in its context; leaves the model as it was."""
-    from lare.methods.lare import Lare
-
-    class Fine(Lare):
-        """LaRe that reads the whole fine grid."""
-
-        def answer(self, *given: Any, **options: Any) -> list[Any]:
-            config, processor = self.model.config, self.processor
-            before = (config.lm_grid, processor.lm_grid)
-            config.lm_grid = processor.lm_grid = config.grid
-            try:
-                return super().answer(*given, **options)
-            finally:
-                config.lm_grid, processor.lm_grid = before
-
-    return Fine(method.model, method.processor, iterations=0)
+        return {"iterations": 0, "lm_grid": thinking.model.config.grid}
+    changes: dict[str, dict[str, Any]] = {
+        TEXT: {"iterations": 0},
+        RANDOM: {"window_mode": "random"},
+        BLIND: {"image": "blank"},
+    }
+    return changes.get(setting, {})
 
 
 Guesses = Mapping[str, Mapping[int, float]]

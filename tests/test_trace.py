@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lare import LareError
-from lare.trace import ARRAYS, SCALARS, AnswerRecord, TraceReader, TraceWriter
+from lare.trace import ARRAYS, SCALARS, AnswerRecord, Column, TraceReader, TraceWriter
 
 
 def make_record(number: int, steps: int = 2, prompt: int = 5, **changes) -> AnswerRecord:
@@ -248,3 +248,71 @@ def test_no_pickle_anywhere(tmp_path):
     write(tmp_path, range(2))
     for path in tmp_path.rglob("*"):
         assert path.is_dir() or path.suffix in {".json", ".jsonl", ".bin"}
+
+
+OWN = {"crop": Column("<i2", (4,)), "inserted": Column("<f4", ("n", 3)), "kept": Column("|b1", ("n",))}
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.none() | st.integers(0, 5), min_size=1, max_size=8), st.integers(1, 4))
+def test_a_methods_own_columns_come_back(tmp_path_factory, counts, shard_rows):
+    """Left out or ragged, next to answers of a method that has no such column."""
+    folder, rng = tmp_path_factory.mktemp("own"), np.random.default_rng(0)
+    written = [
+        {}
+        if count is None
+        else {
+            "crop": rng.integers(-9, 9, 4),
+            "inserted": rng.normal(size=(count, 3)).astype(np.float32),
+            "kept": rng.random(count) > 0.5,
+        }
+        for count in counts
+    ]
+    with TraceWriter(folder / "rival", shard_rows=shard_rows, columns=OWN) as writer:
+        for number, own in enumerate(written):
+            writer.append(make_record(number, own=own))
+    write(folder / "plain", [99])
+    reader = TraceReader(folder / "rival", folder / "plain")
+    assert reader.own == tuple(OWN) and reader.columns[-3:] == tuple(OWN)
+    for name, column in OWN.items():
+        found = reader.column(name)
+        assert len(found) == len(written) + 1 and reader.dtype(name) == np.dtype(column.dtype)
+        for value, own in zip(found, [*written, {}], strict=True):
+            np.testing.assert_array_equal(value, own.get(name, column.empty()))
+            assert value.dtype == np.dtype(column.dtype)
+    for record, own in zip(reader, [*written, {}], strict=True):
+        assert {name for name, value in record.own.items() if value.size} <= set(own)
+        for name, value in own.items():
+            np.testing.assert_array_equal(record.own[name], value)
+    assert_same(next(iter(reader)), make_record(0))
+
+
+def test_own_columns_that_do_not_fit_are_refused_and_nothing_is_lost(tmp_path):
+    for name, column, message in [
+        ("latents", Column("<f4", ("n",)), "can't be named 'latents'"),
+        ("text", Column("<f4", ("n",)), "can't be named 'text'"),
+        ("../up", Column("<f4", ("n",)), "can't be named"),
+        ("words", Column("O", ("n",)), "a numpy type of numbers"),
+        ("words", Column("no type", ("n",)), "a numpy type of numbers"),
+        ("words", Column("<f4", ()), "and its axes"),
+    ]:
+        with pytest.raises(LareError, match=message):
+            TraceWriter(tmp_path / "none", columns={name: column})
+    with TraceWriter(tmp_path / "t", columns=OWN) as writer:
+        writer.append(make_record(0, own={"crop": [1, 2, 3, 4]}))
+        with pytest.raises(LareError, match="'crops' is not declared"):
+            writer.append(make_record(1, own={"crops": [1]}))
+        with pytest.raises(LareError, match=r"'crop' is declared with shape \(4,\), but got \(3,\)"):
+            writer.append(make_record(1, own={"crop": [1, 2, 3]}))
+    assert [record.doc_id for record in TraceReader(tmp_path / "t")] == [0]
+
+
+@pytest.mark.parametrize("header", [{"../up": ["<f4", 1]}, {"objects": ["O", 1]}, {"latents": ["O", 3]}, {"x": "<f4"}])
+def test_a_shard_whose_columns_are_foreign_is_refused(tmp_path, header):
+    write(tmp_path / "t", [0])
+    (file,) = (tmp_path / "t").glob("shard-*/shard.json")
+    content = json.loads(file.read_text())
+    content["arrays"] |= header
+    file.write_text(json.dumps(content))
+    with pytest.raises(LareError, match=r"no readable shard.json"):
+        TraceReader(tmp_path / "t")

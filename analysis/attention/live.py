@@ -24,6 +24,7 @@ from torch import Tensor
 from analysis.heatmaps.numbers import lay_out
 from analysis.shared.asking import MAX_NEW_TOKENS
 from lare.errors import LareError
+from lare.methods.generating import Generating
 from lare.model.generation import attention_shares
 from lare.model.loop import LoopState, extend, prefill
 from lare.model.losses import target_states
@@ -84,13 +85,13 @@ class Again:
     """
 
     def __init__(self, method: Method, pictures: Sequence[Image], questions: Sequence[str], batch: int = BATCH) -> None:
-        if method.name not in ("lare", "llava"):
+        if not isinstance(method, Generating) or type(method).answer is not Generating.answer:
             raise LareError(f"the method {method.name!r} can't be asked again here; give traces of 'lare' or 'llava'")
         self.method, self.model = method, method.model
-        self.pictures, self.prompts, self.batch = list(pictures), method.prompts(questions), batch
+        self.pictures, self.questions, self.batch = list(pictures), list(questions), batch
 
     def __len__(self) -> int:
-        return len(self.prompts)
+        return len(self.questions)
 
     @cached_property
     def _batches(self) -> list[tuple[slice, dict[str, Tensor]]]:
@@ -98,10 +99,8 @@ class Again:
         found = []
         for start in range(0, len(self), self.batch):
             part = slice(start, start + self.batch)
-            made = self.method.processor(images=self.pictures[part], text=self.prompts[part], return_tensors="pt")
-            inputs = {name: made[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
-            pixels = made["pixel_values"].to(self.model.device, self.model.dtype)
-            found.append((part, {**inputs, "pixel_values": pixels}))
+            with self.method.configured():
+                found.append((part, self.method.inputs(self.pictures[part], self.questions[part])))
         return found
 
     @cached_property
@@ -109,12 +108,10 @@ class Again:
         """The answers written greedily: ids (N, T), and where they stand, (N, T) booleans; without the end token."""
         ids = torch.zeros(len(self), MAX_NEW_TOKENS, dtype=torch.long)
         stands = torch.zeros(len(self), MAX_NEW_TOKENS, dtype=torch.bool)
-        options: dict[str, Any] = {"max_new_tokens": MAX_NEW_TOKENS, "iterations": 0, "delimiters": False}
-        if self.method.latent:
-            options |= {"iterations": self.method.iterations, "stop": self.method.stop, "delimiters": True}
         for part, inputs in self._batches:
-            with self.method._with_window():
-                made = self.model.generate(**(options | inputs))
+            with self.method.configured():
+                options = self.method.arguments_of_generate() | inputs
+                made = self.model.generate(max_new_tokens=MAX_NEW_TOKENS, **options)
             sequences, length = made.sequences.cpu(), made.sequences.shape[1]
             ids[part, :length] = sequences
             stands[part, :length] = torch.arange(length)[None] < made.lengths.cpu()[:, None]
@@ -132,16 +129,16 @@ class Again:
         self, inputs: dict[str, Tensor], pixels: Tensor, keep_rows: bool = False
     ) -> tuple[LoopState, Thoughts | None]:
         """The state before the first text token (before the closing delimiter where there is one)."""
-        visual = self.model.visual_tokens(pixels, None)
         latent = self.method.latent
-        state = prefill(
-            self.model, inputs["input_ids"], inputs["attention_mask"], visual, room=MAX_NEW_TOKENS,
-            keep_rows=keep_rows and not latent,
-        )  # fmt: skip
-        if not latent:
-            return state, None
-        with self.method._with_window():
-            thoughts = think(self.model, state, self.method.iterations, self.method.stop)
+        with self.method.configured():
+            visual = self.model.visual_tokens(pixels, None)
+            state = prefill(
+                self.model, inputs["input_ids"], inputs["attention_mask"], visual, room=MAX_NEW_TOKENS,
+                keep_rows=keep_rows and not latent,
+            )  # fmt: skip
+            if not latent:
+                return state, None
+            thoughts = think(self.model, state, **self.method.arguments_of_generate())
         return thoughts.state, thoughts
 
     @torch.inference_mode()

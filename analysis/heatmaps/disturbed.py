@@ -131,4 +131,4 @@ def _with(method: Method, weights: Mapping[str, Any]) -> Method:
     model = copy.deepcopy(method.model)
     model.load_state_dict({**method.model.state_dict(), **weights})
     model.eval()  # type: ignore[no-untyped-call]
-    return type(method)(model, method.processor, iterations=method.iterations, window=method.window)
+    return type(method)(model, method.processor, method.options)

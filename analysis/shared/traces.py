@@ -139,7 +139,7 @@ def same_checkpoint(first: TraceReader, second: TraceReader) -> str:
 
 def _where(reader: TraceReader) -> str:
     """Directories of a reader, for messages."""
-    return ", ".join(sorted({repr(str(shard.path.parent)) for shard in reader._shards}))
+    return ", ".join(sorted({repr(str(directory)) for directory in reader.directories}))
 
 
 def demo_run(root: str | Path = DEMO) -> Path:

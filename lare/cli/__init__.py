@@ -33,6 +33,9 @@ _COMMANDS = {
         "lare.cli.ask", "answer one question about one image", 'lare ask scene.png "What is left of the cat?"'
     ),
     "eval": _Command("lare_eval.cli", "evaluate with lmms-eval", "lare eval --model lare --tasks lare_mini"),
+    "trace": _Command(
+        "lare.cli.trace", "write traces as a Parquet file", "lare trace export traces/run --out run.parquet"
+    ),
     "train": _Command("lare.training.cli", "train LaRe", "lare train lare/configs/embedded.yaml"),
     "data": _Command("lare.data.cli", "check training data", "lare data check llava.json --images llava_images"),
     "world": _Command("lare.embedded.world.cli", "make a data set of the embedded world", "lare world --help"),

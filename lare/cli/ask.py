@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lare.cli.loading import add_checkpoint_option
+from lare.cli.reply import Reply
 from lare.errors import LareError
 
 if TYPE_CHECKING:
@@ -22,29 +23,6 @@ _EPILOG = """examples:
   lare ask scene.png "What is left of the cat?" --trace how.html
   lare ask scene.png "Is there a dog?" --stop cosine:0.98 --json
 """
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What ``lare ask --json`` prints.
-
-    Attributes:
-        answer: The final answer: what follows the last "Answer:" of the text, or the whole text without one.
-        text: All that the model wrote.
-        latent_steps: Latent tokens that it thought before the text.
-        stop_reason: Why the latent steps ended: "fixed", "converged" or "max_iterations".
-        output_tokens: Text tokens written, without the end token.
-        seconds: Wall-clock time of each phase.
-        checkpoint: What answered.
-    """
-
-    answer: str
-    text: str
-    latent_steps: int
-    stop_reason: str
-    output_tokens: int
-    seconds: dict[str, float]
-    checkpoint: str
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lare.cli.loading import resolve_checkpoint
 from lare.errors import LareError
+from lare.loading import resolve_checkpoint
 
 __all__ = ["checkpoint_info", "main", "parameter_counts", "run_table"]
 

@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw
 from lare.errors import LareError
 
 if TYPE_CHECKING:
-    from lare.cli.ask import Reply
+    from lare.cli.reply import Reply
     from lare.methods.base import Method
     from lare.model import LareConfig
 

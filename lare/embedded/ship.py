@@ -17,13 +17,12 @@ from pathlib import Path
 
 from transformers import ViTImageProcessor
 
-from lare.cli.loading import load_checkpoint
 from lare.embedded.encoder import MEAN, STD
 from lare.embedded.parts import HISTORY, PARTS, last_entry
 from lare.embedded.tokenizer import build_tokenizer
 from lare.errors import LareError
 from lare.files import save_text
-from lare.methods._loading import fingerprint
+from lare.loading import fingerprint, load_checkpoint
 from lare.model import LareForConditionalGeneration, LareProcessor
 from lare.training.card import card, renewed
 from lare.training.card_answers import Evaluation, family_figures, read_evaluation

@@ -2,16 +2,79 @@
 
 from __future__ import annotations
 
-from lare.methods.base import Method
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
-__all__ = ["Lare"]
+import torch
+
+from lare.errors import LareError
+from lare.methods.base import option
+from lare.methods.generating import Generating, GeneratingOptions
+from lare.model.halting import parse_stop
+from lare.model.window import WINDOW_MODES
+
+__all__ = ["Lare", "LareOptions"]
 
 
-class Lare(Method):
-    """The paper's method, and with other options its controls.
+@dataclass(frozen=True)
+class LareOptions(GeneratingOptions):
+    """Options of the latent steps.
 
-    ``iterations=0`` keeps both delimiters and thinks nothing between them; a stop rule lets each question take as many
-    steps as it needs.
+    Attributes:
+        iterations: Latent iterations K; None takes the checkpoint's. 0 keeps both delimiters and thinks nothing between
+            them, so that the whole rationale is text (a control).
+        window: Side of the window in cells of the fine grid; None takes the checkpoint's.
+        stop: Stop rule ("fixed", "cosine:C", "l1:C", "l2:C"); None takes the checkpoint's.
+        window_mode: "saliency" is the method; "random" looks at windows drawn evenly and "full" at the whole grid
+            (controls). Windows are drawn anew for each batch, so a question's depend on its place in the batch.
+        window_seed: Seed of the random windows.
     """
 
+    iterations: int | None = option(None, "latent iterations K; 0 makes no latents", least=0, always=True)
+    window: int | None = option(None, "side of the window in cells of the fine grid", least=1, always=True)
+    stop: str | None = option(None, "fixed, cosine:C, l1:C or l2:C", check=parse_stop, always=True)
+    window_mode: str = option("saliency", "saliency, or the controls random and full", choices=WINDOW_MODES)
+    window_seed: int = option(0, "seed of random windows")
+
+
+class Lare(Generating):
+    """The paper's method, and with other options its controls; a stop rule lets a question take the steps it needs."""
+
     name = "lare"
+    latent = True
+    options_type = LareOptions
+    options: LareOptions
+
+    def check(self) -> None:
+        """See `Method.check`."""
+        super().check()
+        window, grid = self.options.window, self.model.config.grid
+        if window is not None and window > grid:
+            raise LareError(f"window is {window}, but the grid has {grid} cells a side; give at most that")
+
+    @property
+    def longest_steps(self) -> int:
+        """See `Generating.longest_steps`."""
+        return max(super().longest_steps, self.options.iterations or 0)
+
+    @contextmanager
+    def configured(self) -> Iterator[None]:
+        """See `Generating.configured`; the window as well."""
+        config, before = self.model.config, self.model.config.window
+        config.window = before if self.options.window is None else self.options.window
+        try:
+            with super().configured():
+                yield
+        finally:
+            config.window = before
+
+    def arguments_of_generate(self) -> dict[str, Any]:
+        """See `Generating.arguments_of_generate`."""
+        options = self.options
+        made: dict[str, Any] = {"iterations": options.iterations, "stop": options.stop}
+        if options.window_mode != "saliency":
+            generator = torch.Generator().manual_seed(options.window_seed)
+            made |= {"window_mode": options.window_mode, "generator": generator}
+        return made

@@ -11,6 +11,9 @@ Layout of a trace directory (format version 1)::
         rows.jsonl                    one line an answer: text and numbers, and where its arrays lie
         latents.bin, saliency.bin ... one file an array column, little-endian numbers end to end
 
+A method's own columns stand beside the others and are told by shard.json alone. `lare.trace.parquet` makes one Parquet
+file of a trace, for everybody who has no LaRe.
+
 Why not one file a record, or safetensors: those are written at once, so a killed run would lose a whole shard or leave
 thousands of files. Here every file is only ever appended to. An answer's arrays are handed to the operating system
 before its line is, so a complete line is the promise that the answer can be read; `kill -9` loses at most the answers
@@ -19,7 +22,7 @@ carries its own. Nothing is pickled, and a column is memory-mapped, so reading o
 """
 
 from lare.trace.reader import ArrayColumn, TraceReader
-from lare.trace.record import ARRAYS, SCALARS, SHARES, AnswerRecord
+from lare.trace.record import ARRAYS, SCALARS, SHARES, AnswerRecord, Column
 from lare.trace.writer import TraceWriter
 
-__all__ = ["ARRAYS", "SCALARS", "SHARES", "AnswerRecord", "ArrayColumn", "TraceReader", "TraceWriter"]
+__all__ = ["ARRAYS", "SCALARS", "SHARES", "AnswerRecord", "ArrayColumn", "Column", "TraceReader", "TraceWriter"]

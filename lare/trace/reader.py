@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lare.errors import LareError
-from lare.trace.record import ARRAYS, SCALARS, AnswerRecord
+from lare.trace.record import ARRAYS, SCALARS, AnswerRecord, Column, check_columns, is_plain
 from lare.trace.writer import read_manifest
 
 __all__ = ["ArrayColumn", "TraceReader"]
@@ -30,6 +30,7 @@ class TraceReader:
 
     Attributes:
         infos: The facts about the run that each shard carries, in the order of the shards.
+        directories: The directories, as they were given.
 
     Raises:
         LareError: If a directory is missing, foreign or of a newer format, or a file in it is damaged.
@@ -44,6 +45,7 @@ class TraceReader:
     def __init__(self, *directories: str | os.PathLike[str]) -> None:
         if not directories:
             raise LareError("TraceReader needs at least one trace directory")
+        self.directories = tuple(Path(directory) for directory in directories)
         self._shards = [shard for directory in directories for shard in _open_shards(Path(directory))]
         self._places = _index(self._shards)
         self.infos: list[Mapping[str, Any]] = [shard.info for shard in self._shards]
@@ -58,7 +60,31 @@ class TraceReader:
     @property
     def columns(self) -> tuple[str, ...]:
         """Names that `column` takes."""
-        return (*SCALARS, *ARRAYS)
+        return (*SCALARS, *ARRAYS, *self.own)
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """Names of the array columns that methods declared themselves."""
+        names = {name: None for shard in self._shards for name in shard.dtypes if name not in ARRAYS}
+        return tuple(names)
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        """Type in which an array column is stored.
+
+        Raises:
+            LareError: If there is no such array column, or shards store it differently.
+        """
+        kinds = {(shard.dtypes[name], shard.ndims[name]) for shard in self._shards if name in shard.dtypes}
+        if not kinds and name not in ARRAYS:
+            raise LareError(f"a trace has no array column {name!r}; it has {', '.join((*ARRAYS, *self.own))}")
+        if len(kinds) > 1:
+            raise LareError(f"the column {name!r} has several types in these traces; read them one by one")
+        return np.dtype(kinds.pop()[0] if kinds else ARRAYS[name].dtype)
+
+    def ndim(self, name: str) -> int:
+        """Number of axes of an array column."""
+        found = [shard.ndims[name] for shard in self._shards if name in shard.ndims]
+        return found[0] if found else ARRAYS[name].ndim
 
     @overload
     def column(self, name: str) -> Any: ...
@@ -76,8 +102,8 @@ class TraceReader:
         Raises:
             LareError: If there is no such column, or a file is shorter than its answers need.
         """
-        if name in ARRAYS:
-            return ArrayColumn([(shard, name, *row["arrays"][name]) for shard, row in self._rows()])
+        if name in ARRAYS or name in self.own:
+            return ArrayColumn([self._place(shard, row, name) for shard, row in self._rows()])
         if name in SCALARS:
             return [row[name] for _, row in self._rows()]
         group, _, fact = name.partition(".")
@@ -91,10 +117,17 @@ class TraceReader:
         if unknown:
             raise LareError(f"can't select traces by {', '.join(unknown)}; choose from {', '.join(SCALARS)}")
         chosen = TraceReader.__new__(TraceReader)
-        chosen._shards, chosen.infos = self._shards, self.infos
+        chosen._shards, chosen.infos, chosen.directories = self._shards, self.infos, self.directories
         rows = zip(self._places, self._rows(), strict=True)
         chosen._places = [place for place, (_, row) in rows if all(row[name] == equal[name] for name in equal)]
         return chosen
+
+    def _place(self, shard: _Shard, row: Mapping[str, Any], name: str) -> tuple[_Shard, str, int, list[int]]:
+        """Where an answer's array lies, and its shape; an empty one where its method did not have the column."""
+        if name in shard.dtypes:
+            return shard, name, *row["arrays"][name]
+        other = next(one for one in self._shards if name in one.dtypes)
+        return other, name, 0, [0] * other.ndims[name]
 
     def _rows(self) -> Iterator[tuple[_Shard, dict[str, Any]]]:
         current, file = -1, None
@@ -158,6 +191,7 @@ class _Shard:
     path: Path
     info: Mapping[str, Any]
     dtypes: Mapping[str, str]
+    ndims: Mapping[str, int]
     maps: dict[str, npt.NDArray[Any]]
 
     def bytes_of(self, name: str) -> int:
@@ -165,7 +199,8 @@ class _Shard:
         return file.stat().st_size if file.exists() else 0
 
     def check(self, name: str, start: int, shape: Sequence[int]) -> None:
-        needed = start + int(np.prod(shape, dtype=np.int64)) * np.dtype(self.dtypes[name]).itemsize
+        count = int(np.prod(shape, dtype=np.int64))
+        needed = start + count * np.dtype(self.dtypes[name]).itemsize if count else 0
         have = self.maps[name].nbytes if name in self.maps else 0
         if needed > have and needed > (have := self.bytes_of(name)):
             raise LareError(
@@ -192,9 +227,17 @@ def _open_shards(directory: Path) -> list[_Shard]:
 def _open_shard(path: Path) -> _Shard:
     try:
         header = json.loads((path / "shard.json").read_text(encoding="utf-8"))
-        dtypes = {name: str(np.dtype(header["arrays"][name][0]).str) for name in ARRAYS}
-        return _Shard(path, header["info"], dtypes, {})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        declared = {str(name): (str(kind[0]), int(kind[1])) for name, kind in header["arrays"].items()}
+        if lacking := set(ARRAYS) - set(declared):
+            raise ValueError(f"no type of {', '.join(sorted(lacking))}")
+        check_columns(
+            {name: Column(dtype, ("",) * ndim) for name, (dtype, ndim) in declared.items() if name not in ARRAYS}
+        )
+        if not all(is_plain(declared[name][0]) for name in ARRAYS):
+            raise ValueError("a column is not of numbers")
+        dtypes = {name: str(np.dtype(dtype).str) for name, (dtype, _) in declared.items()}
+        return _Shard(path, header["info"], dtypes, {name: ndim for name, (_, ndim) in declared.items()}, {})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, LareError) as error:
         raise LareError(f"the trace shard {str(path)!r} has no readable shard.json ({error}); delete it") from None
 
 
@@ -234,8 +277,9 @@ def _key_of(line: bytes, rows: Path) -> str:
 
 
 def _record(shard: _Shard, row: dict[str, Any]) -> AnswerRecord:
-    values: dict[str, Any] = {name: row[name] for name in SCALARS}
-    for name in ARRAYS:
+    arrays: dict[str, Any] = {}
+    for name in shard.dtypes:
         shard.check(name, *row["arrays"][name])
-        values[name] = shard.array(name, *row["arrays"][name])
-    return AnswerRecord(**values)
+        arrays[name] = shard.array(name, *row["arrays"][name])
+    own = {name: arrays.pop(name) for name in list(arrays) if name not in ARRAYS}
+    return AnswerRecord(**{name: row[name] for name in SCALARS}, **arrays, own=own)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from lare.errors import LareError
 
-__all__ = ["ARRAYS", "FORMAT", "SCALARS", "SHARES", "VERSION", "AnswerRecord", "ArrayType"]
+__all__ = ["ARRAYS", "FORMAT", "SCALARS", "SHARES", "VERSION", "AnswerRecord", "Column", "check_columns"]
 
 FORMAT = "lare-trace"
 VERSION = 1
@@ -20,33 +21,73 @@ SHARES = ("bos", "text", "visual", "latent")
 """The groups of positions that a row of attention is split into: the last axis of `attention_shares`."""
 
 
-class ArrayType(NamedTuple):
-    """How an array column is stored: numpy type string and number of axes."""
+class Column(NamedTuple):
+    """How an array column is stored.
+
+    Attributes:
+        dtype: numpy type string of a number or boolean, such as "<f4".
+        shape: The axes: a number is a fixed size, a text names a size that may differ from answer to answer.
+    """
 
     dtype: str
-    ndim: int
+    shape: tuple[str | int, ...]
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    def empty(self) -> npt.NDArray[Any]:
+        """What stands where an answer has nothing to say."""
+        return np.zeros((0,) * self.ndim, dtype=self.dtype)
+
+    def fits(self, shape: Sequence[int]) -> bool:
+        """Whether an array of that shape may stand in the column."""
+        return len(shape) == self.ndim and all(
+            isinstance(want, str) or want == have for want, have in zip(self.shape, shape, strict=True)
+        )
 
 
 # Half precision where numbers are shares of attention (relative error 5e-4); latents are kept exactly as computed in
 # single precision, since they can be fed back into a model.
-ARRAYS: Mapping[str, ArrayType] = {
-    "prompt_ids": ArrayType("<i4", 1),
-    "latents": ArrayType("<f4", 3),
-    "windows": ArrayType("<i2", 2),
-    "saliency": ArrayType("<f2", 3),
-    "cross_attention": ArrayType("<f2", 2),
-    "attention_shares": ArrayType("<f4", 4),
+ARRAYS: Mapping[str, Column] = {
+    "prompt_ids": Column("<i4", ("S",)),
+    "latents": Column("<f4", ("K", "m", "d")),
+    "windows": Column("<i2", ("K", "corner")),
+    "saliency": Column("<f2", ("K", "g", "g")),
+    "cross_attention": Column("<f2", ("K", "n")),
+    "attention_shares": Column("<f4", ("row", "L", "H", "kind")),
 }
-"""Array columns: name to stored type."""
+"""Array columns of every trace: name to stored type. A method may declare more (`lare.methods.base.Method.columns`)."""
 
 
-def _empty(name: str) -> npt.NDArray[Any]:
-    dtype, ndim = ARRAYS[name]
-    return np.zeros((0,) * ndim, dtype=dtype)
+def check_columns(columns: Mapping[str, Column]) -> None:
+    """Refuse declarations of a method's own columns that a trace can't keep.
+
+    Raises:
+        LareError: If a name is taken or no file name, or a type is not one of numbers or booleans.
+    """
+    for name, column in columns.items():
+        taken = name in ARRAYS or name in AnswerRecord.__dataclass_fields__
+        if taken or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+            raise LareError(
+                f"a method's trace column can't be named {name!r}; take a new name of small letters, digits and "
+                "underscores"
+            )
+        if not is_plain(column.dtype) or column.ndim < 1:
+            raise LareError(f"the trace column {name!r} is {tuple(column)}; give a numpy type of numbers and its axes")
+
+
+def is_plain(dtype: Any) -> bool:
+    """Whether a numpy type is one of numbers or booleans, which files can keep as they are."""
+    try:
+        return np.dtype(dtype).kind in "biuf"
+    except TypeError:
+        return False
 
 
 def _array(name: str) -> Any:
-    return field(default_factory=lambda: _empty(name))
+    return field(default_factory=ARRAYS[name].empty)
 
 
 @dataclass(frozen=True)
@@ -78,6 +119,7 @@ class AnswerRecord:
         meta: Small facts of the question (category, hops, right answer, ...): text and numbers.
         key: What makes the answer this one and no other (see the answer store); of equal keys the last one counts.
             Empty means that the record stands for itself.
+        own: Arrays of the columns that the method itself declares, by name; a column left out is empty.
 
     Raises:
         LareError: If an array has the wrong number of axes.
@@ -103,13 +145,18 @@ class AnswerRecord:
     seconds: Mapping[str, float] = field(default_factory=dict)
     meta: Mapping[str, Any] = field(default_factory=dict)
     key: str = ""
+    own: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, (_, ndim) in ARRAYS.items():
-            value = np.asarray(getattr(self, name))
-            if value.ndim != ndim:
-                raise LareError(f"trace column {name!r} needs {ndim} axes, got shape {value.shape}; see AnswerRecord")
+        for name, column in ARRAYS.items():
+            shape = np.shape(getattr(self, name))
+            if not column.fits(shape):
+                raise LareError(f"trace column {name!r} needs {column.ndim} axes, got shape {shape}; see AnswerRecord")
+
+    def array(self, name: str) -> Any:
+        """The array of a column, `own` ones included; None if a method's own column was left out."""
+        return getattr(self, name) if name in ARRAYS else self.own.get(name)
 
 
-SCALARS: tuple[str, ...] = tuple(f.name for f in fields(AnswerRecord) if f.name not in ARRAYS)
+SCALARS: tuple[str, ...] = tuple(f.name for f in fields(AnswerRecord) if f.name not in ARRAYS and f.name != "own")
 """Columns of text, numbers and small dictionaries."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from lare.errors import LareError
-from lare.trace.record import ARRAYS, FORMAT, SCALARS, VERSION, AnswerRecord
+from lare.trace.record import ARRAYS, FORMAT, SCALARS, VERSION, AnswerRecord, Column, check_columns
 
 __all__ = ["TraceWriter"]
 
@@ -28,9 +28,11 @@ class TraceWriter:
         directory: Where to write; made if need be. Traces that are there already stay: new answers are added.
         info: JSON-able facts about the run, kept with every shard (model configuration, versions, arguments).
         shard_rows: Answers in one shard.
+        columns: Array columns beyond `lare.trace.ARRAYS`: those that the method declares.
 
     Raises:
-        LareError: If the directory can't be written, holds something other than traces, or the disk is full.
+        LareError: If the directory can't be written, holds something other than traces, or the disk is full; or if a
+            column can't be kept.
 
     Example:
         >>> with TraceWriter("traces") as writer:  # doctest: +SKIP
@@ -38,11 +40,17 @@ class TraceWriter:
     """
 
     def __init__(
-        self, directory: str | os.PathLike[str], info: Mapping[str, Any] | None = None, shard_rows: int = SHARD_ROWS
+        self,
+        directory: str | os.PathLike[str],
+        info: Mapping[str, Any] | None = None,
+        shard_rows: int = SHARD_ROWS,
+        columns: Mapping[str, Column] | None = None,
     ) -> None:
         if shard_rows < 1:
             raise LareError(f"shard_rows is {shard_rows}; a shard holds at least 1 answer")
         self.directory = Path(directory)
+        self._own = dict(columns or {})
+        check_columns(self._own)
         self._info = dict(info or {})
         self._shard_rows = shard_rows
         self._shard: _Shard | None = None
@@ -55,7 +63,17 @@ class TraceWriter:
             _claim(self.directory)
 
     def append(self, record: AnswerRecord) -> None:
-        """Take one answer; it is on disk after the next `flush`."""
+        """Take one answer; it is on disk after the next `flush`.
+
+        Raises:
+            LareError: If it holds an array that no column was declared for, or of another shape than was declared.
+        """
+        for name, value in record.own.items():
+            if name not in self._own:
+                raise LareError(f"the trace column {name!r} is not declared; name it in the method's columns")
+            if not self._own[name].fits(np.shape(value)):
+                shape = self._own[name].shape
+                raise LareError(f"the trace column {name!r} is declared with shape {shape}, but got {np.shape(value)}")
         self._pending.append(record)
 
     def flush(self) -> None:
@@ -69,7 +87,7 @@ class TraceWriter:
         with _explained(self.directory, self):
             while self._pending:
                 if self._shard is None:
-                    self._shard = _Shard(self._new_path(), self._info)
+                    self._shard = _Shard(self._new_path(), self._info, {**ARRAYS, **self._own})
                 batch = self._pending[: self._shard_rows - self._shard.rows]
                 self._shard.write(batch)
                 self.written += len(batch)
@@ -107,22 +125,27 @@ class TraceWriter:
 class _Shard:
     """One shard's open files."""
 
-    def __init__(self, path: Path, info: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, info: Mapping[str, Any], columns: Mapping[str, Column]) -> None:
         # The header is complete before the shard has its final name, so a reader never meets half a header.
         hidden = path.with_name(f".{path.name}")
         hidden.mkdir()
-        header = {"version": VERSION, "arrays": {name: list(kind) for name, kind in ARRAYS.items()}, "info": dict(info)}
+        arrays = {name: [column.dtype, column.ndim] for name, column in columns.items()}
+        header = {"version": VERSION, "arrays": arrays, "info": dict(info)}
         (hidden / "shard.json").write_text(json.dumps(header, indent=1), encoding="utf-8")
         hidden.rename(path)
-        self._files = {name: _Appender(path / f"{name}.bin") for name in ARRAYS}
+        self._columns = columns
+        self._files = {name: _Appender(path / f"{name}.bin") for name in columns}
         self._lines = _Appender(path / "rows.jsonl")
         self.rows = 0
 
     def write(self, records: list[AnswerRecord]) -> None:
         places: list[dict[str, list[Any]]] = [{} for _ in records]
         for name, file in self._files.items():
-            dtype = ARRAYS[name].dtype
-            blocks = [np.ascontiguousarray(getattr(record, name), dtype=dtype) for record in records]
+            column = self._columns[name]
+            values = [record.array(name) for record in records]
+            blocks = [
+                np.ascontiguousarray(column.empty() if value is None else value, dtype=column.dtype) for value in values
+            ]
             start = file.size
             for place, block in zip(places, blocks, strict=True):
                 place[name] = [start, list(block.shape)]

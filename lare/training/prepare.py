@@ -83,7 +83,7 @@ class Prepared:
     def _base(self) -> tuple[LareForConditionalGeneration, LareProcessor]:
         chosen = self.config.model
         if chosen.checkpoint is not None:
-            from lare.cli.loading import load_checkpoint
+            from lare.loading import load_checkpoint
 
             model, processor, _ = load_checkpoint(chosen.checkpoint, "cpu")
             return model, processor

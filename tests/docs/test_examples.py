@@ -3,6 +3,7 @@
 import contextlib
 import io
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,18 +40,64 @@ def test_asking_from_python(tmp_path, monkeypatch, row):
     assert "Answer:" in printed.getvalue() and names["answer"].windows[0].shape == (4, 2)
 
 
-def test_the_example_of_a_method(row):
+@pytest.fixture
+def peek(tmp_path, monkeypatch):
+    """The page's package, installed as pip would: its module and its entry point, outside of this project."""
+    page = (ROOT / "docs" / "extend" / "method.md").read_text(encoding="utf-8")
+    (declared,) = re.findall(r"^```toml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    (source,) = blocks("docs/extend/method.md")
+    place = tmp_path / "elsewhere"
+    about = place / "peek-1.0.dist-info"
+    about.mkdir(parents=True)
+    (place / "peek.py").write_text(source, encoding="utf-8")
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: peek\nVersion: 1.0\n", encoding="utf-8")
+    lines = declared.replace('project.entry-points."lare.methods"', "lare.methods").replace('"', "")
+    (about / "entry_points.txt").write_text(lines, encoding="utf-8")
+    monkeypatch.syspath_prepend(place)
+    yield
+    sys.modules.pop("peek", None)
+
+
+def test_the_example_of_a_method(row, peek):
     from lare.embedded.world.prompts import task_prompt
-    from lare.methods import load_method
+    from lare.methods import load_method, method_names
     from lare.methods.base import Sampling
 
-    (source,) = blocks("docs/extend/method.md")
-    short = run(source, {"__name__": "lare.methods.short"})["Short"]
-    lare = load_method("lare")
-    mine = short(lare.model, lare.processor)
-    (answer,) = mine.answer([row["image"]], [task_prompt("mmbench", row)], Sampling())
-    assert answer.text == lare.answer([row["image"]], [task_prompt("mmbench", row)], Sampling())[0].text
-    assert answer.latent_steps == 4 and answer.output_tokens <= 16
+    assert "peek" in method_names() and "peek" not in sys.modules
+    images, questions = [row["image"]], [task_prompt("mmbench", row)]
+    mine = load_method("peek", device="cpu", percent=60, iterations=2)
+    (answer,) = mine.answer(images, questions, Sampling(max_new_tokens=16), trace=True)
+    width, height = row["image"].size
+    box = [round(share * side) for share in (0.2, 0.8) for side in (width, height)]
+    assert answer.arrays["crop"].tolist() == box and answer.latent_steps == 2
+    lare = load_method("lare", device="cpu", iterations=2)
+    (plain,) = lare.answer([row["image"].crop(box)], questions, Sampling(max_new_tokens=16), trace=True)
+    assert answer.text == plain.text and (answer.arrays["saliency"] == plain.arrays["saliency"]).all()
+    assert mine.arguments()["percent"] == 60
+
+
+def test_the_example_of_a_method_is_evaluated_with_its_own_option_and_column(tmp_path, peek):
+    import lare_eval.models
+    from lare import LareError
+    from lare.trace import TraceReader
+    from lare_eval.manifest import manifests
+    from tests.eval.conftest import make_rows, requests_for
+
+    assert "lare_peek" in {manifest.model_id for manifest in manifests()}
+    arguments = f"percent=60,iterations=1,max_new_tokens=2,trace={tmp_path / 'traces'},device=cpu"
+    adapter = lare_eval.models.peek.create_from_arg_string(arguments, {"batch_size": 2})
+    rows = make_rows(3)
+    adapter.task_dict = {"pope": {"test": rows}}
+    adapter.generate_until(requests_for({"pope": rows}))
+    traces = TraceReader(tmp_path / "traces")
+    assert traces.column("crop").stack().tolist() == [[2, 2, 6, 6]] * 3
+    assert traces.own == ("crop",) and traces.column("latents").shapes[0][0] == 1
+    assert [record.own["crop"].tolist() for record in traces] == [[2, 2, 6, 6]] * 3
+    assert traces.infos[0]["arguments"]["percent"] == 60
+    with pytest.raises(LareError, match="unknown --model_args percents; known are pretrained, .*'peek' .*percent"):
+        lare_eval.models.peek.create_from_arg_string("percents=60")
+    with pytest.raises(LareError, match="percent is 0; give a whole number from 1"):
+        lare_eval.models.peek.create_from_arg_string("percent=0")
 
 
 def test_the_example_of_a_data_format():

@@ -8,12 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lare.cli.loading import load_checkpoint
 from lare.embedded import held_out
 from lare.embedded.batches import WorldBatches
 from lare.embedded.held_out import answers, by_family, draw_questions, held_out_losses, majority, share_right
 from lare.embedded.validation import main_mode
 from lare.embedded.world.scene import sample_scene
+from lare.loading import load_checkpoint
 from lare.training.feeding.loader import Split
 from lare.training.model import TrainingModel
 from lare.training.plan.config import DataConfig, StageConfig

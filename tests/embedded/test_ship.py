@@ -17,7 +17,7 @@ from lare.embedded.ship import build_processor, main, renew_card, ship
 from lare.embedded.world.benchmark import make_task, stand_in
 from lare.embedded.world.blind import blind_answers, blind_view
 from lare.errors import LareError
-from lare.methods._loading import fingerprint
+from lare.loading import fingerprint
 from lare.model import LareForConditionalGeneration, LareProcessor
 from lare.trace import AnswerRecord, TraceWriter
 from lare.training.card_answers import family_section, read_evaluation

@@ -22,6 +22,7 @@ class FakeMethod:
     """Answers by a hash of picture and question: fast, and any mix-up of rows changes a text."""
 
     name = "fake"
+    columns: dict = {}
 
     def __init__(self, answer=None, version: str = "1", spoiled: str = "SPOILED") -> None:
         self.model = SimpleNamespace(device=torch.device("cpu"), config=SimpleNamespace(to_dict=dict))

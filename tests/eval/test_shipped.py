@@ -15,8 +15,8 @@ import yaml
 
 from lare import default_checkpoint
 from lare.checkpoints import shipped_checkpoints
-from lare.cli.loading import resolve_checkpoint
 from lare.embedded.world import benchmark
+from lare.loading import resolve_checkpoint
 from lare.methods import load_method
 from lare.training.card import _sections, beyond
 from lare.training.plan.run_file import run_config_from

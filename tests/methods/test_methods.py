@@ -10,7 +10,8 @@ import torch
 
 from lare import LareError
 from lare.methods import get_method, load_method, method_names
-from lare.methods.base import Method, Sampling, cut_text
+from lare.methods.base import Method, Sampling
+from lare.methods.generating import cut_text
 from lare.methods.lare import Lare
 from lare.methods.llava import Llava
 
@@ -132,7 +133,7 @@ def test_bad_questions_and_options_have_clear_messages(parts):
     ]:
         with pytest.raises(LareError, match=message):
             Lare(*parts, **options)
-    with pytest.raises(LareError, match="'llava' has no option 'window'"):
+    with pytest.raises(LareError, match="'llava' has no option 'window'; it takes image, lm_grid, system_prompt"):
         Llava(*parts, window=2)
     with pytest.raises(LareError, match="max_new_tokens is 0"):
         Sampling(max_new_tokens=0)
