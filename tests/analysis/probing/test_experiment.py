@@ -26,7 +26,7 @@ def _accuracy(found, condition="main", classifier="SVM", modality="vision"):
 )
 def test_planted_signals_are_found_as_strong_as_they_are(strength, least, most):
     models = [Model("planted", "with", planted(strength, 400, width=64))]
-    found, _ = run_seed(models, 0, Settings(steps=False, only=("main",)))
+    found, _ = run_seed(models, 0, Settings(dim=64, steps=False, only=("main",)))
     for modality in ("vision", "text"):
         for classifier in ("SVM", "MLP"):
             assert least <= _accuracy(found, "main", classifier, modality) <= most
@@ -34,13 +34,13 @@ def test_planted_signals_are_found_as_strong_as_they_are(strength, least, most):
 
 def test_a_linear_svm_on_a_concatenation_is_at_chance_whatever_is_there():
     models = [Model("planted", "with", planted(2.0, 300, width=64))]
-    found, _ = run_seed(models, 0, Settings(steps=False, only=("main",), feature="concat"))
+    found, _ = run_seed(models, 0, Settings(dim=64, steps=False, only=("main",), feature="concat"))
     assert abs(_accuracy(found) - 0.5) < 0.1
 
 
 def test_splitting_pairs_instead_of_images_is_caught_twice():
     models = [Model("planted", "with", planted(0.0, 150, width=128))]
-    found, split = run_seed(models, 0, Settings(steps=False, only=("shuffled",), split="pairs"))
+    found, split = run_seed(models, 0, Settings(dim=64, steps=False, only=("shuffled",), split="pairs"))
     lines = [line for line in warnings_of(models, found, [split]) if line.startswith("LEAK")]
     assert "images stand in training and test pairs at once" in lines[0]
     assert any("shuffled partners" in line and "above chance" in line for line in lines[1:])
@@ -49,7 +49,7 @@ def test_splitting_pairs_instead_of_images_is_caught_twice():
 def test_a_latent_that_carries_the_label_of_its_pair_is_caught():
     """Positives' instances marked in the latent: a sampling artefact that latent alone must show."""
     made = planted(0.0, 200, width=64)
-    _, split = run_seed([Model("planted", "with", made)], 0, Settings(steps=False, only=("latent",)))
+    _, split = run_seed([Model("planted", "with", made)], 0, Settings(dim=64, steps=False, only=("latent",)))
     unmatched = replace(
         split,
         train=_marked(split.train, len(made)),
@@ -62,7 +62,7 @@ def test_a_latent_that_carries_the_label_of_its_pair_is_caught():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiment, "draw_split", lambda *_: unmatched)
-        found, _ = run_seed(models, 0, Settings(steps=False, only=("latent",)))
+        found, _ = run_seed(models, 0, Settings(dim=64, steps=False, only=("latent",)))
     assert any(line.startswith("LEAK: latent alone") for line in warnings_of(models, found, [unmatched]))
 
 
@@ -79,7 +79,7 @@ def test_the_report_has_every_condition_and_holds_for_two_models():
         Model("planted", "with", made),
         Model("planted", "without", planted(0.3, 80, width=32), "trained without it"),
     ]
-    settings = Settings(pairs=80, only=("main", "latent"))
+    settings = Settings(dim=64, pairs=80, only=("main", "latent"))
     runs = [run_seed(models, seed, settings) for seed in (0, 1)]
     found = [one for results, _ in runs for one in results]
     splits = [split for _, split in runs]
@@ -105,7 +105,7 @@ def test_equal_anchors_bound_the_accuracy():
     alike = np.unique(made.image, return_inverse=True)[1]
     blind = replace(made, looked=alike, vision=made.vision[np.unique(alike, return_index=True)[1]][alike])
     models = [Model("planted", "with", blind)]
-    found, split = run_seed(models, 0, Settings(pairs=600, steps=False, only=("main",)))
+    found, split = run_seed(models, 0, Settings(dim=64, pairs=600, steps=False, only=("main",)))
     assert found[0].ceiling == pytest.approx(5 / 6, abs=0.01)
     assert _accuracy(found) <= found[0].ceiling + 0.03
     assert any("no probe can pass 83.3 %" in line for line in warnings_of(models, found, [split]))
@@ -121,7 +121,7 @@ def test_rows_begin_with_every_trained_model_and_figures_stay_few_lines_however_
     made = planted(1.5, 80, width=16)
     names = ("one", "two", "three", "four", "five", "six")
     models = [Model(name, role, made) for name in names for role in ("with", "without", "untrained")]
-    one, split = run_seed(models[:3], 0, Settings(pairs=80, only=("main", "shuffled")))
+    one, split = run_seed(models[:3], 0, Settings(dim=64, pairs=80, only=("main", "shuffled")))
     found = [replace(result, backbone=name) for name in names for result in one]
     rows = tables(models, found, [split])[0].rows
     order = list(dict.fromkeys((row["probe"], row["module"] == "random weights") for row in rows))
@@ -143,7 +143,7 @@ def test_rows_begin_with_every_trained_model_and_figures_stay_few_lines_however_
 def test_svms_that_were_cut_short_are_counted_in_the_report(monkeypatch):
     monkeypatch.setattr("analysis.probe.classifiers.MAX_STEPS", 3)
     models = [Model("planted", "with", planted(0.0, 100, width=16))]
-    found, split = run_seed(models, 0, Settings(pairs=200, steps=False, only=("main", "latent")))
+    found, split = run_seed(models, 0, Settings(dim=64, pairs=200, steps=False, only=("main", "latent")))
     said = [line for line in warnings_of(models, found, [split]) if "had not converged" in line]
     assert said[0].startswith("4 of 4 fitted SVMs") and "(matching 2, latent alone 2)" in said[0]
     assert f"and {sum(one.unsettled_folds for one in found)} fits of the search" in said[0]
@@ -155,7 +155,7 @@ def test_svms_that_were_cut_short_are_counted_in_the_report(monkeypatch):
 
 def test_conditions_that_share_a_projection_get_the_same_one_as_alone():
     models = [Model("planted", "with", planted(1.0, 100, width=16))]
-    choices = Settings(pairs=200, steps=False, only=("main", "mean_image", "shuffled", "partner"))
+    choices = Settings(dim=64, pairs=200, steps=False, only=("main", "mean_image", "shuffled", "partner"))
     together, _ = run_seed(models, 0, choices)
     alone = [one for key in choices.only for one in run_seed(models, 0, replace(choices, only=(key,)))[0]]
     assert sorted(map(repr, together)) == sorted(map(repr, alone))

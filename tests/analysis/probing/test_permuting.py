@@ -78,6 +78,6 @@ def test_seeds_are_put_together_without_taking_them_as_independent():
 @pytest.mark.parametrize(("strength", "small"), [(0.0, False), (1.0, True)])
 def test_the_probe_has_it_for_its_main_rows_alone(strength, small):
     models = [Model("planted", "with", planted(strength, 200, width=32))]
-    found, _ = run_seed(models, 0, Settings(steps=False, pairs=400, only=("main", "shuffled")))
+    found, _ = run_seed(models, 0, Settings(dim=64, steps=False, pairs=400, only=("main", "shuffled")))
     assert all((one.p is None) == (one.condition != "main") for one in found)
     assert all((one.p <= 0.002) == small for one in found if one.condition == "main")
