@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import pty
 import struct
 import subprocess
 import sys
 import termios
-from pathlib import Path
 
 import pytest
 
@@ -100,15 +98,3 @@ def test_a_terminal_shows_a_bar_and_notes_above_it() -> None:
 )
 def test_pace(samples: float, seconds: float, told: str) -> None:
     assert pace(samples, seconds) == told
-
-
-def test_ask_prints_its_answer_and_nothing_else(tmp_path: Path) -> None:
-    from tests.methods.tiny_checkpoint import pictures, write_checkpoint
-
-    checkpoint = write_checkpoint(tmp_path / "checkpoint")
-    pictures(1)[0].save(tmp_path / "scene.png")
-    words = [sys.executable, "-m", "lare", "ask", str(tmp_path / "scene.png"), "Is there a dog?", "--json"]
-    words += ["--checkpoint", str(checkpoint), "--max-new-tokens", "2"]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
-    assert done.stderr == ""
-    assert json.loads(done.stdout)["latent_steps"] == 2
