@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lare.cli.loading import add_checkpoint_option
 from lare.cli.reply import Reply
@@ -39,6 +39,14 @@ def _parser() -> argparse.ArgumentParser:
         "--iterations", type=int, metavar="K", help="latent steps; 0 answers at once; default: trained K"
     )
     parser.add_argument("--stop", metavar="RULE", help="when to stop thinking: fixed, cosine:C, l1:C or l2:C")
+    parser.add_argument("--method", default="lare", metavar="NAME", help="what answers; lare info --methods lists them")
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="another option of the method, such as window_mode=random; can be given several times",
+    )
     parser.add_argument(
         "--max-new-tokens", type=int, default=64, metavar="N", help="longest text (default: %(default)s)"
     )
@@ -58,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from lare.methods import load_method
     from lare.methods.base import Sampling
 
-    method = load_method("lare", options.checkpoint, options.device, iterations=options.iterations, stop=options.stop)
+    method = load_method(options.method, options.checkpoint, options.device, **_method_options(options))
     sampling = Sampling(max_new_tokens=options.max_new_tokens)
     answer = method.answer([image], [options.question], sampling, trace=options.trace is not None)[0]
     reply = _reply(answer, options.checkpoint or "embedded")
@@ -68,6 +76,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_trace(options.trace, options.question, reply, seen_by(method, image), answer.arrays, method.model.config)
     print(json.dumps(asdict(reply), indent=2, ensure_ascii=False) if options.json else reply.answer)
     return 0
+
+
+def _method_options(options: argparse.Namespace) -> dict[str, Any]:
+    """The options of the method that were given, all of them possible."""
+    from lare.methods import get_method
+    from lare.methods.options import parse_options
+
+    given = {name: value for name in ("iterations", "stop") if (value := getattr(options, name)) is not None}
+    given |= parse_options(options.option)
+    get_method(options.method).options_type.read(options.method, given)
+    return given
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -12,11 +12,12 @@ from typing import Any
 from lare.errors import LareError
 from lare.loading import resolve_checkpoint
 
-__all__ = ["checkpoint_info", "main", "parameter_counts", "run_table"]
+__all__ = ["checkpoint_info", "main", "methods_text", "parameter_counts", "run_table"]
 
 _EPILOG = """examples:
   lare info
   lare info runs/my_run/checkpoint --json
+  lare info --methods
   lare info lare/configs/qwen2_5_7b.yaml
   lare info lare/configs/qwen2_5_7b.yaml --processes 16 stages.3.micro_batch=2
 """
@@ -42,7 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("changes", nargs="*", metavar="key=value", help="change a value of the run file")
     parser.add_argument("--processes", type=int, metavar="N", help="processes of the run; default: its own, or 8")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--methods", action="store_true", help="list the methods and their options instead")
     options = parser.parse_intermixed_args(arguments)
+    if options.methods:
+        print(methods_text())
+        return 0
     if str(options.checkpoint).endswith(_RUN_FILES):
         return _run_info(options)
     if options.changes or options.processes is not None:
@@ -50,6 +55,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     info = checkpoint_info(Path(resolve_checkpoint(options.checkpoint)))
     print(json.dumps(info, indent=2) if options.json else _table(info))
     return 0
+
+
+def methods_text() -> str:
+    """Every method, in its own words, with its options: name, default and meaning."""
+    from lare.methods import get_method, method_names
+
+    lines = []
+    for name in method_names():
+        method = get_method(name)
+        lines += [f"{name}: {(method.__doc__ or '').partition(chr(10))[0]}"]
+        known = method.options_type.described()
+        lines += [f"  {option} (default {default!r}): {help}" for option, (default, help) in known.items()]
+    return "\n".join(lines)
 
 
 def _run_info(options: argparse.Namespace) -> int:

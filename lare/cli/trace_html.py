@@ -10,6 +10,7 @@ import base64
 import hashlib
 import html
 import io
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -135,12 +136,14 @@ def write_trace(
         question: What was asked.
         reply: What was answered.
         seen: The picture that the model saw.
-        arrays: The answer's "saliency" (K, g, g) and "windows" (K, 2), as in a trace.
+        arrays: The answer's "saliency" (K, g, g), "windows" (K, 2) and "cross_attention" (K, n), as in a trace; a
+            method without them gets no picture of its steps.
         config: The model's configuration.
     """
     figures = [(seen, "What the model saw")]
-    window = config.window if config.use_window else config.grid
-    for step in range(reply.latent_steps):
+    looked_at = np.shape(arrays.get("cross_attention", ()))  # a method may have another window than its model
+    window = math.isqrt(looked_at[-1]) if len(looked_at) == 2 else config.window if config.use_window else config.grid
+    for step in range(min(reply.latent_steps, len(arrays.get("saliency", ())))):
         saliency = np.asarray(arrays["saliency"][step], np.float64)
         top, left = (int(value) for value in arrays["windows"][step])
         caption = (

@@ -113,6 +113,8 @@ class Method:
     ) -> None:
         self.model = model
         self.processor = processor
+        if options is not None and values:
+            raise TypeError(f"give options or single ones by name, not both: {', '.join(values)}")
         self.options = self.options_type.read(self.name, values) if options is None else options
         self.check()
 

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 
 from lare.errors import LareError
 
-__all__ = ["MethodOptions", "option"]
+__all__ = ["MethodOptions", "option", "parse_options"]
 
 OptionsT = TypeVar("OptionsT", bound="MethodOptions")
-_NUMBERS = {int: "a whole number", float: "a number"}
+_WANTED = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
 
 def option(
@@ -95,23 +95,28 @@ class MethodOptions:
         }
 
     @classmethod
-    def described(cls) -> str:
-        """One line for each option: its name, default and meaning."""
-        return "\n".join(f"{one.name} (default {one.default}): {one.metadata.get('help', '')}" for one in fields(cls))
+    def described(cls) -> dict[str, tuple[Any, str]]:
+        """Each option's default and meaning, by name."""
+        known = {one.name: (one.default, str(one.metadata.get("help", ""))) for one in fields(cls)}
+        return {name: known[name] for name in cls.names()}
 
 
 def _converted(name: str, hint: Any, value: Any, about: Mapping[str, Any]) -> Any:
     """A value in its field's type, after its checks."""
-    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if value is None and type(None) in kinds:
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    kinds = [one for one in (typing.get_args(hint) if union else (hint,)) if one is not type(None)]
+    if value is None and union:
         return None
-    kind = next(one for one in kinds if one is not type(None))
+    if len(kinds) != 1 or kinds[0] not in _WANTED:
+        raise LareError(
+            f"the option {name!r} has the type {hint}; declare int, float, bool or str, or one of them or None"
+        )
+    kind = kinds[0]
     found = _as_kind(kind, value)
     least, choices, check = about.get("least"), about.get("choices") or (), about.get("check")
     if found is None or (least is not None and found < least):
         start = "" if least is None else f" from {least}"
-        what = f"give {_NUMBERS[kind]}{start}" if kind in _NUMBERS else "give true or false"
-        raise LareError(f"{name} is {value!r}; {what if kind is not str else 'give a text'}")
+        raise LareError(f"{name} is {value!r}; give {_WANTED[kind]}{start}")
     if choices and found not in choices:
         raise LareError(f"{name} is {value!r}; choose from {', '.join(choices)}")
     if check is not None:
@@ -130,3 +135,29 @@ def _as_kind(kind: Any, value: Any) -> Any:
     if kind is int:
         return int(value) if float(value).is_integer() else None
     return float(value)
+
+
+def parse_options(words: Sequence[str]) -> dict[str, Any]:
+    """Options from words such as ``iterations=2``; a value is a number or a truth value where it reads as one.
+
+    Raises:
+        LareError: If a word has no name and value.
+    """
+    found = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not (name and equals):
+            raise LareError(f"the option {word!r} can't be read; write name=value")
+        found[name.strip()] = _guessed(value.strip())
+    return found
+
+
+def _guessed(text: str) -> Any:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

@@ -57,6 +57,13 @@ def test_iterations(capsys, checkpoint, image, options, steps):
     assert ask_json(capsys, *words)["latent_steps"] == steps
 
 
+def test_another_method_and_its_options(capsys, checkpoint, image):
+    words = [image, "Why?", "--checkpoint", checkpoint, "--max-new-tokens", "3"]
+    assert ask_json(capsys, *words, "--method", "llava", "--option", "image=blank")["latent_steps"] == 0
+    steps = ask_json(capsys, *words, "--option", "window_mode=random", "--option", "iterations=3")["latent_steps"]
+    assert steps == 3
+
+
 def test_adaptive_stop(capsys, checkpoint, image):
     words = [image, "Why?", "--checkpoint", checkpoint, "--max-new-tokens", "3"]
     reply = ask_json(capsys, *words, "--stop", "l2:1000000")
@@ -105,6 +112,10 @@ def test_checkpoint_defaults_to_the_embedded_one(capsys, checkpoint, image, monk
         ({"--checkpoint": "nowhere/at-all"}, "nowhere/at-all"),
         ({"--trace": "no/such/folder/how.html"}, "doesn't exist"),
         ({"--trace": "."}, "is a folder"),
+        ({"--method": "nothing"}, "no method 'nothing'; choose from"),
+        ({"--option": "crops=2"}, "the method 'lare' has no option 'crops'; it takes"),
+        ({"--option": "device=cpu"}, "the method 'lare' has no option 'device'"),
+        ({"--option": "window"}, "write name=value"),
     ],
 )
 def test_mistakes_are_one_line(capsys, checkpoint, image, changes, message):
@@ -122,6 +133,13 @@ def test_help_has_an_example(capsys):
             main([command, "--help"])
         assert stopped.value.code == 0
         assert f"\n  lare {command}" in capsys.readouterr().out
+
+
+def test_info_lists_methods_and_their_options(capsys):
+    assert main(["info", "--methods"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("llava: ") for line in lines)
+    assert "  iterations (default None): latent iterations K; 0 makes no latents" in lines
 
 
 def test_info_counts_parameters(capsys, checkpoint):

@@ -83,6 +83,15 @@ def test_one_picture_a_step_with_its_words(tmp_path):
         assert Image.open(io.BytesIO(data)).size == (336, 336)
 
 
+def test_the_window_is_the_one_that_was_looked_at(tmp_path):
+    path = tmp_path / "how.html"
+    looked = arrays() | {"cross_attention": np.full((3, 9), 1 / 9)}
+    write_trace(path, "Which?", reply(), Image.new("RGB", (336, 336)), looked, CONFIG)
+    assert "the 3 x 3 window looked at again" in path.read_text(encoding="utf-8")
+    write_trace(path, "Which?", reply(), Image.new("RGB", (336, 336)), {}, CONFIG)
+    assert path.read_text(encoding="utf-8").count("<img") == 1
+
+
 def test_everything_written_is_escaped():
     page = render_page(EVIL, reply(text=EVIL, answer=EVIL, checkpoint=EVIL), [(Image.new("RGB", (4, 4)), EVIL)])
     parsed = parse(page)

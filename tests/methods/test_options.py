@@ -20,6 +20,7 @@ from lare.methods import get_method, listing, load_method, method_names
 from lare.methods.base import MethodOptions, Sampling, option
 from lare.methods.lare import Lare, LareOptions
 from lare.methods.llava import Llava
+from lare.methods.options import parse_options
 
 from .tiny_checkpoint import GRID, LM_GRID, pictures, tiny_parts
 
@@ -172,6 +173,27 @@ def test_installed_methods_are_found_and_faults_of_theirs_are_told(monkeypatch):
         get_method("mine")
 
 
-def test_every_option_says_what_it_does():
-    assert LareOptions.described().count("\n") + 1 == len(LareOptions.names())
-    assert all(line.partition(": ")[2] for line in LareOptions.described().splitlines())
+def test_every_option_of_every_method_says_what_it_does():
+    for name in method_names():
+        kind = get_method(name).options_type
+        assert tuple(kind.described()) == kind.names() and all(help for _, help in kind.described().values())
+
+
+def test_a_field_of_another_type_is_the_authors_mistake():
+    @dataclass(frozen=True)
+    class Bad(MethodOptions):
+        boxes: list = option((), "which")
+
+    with pytest.raises(LareError, match="'boxes' has the type .*list"):
+        Bad()
+    with pytest.raises(TypeError, match="not both"):
+        Lare(*tiny_parts(), LareOptions(), iterations=1)
+
+
+def test_words_become_options():
+    words = ["iterations=2", "share=0.5", "loud=true", "stop=cosine:0.9", "system_prompt=a=b"]
+    expected = {"iterations": 2, "share": 0.5, "loud": True, "stop": "cosine:0.9", "system_prompt": "a=b"}
+    assert parse_options(words) == expected
+    for word in ("iterations", "=2"):
+        with pytest.raises(LareError, match="write name=value"):
+            parse_options([word])
