@@ -13,7 +13,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -22,10 +21,8 @@ from lare.errors import LareError
 from lare.model.attention import LastQueryCapture
 from lare.model.loop import LoopState, extend, prefill, run_decoder, windowed
 from lare.model.outputs import LareGeneration
+from lare.model.reasoner import Reasoner
 from lare.model.thinking import LatentOverride, Thoughts, think
-
-if TYPE_CHECKING:
-    from lare.model.modeling_lare import LareForConditionalGeneration
 
 __all__ = ["GenerationOptions", "StopCheck", "attention_shares", "choose_tokens", "generate"]
 
@@ -116,7 +113,7 @@ def attention_shares(rows: Tensor, attention_mask: Tensor, visual_slots: Tensor,
 
 
 def generate(
-    model: LareForConditionalGeneration,
+    model: Reasoner,
     input_ids: Tensor,
     attention_mask: Tensor | None,
     pixel_values: Tensor | None,
@@ -153,7 +150,7 @@ def generate(
     return _result(sequences, lengths, thoughts, decoder.shares, options.output_trace, clock.seconds)
 
 
-def _latent_room(model: LareForConditionalGeneration, iterations: int | None) -> int:
+def _latent_room(model: Reasoner, iterations: int | None) -> int:
     config = model.config
     steps = max(config.iterations, config.max_iterations) if iterations is None else iterations
     return int(steps * config.latents_per_iteration)
@@ -181,7 +178,7 @@ def _result(
 class _Clock:
     """Wall-clock seconds per phase; waits for the device, so that a phase is charged with its own work."""
 
-    def __init__(self, model: LareForConditionalGeneration) -> None:
+    def __init__(self, model: Reasoner) -> None:
         self.seconds: dict[str, float] = {}
         self._cuda = model.device.type == "cuda"
         self._last = self._now()
@@ -201,9 +198,7 @@ class _Clock:
 class _Decoder:
     """The decode loop over one batch; `alive` maps the rows still computed to rows of the batch."""
 
-    def __init__(
-        self, model: LareForConditionalGeneration, state: LoopState, options: GenerationOptions, latents: slice
-    ) -> None:
+    def __init__(self, model: Reasoner, state: LoopState, options: GenerationOptions, latents: slice) -> None:
         self.model, self.state, self.options, self.latents = model, state, options, latents
         self.shares: list[Tensor] = []
         text = model.config.text_config
@@ -288,7 +283,7 @@ class _Decoder:
             self.shares.append(attention_shares(rows, mask, self.state.visual_slots, self.latents))
 
 
-def _eos_ids(model: LareForConditionalGeneration, options: GenerationOptions) -> list[int]:
+def _eos_ids(model: Reasoner, options: GenerationOptions) -> list[int]:
     """Ids that end an answer: the options', else the text configuration's."""
     if options.eos_token_ids is not None:
         return [int(token) for token in options.eos_token_ids]

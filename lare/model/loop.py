@@ -17,7 +17,7 @@ from __future__ import annotations
 import inspect
 from dataclasses import dataclass, replace
 from functools import cache as remember_result
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -27,10 +27,8 @@ from lare.errors import LareError
 from lare.model.attention import LastQueryCapture
 from lare.model.cache import new_cache
 from lare.model.families import attention_window, masks_by_kind
+from lare.model.reasoner import Reasoner
 from lare.model.vision import VisualTokens
-
-if TYPE_CHECKING:
-    from lare.model.modeling_lare import LareForConditionalGeneration
 
 __all__ = ["LoopState", "Masks", "extend", "prefill", "start"]
 
@@ -100,7 +98,7 @@ def decoder_mask(past: Tensor, new: Tensor, padded: bool, dtype: torch.dtype) ->
 Masks = Tensor | dict[str, Tensor] | None
 
 
-def windowed(model: LareForConditionalGeneration, mask: Tensor | None, real: Tensor) -> Masks:
+def windowed(model: Reasoner, mask: Tensor | None, real: Tensor) -> Masks:
     """What the decoder takes as its mask: as it is, or narrowed to a window in the layers that have one.
 
     The window counts a row's real positions, so that padding inside a row does not shorten its view. Without a mask
@@ -133,7 +131,7 @@ def _cache_keyword(decoder: Any) -> str:
 
 
 def run_decoder(
-    model: LareForConditionalGeneration,
+    model: Reasoner,
     embeds: Tensor,
     cache: DynamicCache | None,
     position_ids: Tensor,
@@ -156,7 +154,7 @@ def run_decoder(
 
 
 def extend(
-    model: LareForConditionalGeneration,
+    model: Reasoner,
     state: LoopState,
     embeds: Tensor,
     mask: Tensor | None = None,
@@ -220,7 +218,7 @@ def image_slots(input_ids: Tensor, image_token_id: int, count: int) -> Tensor:
     return is_image.nonzero()[:, 1].reshape(input_ids.shape[0], count)
 
 
-def embed_prompt(model: LareForConditionalGeneration, input_ids: Tensor, visual: VisualTokens) -> tuple[Tensor, Tensor]:
+def embed_prompt(model: Reasoner, input_ids: Tensor, visual: VisualTokens) -> tuple[Tensor, Tensor]:
     """Token embeddings with the visual tokens in their slots: (B, S, d), and the slots (B, N_v)."""
     slots = image_slots(input_ids, model.config.image_token_id, visual.lm.shape[1])
     embeds = model.embed(input_ids)
@@ -228,9 +226,7 @@ def embed_prompt(model: LareForConditionalGeneration, input_ids: Tensor, visual:
     return embeds.scatter(1, index, visual.lm.to(embeds.dtype)), slots
 
 
-def start(
-    model: LareForConditionalGeneration, visual: VisualTokens, slots: Tensor, room: int, questions: int
-) -> LoopState:
+def start(model: Reasoner, visual: VisualTokens, slots: Tensor, room: int, questions: int) -> LoopState:
     """The state before the first position, with `room` spare cache positions and N_v image slots (B, N_v)."""
     batch, device = slots.shape[0], slots.device
     empty = visual.lm.new_empty(0)
@@ -248,7 +244,7 @@ def start(
 
 
 def prefill(
-    model: LareForConditionalGeneration,
+    model: Reasoner,
     input_ids: Tensor,
     attention_mask: Tensor | None,
     visual: VisualTokens,

@@ -8,24 +8,18 @@ Shapes: B rows, T target tokens, P prefix tokens, K iterations, m latents each, 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from lare.model.loop import LoopState, decoder_mask, extend, run_decoder, windowed
 from lare.model.outputs import Loss
+from lare.model.reasoner import Reasoner
 from lare.model.thinking import Thoughts
-
-if TYPE_CHECKING:
-    from lare.model.modeling_lare import LareForConditionalGeneration
 
 __all__ = ["cross_entropy_at", "prefix_reconstruction", "target_states"]
 
 
-def cross_entropy_at(
-    model: LareForConditionalGeneration, hidden: Tensor, labels: Tensor, mask: Tensor
-) -> tuple[Loss, Tensor, Tensor]:
+def cross_entropy_at(model: Reasoner, hidden: Tensor, labels: Tensor, mask: Tensor) -> tuple[Loss, Tensor, Tensor]:
     """Cross-entropy of the labels where the mask is on.
 
     Args:
@@ -44,7 +38,7 @@ def cross_entropy_at(
 
 
 def target_states(
-    model: LareForConditionalGeneration, state: LoopState, target_ids: Tensor, mask: Tensor, delimiters: bool
+    model: Reasoner, state: LoopState, target_ids: Tensor, mask: Tensor, delimiters: bool
 ) -> tuple[Tensor, LoopState]:
     """Decoder outputs (B, T, d) that predict `target_ids`, teacher-forced behind the state.
 
@@ -64,7 +58,7 @@ def target_states(
 
 
 def prefix_reconstruction(
-    model: LareForConditionalGeneration, thoughts: Thoughts, prefix_ids: Tensor, prefix_mask: Tensor | None
+    model: Reasoner, thoughts: Thoughts, prefix_ids: Tensor, prefix_mask: Tensor | None
 ) -> tuple[Loss, Tensor]:
     """Text-prefix reconstruction (eq. 8): the rationale's first tokens from the latents alone.
 
@@ -85,9 +79,7 @@ def prefix_reconstruction(
     return cross_entropy_at(model, hidden, prefix_ids, mask)[0], hidden
 
 
-def _prefix_states(
-    model: LareForConditionalGeneration, latents: Tensor, steps: Tensor, prefix_ids: Tensor, mask: Tensor
-) -> Tensor:
+def _prefix_states(model: Reasoner, latents: Tensor, steps: Tensor, prefix_ids: Tensor, mask: Tensor) -> Tensor:
     """Decoder outputs (B, P, d) that predict the prefix from latents (B, K, m, d)."""
     batch, iterations, per_step, _ = latents.shape
     device = prefix_ids.device

@@ -1,7 +1,8 @@
 """LaRe: a frozen encoder, a projector, a causal decoder, and an Extractor that makes latent tokens between the two.
 
-Reading order: `loop` (prefill and cached extension), `thinking` (the latent iterations), `extractor` (one look),
-`losses` (training), `generation` (answers). This file wires them to transformers' conventions.
+Reading order: `reasoner` (what the loop needs of a model), `loop` (prefill and cached extension), `thinking` (the
+latent iterations), `extractor` (one refocus step), `losses` (training), `generation` (answers). This file wires them to
+transformers' conventions.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ Shapes as in `lare.model.loop`; g_lm is the side of the decoder's grid.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,10 +14,8 @@ from lare.errors import LareError
 from lare.model.extractor import VisualMemory
 from lare.model.halting import StopRule, parse_stop
 from lare.model.loop import LoopState, extend
+from lare.model.reasoner import Reasoner
 from lare.model.window import WINDOW_MODES, saliency_grid, select_window, window_cells, window_mask
-
-if TYPE_CHECKING:
-    from lare.model.modeling_lare import LareForConditionalGeneration
 
 __all__ = ["Thoughts", "rms_normalise", "think"]
 
@@ -69,7 +66,7 @@ def rms_normalise(states: Tensor, eps: float = 1e-6) -> Tensor:
 
 
 def think(
-    model: LareForConditionalGeneration,
+    model: Reasoner,
     state: LoopState,
     iterations: int | None = None,
     stop: str | None = None,
@@ -122,7 +119,7 @@ def think(
     return record.thoughts(state, rule, active)
 
 
-def _limit(model: LareForConditionalGeneration, rule: StopRule, iterations: int | None) -> int:
+def _limit(model: Reasoner, rule: StopRule, iterations: int | None) -> int:
     if iterations is not None:
         if iterations < 0:
             raise LareError(f"iterations is {iterations}; give 0 or more.")
@@ -130,9 +127,7 @@ def _limit(model: LareForConditionalGeneration, rule: StopRule, iterations: int 
     return int(model.config.max_iterations if rule.adaptive else model.config.iterations)
 
 
-def _check_options(
-    model: LareForConditionalGeneration, state: LoopState, limit: int, window_mode: str, override: LatentOverride
-) -> None:
+def _check_options(model: Reasoner, state: LoopState, limit: int, window_mode: str, override: LatentOverride) -> None:
     if window_mode not in WINDOW_MODES:
         raise LareError(f"window_mode is {window_mode!r}; give one of {', '.join(WINDOW_MODES)}.")
     if isinstance(override, str) and override not in ("zeros", "noise"):
@@ -147,9 +142,7 @@ def _check_options(
             raise LareError(f"latent_override has shape {tuple(override.shape)}; give one that broadcasts to {shape}.")
 
 
-def choose_look(
-    model: LareForConditionalGeneration, state: LoopState, mode: str, generator: torch.Generator | None
-) -> _Look:
+def choose_look(model: Reasoner, state: LoopState, mode: str, generator: torch.Generator | None) -> _Look:
     """Pick each row's window from the state's saliency."""
     config, visual = model.config, state.visual
     batch, device = state.saliency.shape[0], state.saliency.device
@@ -165,7 +158,7 @@ def choose_look(
 
 
 def make_latents(
-    model: LareForConditionalGeneration,
+    model: Reasoner,
     state: LoopState,
     look: _Look,
     memory: VisualMemory | None,
@@ -226,7 +219,7 @@ def override_latents(latents: Tensor, override: LatentOverride, step: int, gener
     return noise * (latents.square().sum(-1, keepdim=True) / noise.square().sum(-1, keepdim=True)).sqrt()
 
 
-def _feed(model: LareForConditionalGeneration, state: LoopState, latents: Tensor, active: Tensor | None) -> LoopState:
+def _feed(model: Reasoner, state: LoopState, latents: Tensor, active: Tensor | None) -> LoopState:
     """Feed latents; rows that are not active get masked slots and keep what their last position saw."""
     if active is None or bool(active.all()):
         return extend(model, state, latents, capture=True)[1]
@@ -243,7 +236,7 @@ def _feed(model: LareForConditionalGeneration, state: LoopState, latents: Tensor
 class _Record:
     """Gathers one entry per iteration and lays them out as `Thoughts`."""
 
-    def __init__(self, model: LareForConditionalGeneration, state: LoopState) -> None:
+    def __init__(self, model: Reasoner, state: LoopState) -> None:
         self.saliency = state.saliency
         self.side = state.visual.lm_grid
         self.latents: list[Tensor] = []

@@ -1,0 +1,63 @@
+"""What the latent loop needs of a model, as a protocol.
+
+So `loop`, `thinking`, `losses` and `generation` are plain functions, and their imports run one way.
+`lare.model.modeling_lare.LareForConditionalGeneration` fulfils it. Shapes: B rows, S or T positions, d decoder width, V
+vocabulary, I images, N_f fine visual cells.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from lare.model.configuration_lare import LareConfig
+from lare.model.extractor import Extractor, VisualMemory
+from lare.model.vision import VisualTokens
+
+__all__ = ["Reasoner"]
+
+
+class Reasoner(Protocol):
+    """A causal decoder over text, visual tokens and latents.
+
+    Attributes:
+        num_layers: L, decoder layers.
+        extractor: Makes latents of a window (eqs. 3-5); None feeds the last hidden state back.
+    """
+
+    num_layers: int
+    extractor: Extractor | None
+
+    @property
+    def config(self) -> LareConfig:
+        """The model's configuration."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+
+    @property
+    def decoder(self) -> nn.Module:
+        """The decoder without its LM head."""
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Input embeddings (B, S, d) of token ids (B, S)."""
+
+    def embed_token(self, token: int, batch: int) -> Tensor:
+        """One token's embedding for each row, (B, 1, d)."""
+
+    def embedding_rms(self) -> Tensor:
+        """Root mean square of input embeddings, a scalar."""
+
+    def lm_head(self, hidden: Tensor) -> Tensor:
+        """Logits (..., V) of decoder outputs (..., d)."""
+
+    def visual_tokens(
+        self, pixel_values: Tensor | None, visual_features: Tensor | None, lm_grid: int | None = None
+    ) -> VisualTokens:
+        """Visual tokens of I images, from pixels (I, 3, H, W) or from cached encoder features (I, N_f, d_vis)."""
+
+    def remember(self, visual: VisualTokens) -> VisualMemory | None:
+        """Keys and values of the refocus tokens for the Extractor, computed once for all iterations."""
