@@ -1,6 +1,6 @@
 """``python -m analysis``: every analysis over the newest demo run, and the page that links their reports.
 
-Each analysis is its own process, two at a time, so that one that fails takes no other with it; a verdict each stands on
+Each analysis is its own process, two at a time, so that one that fails takes no other with it; an answer each stands on
 the terminal. ``make demo`` ends with it, and so that it takes minutes, some ask fewer questions; ``--full`` asks all.
 """
 
@@ -51,9 +51,10 @@ def _analyse(name: str, out: Path, full: bool) -> tuple[str, float, str | None]:
     return name, time.perf_counter() - started, last[0].removeprefix("lare: ")
 
 
-def _verdict(out: Path, name: str) -> str:
+def _answer(out: Path, name: str) -> str:
     path = out / f"{name}.json"
-    return Document.from_json(path.read_text(encoding="utf-8"), str(path)).verdict
+    document = Document.from_json(path.read_text(encoding="utf-8"), str(path))
+    return f"{document.answer}." if document.answer else document.verdict
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -74,7 +75,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run all, print verdicts and the index's path; returns 1 if one failed."""
+    """Run all, print their answers and the index's path; returns 1 if one failed."""
     options = _options(arguments)
     names = options.only or list(ANALYSES)
     started, failed = time.perf_counter(), 0
@@ -85,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             found = list(progress(jobs, total=len(names), desc="analyses", unit="report"))
         for name, seconds, problem in found:
             failed += problem is not None
-            print(f"\n{name} ({seconds:.0f} s): {problem or _verdict(options.out, name)}")
+            print(f"{name} ({seconds:.0f} s): {problem or _answer(options.out, name)}")
         index = write_index(options.out)
     except (LareError, OSError) as error:
         print(f"lare: {' '.join(str(error).split())}", file=sys.stderr)

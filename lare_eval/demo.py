@@ -36,8 +36,8 @@ from typing import TYPE_CHECKING, Any
 
 from lare.errors import LareError
 from lare.files import save_text
-from lare_eval.settings import MAJORITY, TEXT, majority_pass, names, single_tasks
-from lare_eval.summary import Cell, Margin, Pass, saved_text, summarise, table
+from lare_eval.settings import BLIND, DIRECT, MAJORITY, TEXT, majority_pass, names, single_tasks
+from lare_eval.summary import Cell, Margin, Pass, saved_text, short_table, summarise, table
 from lare_eval.workers import Estimate, Plan, Workers, cores, progress_bar
 
 if TYPE_CHECKING:
@@ -46,6 +46,9 @@ if TYPE_CHECKING:
 __all__ = ["main", "run"]
 
 OUT = Path("results/demo")
+SHORT = 4
+"""Settings in the closing table; ``--full`` prints all."""
+
 _LEGEND = (
     "K=0: the same weights answer at once, without latent steps. text: no latent steps, the whole rationale as text.\n"
     "random: latent steps at random windows. fine: as text, with every fine token in the decoder's context.\n"
@@ -82,6 +85,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--jobs", type=int, help="processes (default: one a core, but one with --limit, which isn't worth their start)"
     )
     parser.add_argument("--out", type=Path, default=OUT, help="folder of the results (default: %(default)s)")
+    parser.add_argument("--full", action="store_true", help="print every setting with intervals and differences")
     options = parser.parse_args(arguments)
     for name in ("limit", "jobs"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
@@ -160,11 +164,23 @@ def run(options: argparse.Namespace) -> int:
     guessed = majority_pass(made[MAJORITY], passes[0])
     passes += [guessed] if guessed is not None else []
     cells, margins = summarise(passes)
-    text = f"{table(cells, margins)}\n\n{saved_text(passes[0], made[TEXT])}"
+    saved = saved_text(passes[0], made[TEXT])
+    text = f"{table(cells, margins)}\n\n{saved}\n\n{_LEGEND}"
     _write(out, thinking.fingerprint(), cells, margins, text, time.perf_counter() - started)
-    print(f"\n{text}\n\n{_LEGEND}")
+    print(f"\n{text if options.full else _short(cells, saved, out)}")
     print(f"{time.perf_counter() - started:.0f} s; results: {out / 'summary.json'}")
     return 0
+
+
+def _short(cells: Sequence[Cell], saved: str, out: Path) -> str:
+    """The closing lines: four settings by task, whether text is saved, and where the rest is."""
+    settings = list(dict.fromkeys(cell.setting for cell in cells))
+    wanted = [settings[0], *(one for one in (DIRECT, TEXT, MAJORITY, BLIND) if one in settings[1:])][:SHORT]
+    return (
+        f"{short_table(cells, wanted)}\n{saved}\n"
+        "Stand-ins made from the embedded world, no benchmark. All settings with intervals: "
+        f"{out / 'summary.txt'}, or --full"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

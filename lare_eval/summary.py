@@ -11,7 +11,7 @@ import numpy.typing as npt
 from lare.errors import LareError
 from lare.intervals import wilson
 
-__all__ = ["Cell", "Margin", "Pass", "margin", "saved_text", "summarise", "table", "wilson"]
+__all__ = ["Cell", "Margin", "Pass", "margin", "saved_text", "short_table", "summarise", "table", "wilson"]
 
 Scores = Mapping[int, float]
 """Score (0 or 1) by question number."""
@@ -209,6 +209,20 @@ def table(cells: Sequence[Cell], margins: Sequence[Margin]) -> str:
         points = f"{100 * gap.difference:+.1f}"
         gaps.append((gap.task, name, str(gap.n), points, interval, str(gap.gained), str(gap.lost)))
     return f"{_columns(answers)}\n\n{_columns(gaps)}"
+
+
+def short_table(cells: Sequence[Cell], settings: Sequence[str]) -> str:
+    """Right answers in percent: a line for each task and for all of them, a column for each setting.
+
+    Args:
+        cells: Of every pass and task.
+        settings: The columns.
+    """
+    tasks = list(dict.fromkeys(cell.task for cell in cells))
+    shares = {(cell.task, cell.setting): f"{cell.accuracy:.1%}" for cell in cells}
+    rows = [("right answers", *settings)]
+    rows += [(task, *(shares.get((task, setting), "") for setting in settings)) for task in tasks]
+    return _columns(rows)
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> str:

@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from analysis.ablation.answer import answer
 from analysis.ablation.curves import Curve, curve_figures, curve_tables, curves
 from analysis.ablation.rows import FEW_SEEDS, Difference, Row, compare, merge, over_seeds, read_rows
 from analysis.shared.cli import Computed, reproduce, run, standard_parser
+from analysis.shared.report.answers import answered
 from analysis.shared.report.document import Column, Document, Figure, Series, Table
 from analysis.shared.stats import holm
 from analysis.tasks import METHOD, Apart, apart_table, find_apart
@@ -329,7 +331,7 @@ def compute(options: argparse.Namespace) -> Computed:
         methods=(*_METHODS, METHOD),
     )
     arrays = {f"accuracy_{name}": np.array(row.accuracy) for name, row in rows.items()}
-    return document, arrays
+    return answered(document, answer), arrays
 
 
 def parser() -> argparse.ArgumentParser:
@@ -347,4 +349,4 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; returns the exit code."""
-    return run(parser(), compute, arguments)
+    return run(parser(), compute, arguments, answer)

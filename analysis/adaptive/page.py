@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from analysis.adaptive.answer import answer
 from analysis.adaptive.stopping import (
     RULES,
     Prefixes,
@@ -35,6 +36,7 @@ from analysis.adaptive.tables import Judged, figures, judge, rules_table, sample
 from analysis.adaptive_tasks import curve_by_task, curve_figure, moves_by_steps, rules_by_task
 from analysis.shared.asking import Asker, load_questions
 from analysis.shared.cli import Computed, reproduce, run, standard_parser
+from analysis.shared.report.answers import answered
 from analysis.shared.report.document import Document
 from analysis.shared.stats import Result
 from analysis.tasks import METHOD, Apart, apart_table
@@ -213,7 +215,7 @@ def compute(options: argparse.Namespace) -> Computed:
         sampling=f"{len(shown)} of {len(test.right)} questions, drawn by seed {int(options.seeds[0])}.",
         methods=(*_METHODS, METHOD),
     )
-    return document, _arrays(test, values, whole) | {"set_aside": np.array(apart.aside, dtype=str)}
+    return answered(document, answer), _arrays(test, values, whole) | {"set_aside": np.array(apart.aside, dtype=str)}
 
 
 def _arrays(
@@ -252,4 +254,4 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; returns the exit code."""
-    return run(parser(), compute, arguments)
+    return run(parser(), compute, arguments, answer)

@@ -17,9 +17,11 @@ import numpy.typing as npt
 from analysis.attention import layers as by_layer
 from analysis.attention import live_tables, tables
 from analysis.attention.again import Live, ask_again
+from analysis.attention.answer import answer
 from analysis.attention.measure import HEADLINE, ROWS, Compared, Values, compare, measures, read_side
 from analysis.shared.cli import Computed, reproduce, run, standard_parser
 from analysis.shared.pictures import Looks, mini_pictures
+from analysis.shared.report.answers import answered
 from analysis.shared.report.document import Document, Picture, Reproduce, Sample, View
 from analysis.shared.stats import FEW_CLUSTERS, cluster_difference, format_p
 from analysis.shared.traces import demo_run, demo_traces, described
@@ -61,7 +63,7 @@ def compute(options: argparse.Namespace) -> Computed:
     live = ask_again(compared, options) if options.live else "--live 0 leaves them out"
     if isinstance(live, Live):
         arrays |= live_tables.live_arrays(live)
-    return document(compared, numbers, options, again, further, live), arrays
+    return answered(document(compared, numbers, options, again, further, live), answer), arrays
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -320,4 +322,4 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; returns the exit code."""
-    return run(parser(), compute, arguments)
+    return run(parser(), compute, arguments, answer)

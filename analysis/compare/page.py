@@ -16,8 +16,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from analysis.compare import tables
+from analysis.compare.answer import answer
 from analysis.shared.cli import Computed, reproduce, run, standard_parser
 from analysis.shared.pictures import Looks, mini_pictures
+from analysis.shared.report.answers import answered
 from analysis.shared.report.document import Document, Picture, Reproduce, Sample, View
 from analysis.shared.runs import Run, read_run
 from analysis.shared.stats import FEW_CLUSTERS, Result, cluster_difference, format_p
@@ -55,7 +57,7 @@ def compute(options: argparse.Namespace) -> Computed:
         "score_a": items["score_a"].to_numpy(float),
         "score_b": items["score_b"].to_numpy(float),
     }
-    return document(items, names, options, again, (other.reader, judged.reader)), arrays
+    return answered(document(items, names, options, again, (other.reader, judged.reader)), answer), arrays
 
 
 def merge(judged: Run, other: Run, names: tuple[str, str], tasks: Sequence[str] | None = None) -> pd.DataFrame:
@@ -260,4 +262,4 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; returns the exit code."""
-    return run(parser(), compute, arguments)
+    return run(parser(), compute, arguments, answer)

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from analysis.controls.answer import answer
 from analysis.controls.tables import (
     CONTROLS,
     Comparison,
@@ -30,6 +31,7 @@ from analysis.controls.tables import (
 )
 from analysis.shared.asking import Answers, Asker, Question, load_questions
 from analysis.shared.cli import Computed, reproduce, run, standard_parser
+from analysis.shared.report.answers import answered
 from analysis.shared.report.document import Document
 from analysis.tasks import METHOD, Apart, apart_table, find_apart
 from lare.errors import LareError
@@ -232,7 +234,7 @@ def compute(options: argparse.Namespace) -> Computed:
     )
     arrays = {f"right_{name}": one.right for name, one in answers.items()}
     arrays |= {"doc_id": np.array([one.doc_id for one in questions]), "task": np.array([one.task for one in questions])}
-    return document, arrays
+    return answered(document, answer), arrays
 
 
 def parser() -> argparse.ArgumentParser:
@@ -248,4 +250,4 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; returns the exit code."""
-    return run(parser(), compute, arguments)
+    return run(parser(), compute, arguments, answer)

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from analysis.heatmaps.answer import answer
 from analysis.heatmaps.measure import Maps, read_maps, same_items
 from analysis.heatmaps.numbers import mean_map, shape_of_maps
 from analysis.heatmaps.overlap import agreement
@@ -44,6 +45,7 @@ from analysis.heatmaps.tables import (
     thing_grids,
 )
 from analysis.shared.cli import Computed, reproduce, run, standard_parser
+from analysis.shared.report.answers import answered
 from analysis.shared.report.document import Document
 from analysis.shared.stats import FEW_CLUSTERS
 from analysis.shared.traces import demo_traces, frame, open_traces, pair, scores_beside
@@ -115,8 +117,9 @@ def compute(options: argparse.Namespace) -> Computed:
         sampling=_sampling(chosen[1], len(maps.table)),
         methods=_methods(maps, measured),
         stand_in=all(str(task).startswith("lare_mini_") for task in maps.table["task"]),
+        lead="samples",
     )
-    return document, _arrays(measured, maps, shapes, average)
+    return answered(document, answer), _arrays(measured, maps, shapes, average)
 
 
 def _control(maps: Maps, path: Path, name: str, warnings: list[str]) -> Maps | None:
@@ -279,4 +282,4 @@ def _arrays(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; see ``--help``."""
-    return run(parser(), compute, arguments)
+    return run(parser(), compute, arguments, answer)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from analysis.probe.answer import answer
 from analysis.probe.classifiers import FEATURES, MAX_STEPS
 from analysis.probe.experiment import Measured, Settings, run_seed
 from analysis.probe.figures import figures
@@ -29,6 +30,7 @@ from analysis.probe.similarity import similarities
 from analysis.probe.tables import tables
 from analysis.probe.words import verdict, warnings_of
 from analysis.shared.cli import Computed, reproduce, run, standard_parser
+from analysis.shared.report.answers import answered
 from analysis.shared.report.document import Document
 
 __all__ = ["compute", "main", "parser"]
@@ -152,7 +154,7 @@ def compute(options: argparse.Namespace) -> Computed:
         figures=figures(chosen.models, found),
         methods=(*_READINGS, *((_ALL_TOKENS,) if options.anchor == "all" else ())),
     )
-    return document, _arrays(found)
+    return answered(document, answer), _arrays(found)
 
 
 def _say(line: str) -> None:
@@ -175,4 +177,4 @@ def _arrays(found: Sequence[Measured]) -> dict[str, npt.NDArray[Any]]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    return run(parser(), compute, arguments)
+    return run(parser(), compute, arguments, answer)

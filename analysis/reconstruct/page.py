@@ -20,7 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from analysis.reconstruct.answer import answer
 from analysis.reconstruct.sampling import (
+    TITLES,
     Looks,
     Scores,
     Target,
@@ -37,6 +39,7 @@ from analysis.reconstruct.sampling import (
 )
 from analysis.shared.asking import Asker, Question, load_questions
 from analysis.shared.cli import Computed, reproduce, run, standard_parser
+from analysis.shared.report.answers import answered
 from analysis.shared.report.document import Column, Document, Figure, Sample, Series, Step, Table, View
 from analysis.shared.showing import picture
 from analysis.shared.stats import Result, cluster_difference, cluster_mean, holm, wilson
@@ -45,16 +48,6 @@ from lare.progress import progress
 
 __all__ = ["compute", "main"]
 
-TITLES = {
-    "own": "Own latents",
-    "other": "Another picture's latents",
-    "mean": "Mean latents",
-    "noise": "Noise of the same norm",
-    "zeros": "Zeros",
-    "tokenizer": "Bound: the window's crop through the tokenizer",
-    "training": "Bound: the training crop nearest to the window's crop",
-    "crop": "Floor: the mean of all crops",
-}
 SAMPLED = ("own", "other", "mean", "noise", "zeros")
 
 SHIPPED = Path(__file__).parents[1] / "lare" / "checkpoints" / "embedded_unet"
@@ -366,13 +359,14 @@ def compute(options: argparse.Namespace) -> Computed:
         samples=shown,
         sampling=f"{len(shown)} of {len(questions)} questions, drawn by seed {int(options.seeds[0])}.",
         methods=_METHODS,
+        lead="samples",
     )
     arrays = {
         f"{metric.name}_{name}": np.stack([getattr(one, metric.name) for one in found], 1)
         for name, found in scores.items()
         for metric in fields(Scores)
     }
-    return document, arrays
+    return answered(document, answer), arrays
 
 
 def parser() -> argparse.ArgumentParser:
@@ -395,4 +389,4 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; returns the exit code."""
-    return run(parser(), compute, arguments)
+    return run(parser(), compute, arguments, answer)

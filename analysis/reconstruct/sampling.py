@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from lare.model import LareConfig, LareGeneration
 
 __all__ = [
+    "TITLES",
     "Looks",
     "Scores",
     "Target",
@@ -42,6 +43,18 @@ __all__ = [
     "target_of",
     "training_crops",
 ]
+
+TITLES = {
+    "own": "Own latents",
+    "other": "Another picture's latents",
+    "mean": "Mean latents",
+    "noise": "Noise of the same norm",
+    "zeros": "Zeros",
+    "tokenizer": "Bound: the window's crop through the tokenizer",
+    "training": "Bound: the training crop nearest to the window's crop",
+    "crop": "Floor: the mean of all crops",
+}
+"""Name of a condition to its title in tables."""
 
 Array = npt.NDArray[np.float64]
 

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from analysis.shared.report.answers import Answer, answered
 from analysis.shared.report.document import Document, Reproduce
 from analysis.shared.report.files import write_atomically
 from analysis.shared.report.index import write_index
@@ -70,6 +71,7 @@ def run(
     parser: argparse.ArgumentParser,
     compute: Callable[[argparse.Namespace], Computed],
     arguments: Sequence[str] | None = None,
+    answer: Callable[[Document], Answer] | None = None,
 ) -> int:
     """Run an analysis's command.
 
@@ -77,6 +79,7 @@ def run(
         parser: From `standard_parser`, with the analysis's own options added.
         compute: The analysis.
         arguments: Command line; the process's own where left out.
+        answer: Says the answer from a report's tables; for JSON of before reports had one.
 
     Returns:
         Exit status: 0, or 2 after a `LareError`, whose one message is printed.
@@ -89,6 +92,7 @@ def run(
         if options.source:
             source = Path(options.source)
             document = Document.from_json(_read(source), repr(options.source))
+            document = answered(document, answer) if answer else document
         else:
             document, arrays = compute(options)
             _write_data(document, arrays, out)
@@ -185,6 +189,7 @@ def _write_data(document: Document, arrays: Mapping[str, npt.NDArray[Any]], out:
 
 def _summary(document: Document) -> str:
     parts = [f"warning: {one}" for one in document.warnings]
-    parts += [document.title, document.verdict]
+    parts += [document.title, f"{document.answer}." if document.answer else "", document.verdict]
+    parts = [part for part in parts if part]
     parts += [plain_text(table) for table in document.tables[:1]]
     return "\n\n".join(parts) + "\n"

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure as Canvas
 
 from analysis.shared.report.document import Column, Figure, Series, Table
 
-__all__ = ["COLOURS", "draw", "numbers_of"]
+__all__ = ["COLOURS", "draw", "numbers_of", "small"]
 
 COLOURS = ("#2a7f8e", "#d0782a", "#7a66b8", "#5a9a3c", "#c2517a", "#8a8f98", "#3f74c4", "#a8852b")
 """Told apart in light and dark and by those who see few colours; markers and order tell the same."""
@@ -61,6 +61,20 @@ def draw(figure: Figure) -> str:
         buffer = io.StringIO()
         canvas.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     return _page_ready(buffer.getvalue(), figure)
+
+
+def small(figure: Figure, width: int = 640) -> bytes:
+    """A chart as a PNG on white, for an index card.
+
+    Args:
+        figure: Its numbers and words.
+        width: Pixels.
+    """
+    with matplotlib.rc_context(_STYLE):
+        canvas = _painted(figure)
+        buffer = io.BytesIO()
+        canvas.savefig(buffer, format="png", dpi=width / _WIDTH, facecolor="white", metadata={"Software": None})
+    return buffer.getvalue()
 
 
 def _painted(figure: Figure) -> Canvas:

@@ -29,6 +29,7 @@ __all__ = [
     "frame",
     "open_traces",
     "pair",
+    "plain",
     "read_scores",
     "same_checkpoint",
     "scores_beside",
@@ -224,6 +225,13 @@ def described(name: str) -> str:
     steps = name[1:] if name[:1] == "K" and name[1:].isdigit() else ""
     words = SETTINGS.get(name) or (f"{steps} latent steps, then text" if steps else "")
     return f"{name} ({words})" if words else name
+
+
+def plain(name: str) -> str:
+    """A setting of the demo in common words, for a sentence that stands by itself; other names as they are."""
+    if name[:1] == "K" and name[1:].isdigit():
+        return "thinking in latent steps" if int(name[1:]) else "answering at once"
+    return {"text": "reasoning as text", "fine": "reasoning as text over the fine grid"}.get(name, name)
 
 
 def short(task: str) -> str:

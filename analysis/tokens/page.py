@@ -16,11 +16,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from analysis.shared.cli import Computed, reproduce, run, standard_parser
+from analysis.shared.report.answers import answered
 from analysis.shared.report.document import Document, Reproduce
 from analysis.shared.stats import FEW_CLUSTERS
 from analysis.shared.traces import demo_run, demo_traces, described, frame, open_traces, pair, scores_beside, setting_of
 from analysis.tasks import METHOD, Apart, apart_table, find_apart
 from analysis.tokens import tables
+from analysis.tokens.answer import answer
 from lare.errors import LareError
 
 __all__ = ["compute", "document", "main", "moves_of_tokens", "read_settings"]
@@ -54,7 +56,7 @@ def compute(options: argparse.Namespace) -> Computed:
         for column in ("output_tokens", "latent_steps", "seconds", "score"):
             arrays[f"{name}_{column}"] = ordered[column].to_numpy(float)
         arrays["task"], arrays["doc_id"] = ordered["task"].to_numpy(str), ordered["doc_id"].to_numpy()
-    return document(settings, pairs, options, again), arrays
+    return answered(document(settings, pairs, options, again), answer), arrays
 
 
 def _demo() -> list[Path]:
@@ -217,4 +219,4 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; returns the exit code."""
-    return run(parser(), compute, arguments)
+    return run(parser(), compute, arguments, answer)

@@ -79,7 +79,7 @@ def test_planted_effects_are_found(tmp_path: Path) -> None:
     assert main["same"]["holm"] > 0.05
     assert main["fine"].get("gap") is None
     assert document.warnings == ()
-    assert "worse" in document.verdict
+    assert document.answer == "1 of 3 variants beats the reference design"
     costs = document.tables[2].rows[0]
     assert costs["tokens"] == pytest.approx(11.5)
     assert costs["multiply_adds_whole"] == pytest.approx(150) and costs["multiply_adds"] == pytest.approx(50)
@@ -270,7 +270,7 @@ def test_the_first_row_is_the_reference_unless_one_is_named(tmp_path: Path) -> N
     first, _ = compute(options(path))
     named_so, _ = compute(options(path, "--reference", "second"))
     other, _ = compute(options(path, "--reference", "first"))
-    assert first.verdict == named_so.verdict != other.verdict
+    assert first.details == named_so.details != other.details
 
 
 def five(odd: float, tmp_path: Path) -> Document:
@@ -289,8 +289,8 @@ def five(odd: float, tmp_path: Path) -> Document:
 
 def test_a_task_that_collapses_at_odd_steps_is_set_aside(tmp_path: Path) -> None:
     told = five(0.4, tmp_path)
-    assert told.verdict.startswith("On 4 tasks, without e: Row 4: 90.0 % right")
-    assert "e turns back and forth" in told.verdict and "Over all 5 tasks: Row 4: 90.0 % right" in told.verdict
+    assert told.details[0].startswith("On 4 tasks, without e: Row 4: 90.0 % right")
+    assert "e turns back and forth" in told.details[0] and "Over all 5 tasks: Row 4: 90.0 % right" in told.details[0]
     assert any("set aside" in one for one in told.warnings)
     clean = five(0.0, tmp_path)
-    assert "set aside" not in clean.verdict.lower() and "apart" in {one.id for one in clean.tables}
+    assert "set aside" not in clean.details[0].lower() and "apart" in {one.id for one in clean.tables}

@@ -147,6 +147,24 @@ def test_scale_smoothing_and_colours_change_the_picture(browser: Any, page: Path
     assert len(seen) == 4
 
 
+def test_steps_are_shown_side_by_side_by_keyboard(browser: Any, page: Path) -> None:
+    visit(browser, page)
+    count = "return document.querySelectorAll('.strip canvas').length"
+    assert browser.execute_script(count) == 0
+    for shown in (4, 0):
+        browser.find_element(By.CSS_SELECTOR, ".side-choice").send_keys(Keys.ENTER)
+        assert browser.execute_script(count) == shown
+        pressed = browser.execute_script("return document.activeElement.getAttribute('aria-pressed')")
+        assert pressed == ("true" if shown else "false"), "the button that was pressed keeps the focus"
+    browser.find_element(By.CSS_SELECTOR, ".side-choice").send_keys(Keys.ENTER)
+    browser.find_element(By.ID, "step").send_keys(Keys.ARROW_RIGHT)
+    current = browser.find_elements(By.CSS_SELECTOR, ".strip li[aria-current]")
+    assert [one.find_element(By.CSS_SELECTOR, ".label").text for one in current] == ["step 2 of 4"]
+    assert "Step 2 of 4" in text(browser, "#live") and violations(browser) == []
+    emulate(browser, "light", 390)
+    assert browser.execute_script("return document.documentElement.scrollWidth") == 390
+
+
 def test_filters_sorting_and_pages_by_keyboard(browser: Any, page: Path) -> None:
     visit(browser, page)
     assert text(browser, "#count") == "60 of 60 samples" and len(rows(browser)) == 25

@@ -193,7 +193,7 @@ def test_the_planted_signal_is_found_at_its_step_alone(computed) -> None:
         assert row["mean_interval"][0] < 0 < row["mean_interval"][1]
     assert rows[4]["mass"] == pytest.approx(np.mean([row["mass"] for row in rows[:4]]))
     assert arrays["mass_own"].shape == (72, STEPS)
-    assert f"{rows[4]['mass']:.1f} %" in document.verdict and "n = 72 questions" in document.verdict
+    assert f"{rows[4]['mass']:.1f} %" in document.details[0] and "n = 72 questions" in document.details[0]
 
 
 def test_agreement_with_the_boxes_finds_the_planted_step(computed) -> None:
@@ -267,7 +267,7 @@ def test_missing_controls_are_warned_of(tmp_path: Path) -> None:
     document, _ = heatmaps.compute(options)
     warned = " ".join(document.warnings)
     assert all(word in warned for word in ("'random'", "'blind'", "K0", "scenes"))
-    assert "random windows" not in document.verdict
+    assert "random windows" not in document.details[0]
 
 
 def test_other_weights_and_other_questions_are_refused(tmp_path: Path, run_folder) -> None:

@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.shared.cli import reproduce, run, standard_parser
-from analysis.shared.report.document import Column, Document, Table
+from analysis.shared.report.answers import Answer, answered, numbers, row
+from analysis.shared.report.document import Claim, Column, Document, Table
 from analysis.shared.report.index import main as index_main
 from analysis.shared.report.index import write_index
 from analysis.shared.report.render import render
@@ -103,11 +104,65 @@ def test_hostile_texts_make_no_element() -> None:
     assert [tag for tag, _ in plain] == [tag for tag, _ in hostile]
 
 
-def test_order_warnings_verdict_numbers_figures_samples_methods_reproduce() -> None:
-    text = render(document(WORDS, 3))
-    parts = "warnings-title verdict-title numbers main-table figures samples list viewer methods reproduce"
-    places = [text.index(f'id="{name}"') for name in parts.split()]
-    assert places == sorted(places)
+def test_order_answer_samples_numbers_figures_tables_methods_reproduce() -> None:
+    made = document(WORDS, 3)
+    first, second = (figure.id for figure in made.figures[:2])
+    rest = f"samples viewer list numbers warnings-title main-table figures {second} more methods reproduce"
+    for lead, parts in (("figure", f"verdict-title {first} {rest}"), ("samples", f"verdict-title {rest}")):
+        text = render(replace(made, lead=lead))
+        places = [text.index(f'id="{name}"') for name in parts.split()]
+        assert places == sorted(places)
+        assert text.index('id="samples"') < text.index('id="numbers"')
+        assert (text.index(f'id="{first}"') < text.index('id="samples"')) == (lead == "figure")
+
+
+def test_the_answer_stands_first_with_the_papers_claim_and_whether_it_is_seen() -> None:
+    made = replace(document(WORDS, 0), question="Does it <i>help</i>?", answer="It helps", details=("All of it.",))
+    text = render(replace(made, claim=Claim("It helps a lot (Table 9).", "undecided", "Too few questions.")))
+    places = [text.index(words) for words in ("Does it &lt;i&gt;help", "It helps.", "Too few questions.", "All of it.")]
+    assert places == sorted(places) and "Undecided here" in text
+    assert "seen here" not in render(made).lower()
+
+
+def test_unknown_words_for_seen_and_lead_are_refused() -> None:
+    with pytest.raises(LareError, match="perhaps"):
+        Claim("x", "perhaps", "y")
+    with pytest.raises(LareError, match="table"):
+        replace(document(WORDS, 0, charts=False), lead="table")
+
+
+def test_reports_of_version_1_are_read_and_answered(tmp_path: Path) -> None:
+    content = json.loads(document(WORDS, 1, charts=False).to_json())
+    for name in ("question", "answer", "claim", "details", "lead"):
+        del content[name]
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(content | {"version": 1}))
+
+    def answer(made: Document) -> Answer:
+        return Answer("Is it so?", f"It is, {row(made, 'main-table')['n']} times", "It is so.")
+
+    assert run(parser(), compute, ["--from", str(path)], answer) == 0
+    text = path.with_suffix(".html").read_text(encoding="utf-8")
+    assert "Is it so?" in text and content["verdict"] in text, "the long verdict is kept among the details"
+    assert run(parser(), compute, ["--from", str(path)]) == 0
+
+
+def test_a_report_without_the_needed_table_stays_as_it_is() -> None:
+    made = document(WORDS, 0, charts=False)
+    assert answered(made, lambda one: Answer("q", str(row(one, "no such table")), "v")) == made
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("K4 against K0, L2 and 4 steps", ["4"]),
+        ("-10.3 points [-11.9, -8.6].", ["-10.3", "-11.9", "-8.6"]),
+        ("1,500 questions, 7 % of it", ["1,500", "7"]),
+        ("p = 1e-300", ["1e-300"]),
+    ],
+)
+def test_numbers_of_a_verdict_are_counted(text, found) -> None:
+    assert numbers(text) == found
 
 
 def test_a_stand_in_is_named_beside_the_verdict_and_only_then() -> None:

@@ -8,7 +8,7 @@ import pytest
 from lare.errors import LareError
 from lare.trace import TraceReader
 from lare_eval import demo
-from lare_eval.summary import Pass, margin, summarise, table, wilson
+from lare_eval.summary import Cell, Pass, margin, summarise, table, wilson
 from tests.methods.tiny_checkpoint import write_checkpoint
 
 
@@ -88,6 +88,21 @@ def test_summary_has_every_pass_task_and_total():
     assert "K=4 minus blind" in text and "83.3%" in text
 
 
+def test_the_closing_table_is_ten_lines_of_four_settings(tmp_path):
+    settings, tasks = ["K=4", "K=0", "text", "random", "fine", "blind", "majority"], [f"task {n}" for n in range(5)]
+    cells = [
+        Cell(setting, task, 10, share / 10, 0.0, 1.0, 9.0, 4.0, 1.0)
+        for task in [*tasks, "all"]
+        for share, setting in enumerate(settings)
+    ]
+    lines = demo._short(cells, "K=4 saves no text here.", tmp_path).splitlines()
+    assert len(lines) + 1 == 10, "the last line is printed after it: seconds, and where the results are"
+    assert lines[0].split()[2:] == ["K=4", "K=0", "text", "majority"]
+    assert [line.split("%")[0].split()[-1] for line in lines[1:7]] == ["0.0"] * 6
+    assert lines[6].split() == ["all", "0.0%", "10.0%", "20.0%", "60.0%"]
+    assert str(tmp_path / "summary.txt") in lines[-1] and "--full" in lines[-1]
+
+
 def test_questions_are_paired_by_number_and_not_by_order():
     first = make_pass("K=4", "10", "1")
     turned = {"lare_mini_pope": {1: 0.0, 0: 1.0}, "lare_mini_mmstar": {0: 1.0}}
@@ -138,6 +153,8 @@ def test_whole_demo_on_a_tiny_checkpoint(few_rows, tmp_path, capsys):
     assert "Postprocessing" not in captured.err and "/4 [" not in captured.err  # one bar, and that is the demo's
     (folder,) = out.iterdir()
     assert printed.splitlines()[-1].endswith(str(folder / "summary.json"))
+    assert "right answers" in printed and "minus" not in printed
+    assert "K=2 minus blind" in (folder / "summary.txt").read_text()
     content = json.loads((folder / "summary.json").read_text())
     steps = {(cell["task"], cell["setting"]): (cell["n"], cell["latent_steps"]) for cell in content["cells"]}
     assert steps["lare_mini_pope", "K=2"] == (4, 2.0)

@@ -15,7 +15,9 @@ from lare.errors import LareError
 
 __all__ = [
     "KINDS",
+    "SEEN",
     "VERSION",
+    "Claim",
     "Column",
     "Document",
     "Figure",
@@ -28,7 +30,13 @@ __all__ = [
     "View",
 ]
 
-VERSION = 1
+VERSION = 2
+"""Version 1 had no answer, claim, details and lead; it is still read."""
+
+SEEN = ("yes", "no", "undecided")
+"""Whether a claim of the paper is seen here."""
+
+LEADS = ("figure", "samples")
 
 KINDS = ("text", "number", "percent", "count", "p", "interval", "mark")
 """How a column's values are shown: text; a number; a share in percent with its sign; a whole number; a p-value
@@ -246,15 +254,39 @@ class Reproduce:
 
 
 @dataclass(frozen=True)
+class Claim:
+    """What the paper says on a report's question, and whether it is seen here.
+
+    Attributes:
+        text: The paper's claim, with its number and where it stands.
+        seen: One of `SEEN`.
+        reason: Why, in one sentence.
+    """
+
+    text: str
+    seen: str
+    reason: str
+
+    def __post_init__(self) -> None:
+        if self.seen not in SEEN:
+            raise LareError(f"a claim's seen is {self.seen!r}; choose from {', '.join(SEEN)}")
+
+
+@dataclass(frozen=True)
 class Document:
     """A whole report.
 
     Attributes:
-        name: Of the analysis ("probe"); the files are called so.
-        title: At the head.
-        verdict: One or two sentences with the estimate, its interval, n and effect size, and what they do not say.
+        name: Name of the analysis ("probe"), and of its files.
+        title: Headline.
+        verdict: At most 40 words and 3 numbers: the estimate, its interval, and what it does not say.
         reproduce: How to get it again.
-        warnings: What stands first: leaks, few clusters, missing samples, parse failures. Empty if there is none.
+        question: What is asked, in common words.
+        answer: The answer in one plain sentence.
+        claim: The paper's claim; None where the paper has none.
+        details: What the verdict leaves out: further estimates, sample sizes, effect sizes, p-values.
+        lead: What stands first after the answer: the first figure ("figure"), or the pictures ("samples").
+        warnings: Leaks, few clusters, missing samples, parse failures; linked beside the verdict.
         tables: With the main one first.
         figures: Charts.
         samples: For the sample table and the viewer.
@@ -274,6 +306,15 @@ class Document:
     sampling: str = ""
     methods: tuple[str, ...] = ()
     stand_in: bool = True
+    question: str = ""
+    answer: str = ""
+    claim: Claim | None = None
+    details: tuple[str, ...] = ()
+    lead: str = "figure"
+
+    def __post_init__(self) -> None:
+        if self.lead not in LEADS:
+            raise LareError(f"report {self.name!r}: lead {self.lead!r} is unknown; choose from {', '.join(LEADS)}")
 
     def to_json(self) -> str:
         """JSON text; equal documents give equal text. NaN and infinity become null."""
@@ -298,8 +339,10 @@ class Document:
         if not isinstance(content, dict) or content.pop("format", None) != "lare-report":
             raise LareError(f"{name} is no report of an analysis; give the .json beside its .html")
         version = content.pop("version", None)
-        if version != VERSION:
-            raise LareError(f"{name} is of report version {version}, this code reads {VERSION}; run the analysis again")
+        if version not in range(1, VERSION + 1):
+            raise LareError(
+                f"{name} is of report version {version}, this code reads 1 to {VERSION}; run the analysis again"
+            )
         try:
             return _build(cls, content)
         except (TypeError, AttributeError, KeyError) as error:
@@ -310,6 +353,7 @@ T = TypeVar("T")
 
 _PARTS: Mapping[tuple[str, str], Any] = {
     ("Document", "reproduce"): Reproduce,
+    ("Document", "claim"): Claim,
     ("Document", "tables"): Table,
     ("Document", "figures"): Figure,
     ("Document", "samples"): Sample,

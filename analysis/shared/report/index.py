@@ -13,6 +13,7 @@ from urllib.parse import quote
 from analysis.shared.report.document import Document
 from analysis.shared.report.files import write_atomically
 from analysis.shared.report.render import asset, environment
+from analysis.shared.report.thumbnail import thumbnail
 from lare.errors import LareError
 
 __all__ = ["main", "write_index"]
@@ -44,7 +45,13 @@ def write_index(folder: Path) -> Path:
         except (LareError, UnicodeDecodeError, OSError) as error:
             damaged.append(str(error))
     template = environment().get_template("index.html.j2")
-    text = template.render(title="Reports", styles=asset("report.css"), reports=reports, damaged=damaged)
+    text = template.render(
+        title="Reports",
+        styles=asset("report.css"),
+        reports=reports,
+        damaged=damaged,
+        stand_in=any(one["stand_in"] for one in reports),
+    )
     target = folder / "index.html"
     write_atomically(target, text + "\n")
     return target
@@ -63,6 +70,10 @@ def _entry(document: Document, page: Path) -> dict[str, Any]:
     return {
         "link": quote(page.name),
         "title": document.title,
+        "question": document.question,
+        "answer": document.answer,
+        "claim": document.claim,
+        "thumbnail": thumbnail(document),
         "verdict": document.verdict,
         "warnings": len(document.warnings),
         "stand_in": document.stand_in,

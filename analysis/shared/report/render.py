@@ -61,6 +61,7 @@ def render(document: Document) -> str:
     """
     document = Document.from_json(document.to_json())
     mains = [table for table in document.tables if table.main] or list(document.tables[:1])
+    drawn = [(figure, Markup(draw(figure)), numbers_of(figure)) for figure in document.figures]
     template = environment().get_template("report.html.j2")
     text = template.render(
         document=document,
@@ -69,7 +70,8 @@ def render(document: Document) -> str:
         scripts=Markup("\n").join(asset(name) for name in SCRIPTS),
         main_tables=mains,
         more_tables=[table for table in document.tables if table not in mains],
-        figures=[(figure, Markup(draw(figure)), numbers_of(figure)) for figure in document.figures],
+        first_figures=drawn[:1],
+        more_figures=drawn[1:],
         index=[_row(sample) for sample in document.samples],
         details=[asdict(sample) for sample in document.samples],
     )

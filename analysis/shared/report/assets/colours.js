@@ -7,6 +7,10 @@ const colours = (() => {
     cividis: ["00224e", "1e3a6f", "3e5170", "5a6772", "757575", "918d76", "b0a470", "d1be63", "fee838"],
     change: ["2166ac", "4393c3", "92c5de", "d1e5f0", "f7f7f7", "fddbc7", "f4a582", "d6604d", "b2182b"],
   };
+  /* A colour a latent step, the first four those of the paper's Fig. 3; a step's text is marked in its map's colour. */
+  const steps = ["#e0a800", "#1f77d0", "#8c4b1f", "#8a3fb8", "#d0417a", "#2a9d5c", "#0d8a8a", "#d0602a"];
+  const ofStep = (i) => steps[i % steps.length];
+  steps.forEach((hex) => { stops[hex] = [hex.slice(1), hex.slice(1)]; });
   const numbers = {};
   for (const [name, list] of Object.entries(stops))
     numbers[name] = list.map((hex) => [0, 2, 4].map((at) => parseInt(hex.slice(at, at + 2), 16)));
@@ -17,8 +21,8 @@ const colours = (() => {
     const low = Math.min(list.length - 2, Math.floor(place));
     return list[low].map((value, i) => Math.round(value + (list[low + 1][i] - value) * (place - low)));
   };
-  const ramp = (name) => `linear-gradient(to right, ${stops[name].map((hex) => "#" + hex).join(", ")})`;
-  return { at, ramp, names: ["viridis", "cividis"] };
+  const ramp = (name) => steps.includes(name) ? `linear-gradient(to right, transparent, ${name})` : `linear-gradient(to right, ${stops[name].map((hex) => "#" + hex).join(", ")})`;
+  return { at, ramp, ofStep, BY_STEP: "by step", names: ["by step", "viridis", "cividis"] };
 })();
 
 /** An element with properties and children; children that are text stay text. */

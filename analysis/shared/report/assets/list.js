@@ -93,6 +93,8 @@ const list = (() => {
   };
 
   const start = () => {
+    const width = columns.length;
+    if (width > 7) byId("list").parentElement.classList.add(width > 10 ? "narrowest" : width > 8 ? "narrower" : "narrow");
     for (const task of [...new Set(rows.map((row) => row.task))].sort()) byId("task").append(make("option", { value: task }, task));
     for (const [value, label] of cells) byId("cell").append(make("option", { value }, label));
     byId("cell-label").hidden = names.length > 2;

@@ -53,13 +53,14 @@ const maps = (() => {
     const show = (at, wishes) => {
       const kind = own.some(Boolean) ? wishes.show : "map", signed = kind === "change";
       const step = view.steps[at], map = signed ? changes[at] : own[at];
+      const hues = wishes.ramp === colours.BY_STEP ? colours.ofStep(at) : wishes.ramp;
       const scale = signed ? (wishes.own ? reach(map) : most.change) : wishes.own ? stage.peak(map) : most.map;
-      stage.paint(canvas, map, step, { kind, most: scale, bilinear: wishes.bilinear, ramp: wishes.ramp, grid: view.grid || 1 });
+      stage.paint(canvas, map, step, { kind, most: scale, bilinear: wishes.bilinear, ramp: hues, grid: view.grid || 1 });
       const { label, said } = describe(kind, step, own[at], map);
       canvas.setAttribute("aria-label", label);
       legend.textContent = signed && own[at] && !map ? `${said}. ${FRAMES}` : legends[kind];
       bar.hidden = kind === "outline" || (signed && !map);
-      ramp.style.background = colours.ramp(signed ? "change" : wishes.ramp);
+      ramp.style.background = colours.ramp(signed ? "change" : hues);
       low.textContent = signed ? points(-scale) : "0";
       const whole = own[at] ? sum(own[at]) : 0;
       const even = whole > 0 ? `, ${((scale * view.grid ** 2) / whole).toPrecision(2)} × even` : "";
