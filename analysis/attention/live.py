@@ -81,12 +81,14 @@ class Again:
         batch: Questions at once.
 
     Raises:
-        LareError: If the method is another one, whose way from prompt to text is not known here.
+        LareError: If the method is another one, whose way from prompt to text is not known here, or hides the image.
     """
 
     def __init__(self, method: Method, pictures: Sequence[Image], questions: Sequence[str], batch: int = BATCH) -> None:
         if not isinstance(method, Generating) or type(method).answer is not Generating.answer:
             raise LareError(f"the method {method.name!r} can't be asked again here; give traces of 'lare' or 'llava'")
+        if method.arguments_of_generate().get("hide_image"):
+            raise LareError("answers made with hide_image=true can't be asked again here; give traces without it")
         self.method, self.model = method, method.model
         self.pictures, self.questions, self.batch = list(pictures), list(questions), batch
 

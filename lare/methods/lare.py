@@ -28,15 +28,21 @@ class LareOptions(GeneratingOptions):
         window: Side of the window in cells of the fine grid; None takes the checkpoint's.
         stop: Stop rule ("fixed", "cosine:C", "l1:C", "l2:C"); None takes the checkpoint's.
         window_mode: "saliency" is the method; "random" looks at windows drawn evenly and "full" at the whole grid
-            (controls). Windows are drawn anew for each batch, so a question's depend on its place in the batch.
-        window_seed: Seed of the random windows.
+            (controls). Windows and noise are drawn anew for each batch, so a question's depend on its place in it.
+        latents: "own" is the method; "zeros" and "noise" (as long as each latent) are fed in place of what the
+            Extractor makes (controls).
+        hide_image: Mask the image once thinking is done, so that latents and the question's own tokens alone carry it
+            into the text (a control).
+        seed: Seed of random windows and of noise.
     """
 
     iterations: int | None = option(None, "latent iterations K; 0 makes no latents", least=0, always=True)
     window: int | None = option(None, "side of the window in cells of the fine grid", least=1, always=True)
     stop: str | None = option(None, "fixed, cosine:C, l1:C or l2:C", check=parse_stop, always=True)
     window_mode: str = option("saliency", "saliency, or the controls random and full", choices=WINDOW_MODES)
-    window_seed: int = option(0, "seed of random windows")
+    latents: str = option("own", "own, or the controls zeros and noise", choices=("own", "zeros", "noise"))
+    hide_image: bool = option(False, "hide the image from the text (control)")
+    seed: int = option(0, "seed of random windows and of noise")
 
 
 class Lare(Generating):
@@ -75,6 +81,9 @@ class Lare(Generating):
         options = self.options
         made: dict[str, Any] = {"iterations": options.iterations, "stop": options.stop}
         if options.window_mode != "saliency":
-            generator = torch.Generator().manual_seed(options.window_seed)
-            made |= {"window_mode": options.window_mode, "generator": generator}
-        return made
+            made["window_mode"] = options.window_mode
+        if options.latents != "own":
+            made["latent_override"] = options.latents
+        if len(made) > 2:
+            made["generator"] = torch.Generator().manual_seed(options.seed)
+        return made | ({"hide_image": True} if options.hide_image else {})

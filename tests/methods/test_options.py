@@ -109,8 +109,25 @@ def test_random_windows_are_those_of_generate(shipped, asked):
     decode = shipped.processor.tokenizer.decode
     ids = [made.sequences[row, :length].tolist() for row, length in enumerate(made.lengths.tolist())]
     assert [answer.text for answer in answers] == [decode(one, skip_special_tokens=True).strip() for one in ids]
-    other = shipped.changed(window_mode="random", window_seed=1).answer(*asked, SAMPLING, trace=True)
+    other = shipped.changed(window_mode="random", seed=1).answer(*asked, SAMPLING, trace=True)
     assert [one.arrays["windows"].tolist() for one in other] != [one.arrays["windows"].tolist() for one in answers]
+
+
+@pytest.mark.parametrize(
+    ("options", "arguments"),
+    [
+        ({"latents": "zeros"}, {"latent_override": "zeros"}),
+        ({"latents": "noise", "seed": 3}, {"latent_override": "noise"}),
+        ({"hide_image": True, "latents": "zeros"}, {"latent_override": "zeros", "hide_image": True}),
+    ],
+)
+def test_controls_of_latents_are_those_of_generate(shipped, asked, options, arguments):
+    generator = torch.Generator().manual_seed(options.get("seed", 0))
+    made = shipped.model.generate(**shipped.inputs(*asked), max_new_tokens=32, generator=generator, **arguments)
+    decode = shipped.processor.tokenizer.decode
+    ids = [made.sequences[row, :length].tolist() for row, length in enumerate(made.lengths.tolist())]
+    found = texts(shipped.changed(**options), asked)
+    assert found == [decode(one, skip_special_tokens=True).strip() for one in ids] != texts(shipped, asked)
 
 
 def test_a_blank_image_is_a_grey_picture(shipped, asked):
