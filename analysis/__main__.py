@@ -2,6 +2,7 @@
 
 Each analysis is its own process, two at a time, so that one that fails takes no other with it; an answer each stands on
 the terminal. ``make demo`` ends with it, and so that it takes minutes, some ask fewer questions; ``--full`` asks all.
+The longest start first.
 """
 
 from __future__ import annotations
@@ -12,43 +13,104 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from pathlib import Path
+
+from tqdm import tqdm
 
 from analysis.shared.cli import REPORTS
 from analysis.shared.report.document import Document
 from analysis.shared.report.index import write_index
+from analysis.shared.scheduling import Progress, machine_speed
 from lare.errors import LareError
-from lare.progress import progress
+from lare.progress import note
 
-__all__ = ["ANALYSES", "main"]
+__all__ = ["ANALYSES", "Analysis", "main"]
 
-ANALYSES: Mapping[str, tuple[str, ...]] = {
-    "probe": ("--images", "300", "--pairs", "500"),
-    "adaptive": ("--limit", "150"),
-    "controls": ("--limit", "200"),
-    "reconstruct": ("--rows", "64"),
-    "heatmaps": ("--sanity-questions", "40"),
-    "ablation": (),
-    "attention": ("--live", "60"),
-    "compare": (),
-    "tokens": (),
+
+@dataclass(frozen=True)
+class Analysis:
+    """An analysis's options and costs.
+
+    Attributes:
+        quick: Options that keep it short.
+        seconds: What it then takes of one processor.
+        full: Options of a thorough run.
+        full_seconds: What that takes.
+    """
+
+    quick: tuple[str, ...] = ()
+    seconds: float = 10.0
+    full: tuple[str, ...] = ()
+    full_seconds: float = 10.0
+
+
+ANALYSES: Mapping[str, Analysis] = {
+    "probe": Analysis((), 95, ("--full",), 360),
+    "adaptive": Analysis(("--limit", "100", "--validation", "80"), 42, (), 90),
+    "controls": Analysis(("--limit", "120"), 36, (), 135),
+    "reconstruct": Analysis(("--rows", "64"), 35, (), 65),
+    "heatmaps": Analysis(("--sanity-questions", "40"), 24, (), 40),
+    "attention": Analysis(("--live", "60"), 24, (), 50),
+    "ablation": Analysis((), 9, (), 9),
+    "compare": Analysis((), 7, (), 7),
+    "tokens": Analysis((), 7, (), 7),
 }
-"""Analyses by name, the longest first, so that two processes end together; and what keeps each short without --full."""
+"""Analyses by name. Seconds only say how they compare and what to expect; the machine's own speed is learnt."""
 
 
-def _analyse(name: str, out: Path, full: bool) -> tuple[str, float, str | None]:
-    """Run one; returns its name, seconds, and what went wrong."""
+def _analyse(name: str, out: Path, words: Sequence[str]) -> str | None:
+    """Run one; returns what went wrong."""
     target = out / f"{name}.html"
-    words = [sys.executable, "-m", f"analysis.{name}", "--out", str(target), *(() if full else ANALYSES[name])]
-    started = time.perf_counter()
+    command = [sys.executable, "-m", f"analysis.{name}", "--out", str(target), *words]
     # One thread each: on small models two processes beat two threads.
     quiet = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run(words, capture_output=True, text=True, env=os.environ | quiet, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | quiet, check=False)
     if done.returncode == 0:
-        return name, time.perf_counter() - started, None
+        return None
     last = [line for line in done.stderr.strip().splitlines() if line.strip()][-1:] or ["no message"]
-    return name, time.perf_counter() - started, last[0].removeprefix("lare: ")
+    return last[0].removeprefix("lare: ")
+
+
+def _run(names: Sequence[str], options: argparse.Namespace) -> tuple[dict[str, str | None], Progress]:
+    """Run all, the longest first; returns what went wrong with each, and how long each took."""
+    full = options.full
+    costs = {name: ANALYSES[name].full_seconds if full else ANALYSES[name].seconds for name in names}
+    progress = Progress(costs, min(options.at_once, len(names)), machine_speed())
+    problems: dict[str, str | None] = {}
+
+    def one(name: str) -> str | None:
+        progress.start(name, time.perf_counter())
+        words = list(ANALYSES[name].full if full else ANALYSES[name].quick)
+        if name == "probe" and len(names) > 1:
+            words += ["--jobs", "1"]  # the other processor has the other analyses
+        return _analyse(name, options.out, words)
+
+    live = sys.stderr.isatty()
+    told = "analyses: {percentage:3.0f}%|{bar}| {desc}"
+    with ThreadPoolExecutor(progress.workers) as pool, tqdm(total=1.0, bar_format=told, disable=not live) as bar:
+        jobs = {pool.submit(one, name): name for name in progress.order}
+        waiting = set(jobs)
+        while waiting:
+            ended, waiting = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED)
+            now = time.perf_counter()
+            for job in ended:
+                problems[jobs[job]] = job.result()
+                progress.finish(jobs[job], now)
+            line = f"{len(problems)} of {len(names)} reports"
+            if waiting:
+                line += f", about {_left(progress.remaining(now))} left: {', '.join(progress.running)}"
+            if ended and waiting and not live:
+                note(line)
+            bar.n = progress.share(now) if waiting else 1.0
+            bar.set_description_str(line)
+    return problems, progress
+
+
+def _left(seconds: float) -> str:
+    """In words that claim no more than is known."""
+    return f"{5 * max(1, round(seconds / 5))} s" if seconds < 100 else f"{round(seconds / 60)} min"
 
 
 def _answer(out: Path, name: str) -> str:
@@ -81,12 +143,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     started, failed = time.perf_counter(), 0
     try:
         options.out.mkdir(parents=True, exist_ok=True)
-        with ThreadPoolExecutor(options.at_once) as pool:
-            jobs = pool.map(lambda name: _analyse(name, options.out, options.full), names)
-            found = list(progress(jobs, total=len(names), desc="analyses", unit="report"))
-        for name, seconds, problem in found:
-            failed += problem is not None
-            print(f"{name} ({seconds:.0f} s): {problem or _answer(options.out, name)}")
+        problems, progress = _run(names, options)
+        for name in names:
+            failed += problems[name] is not None
+            print(f"{name} ({progress.took[name]:.0f} s): {problems[name] or _answer(options.out, name)}")
         index = write_index(options.out)
     except (LareError, OSError) as error:
         print(f"lare: {' '.join(str(error).split())}", file=sys.stderr)

@@ -22,7 +22,7 @@ from analysis.shared.cli import Computed, reproduce, run, standard_parser
 from analysis.shared.report.answers import answered
 from analysis.shared.report.document import Column, Document, Figure, Series, Table
 from analysis.shared.stats import holm
-from analysis.tasks import METHOD, Apart, apart_table, find_apart
+from analysis.shared.tasks import METHOD, Apart, apart_table, find_apart
 from lare.errors import LareError
 from lare_eval.looks import split_of
 

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from analysis.adaptive.answer import answer
+from analysis.adaptive.by_task import curve_by_task, curve_figure, moves_by_steps, rules_by_task
 from analysis.adaptive.stopping import (
     RULES,
     Prefixes,
@@ -33,13 +34,12 @@ from analysis.adaptive.stopping import (
     thresholds,
 )
 from analysis.adaptive.tables import Judged, figures, judge, rules_table, samples, tables
-from analysis.adaptive_tasks import curve_by_task, curve_figure, moves_by_steps, rules_by_task
 from analysis.shared.asking import Asker, load_questions
 from analysis.shared.cli import Computed, reproduce, run, standard_parser
 from analysis.shared.report.answers import answered
 from analysis.shared.report.document import Document
 from analysis.shared.stats import Result
-from analysis.tasks import METHOD, Apart, apart_table
+from analysis.shared.tasks import METHOD, Apart, apart_table
 from lare.errors import LareError
 
 __all__ = ["compute", "judge_all", "main", "replay", "verdict"]

@@ -15,7 +15,7 @@ from analysis.shared.asking import Question
 from analysis.shared.report.document import Column, Figure, Sample, Series, Step, Table, View
 from analysis.shared.showing import picture
 from analysis.shared.stats import Result, cluster_difference, cluster_mean, holm, mcnemar
-from analysis.tasks import Apart
+from analysis.shared.tasks import Apart
 
 __all__ = ["PAPER", "Judged", "figures", "judge", "rules_table", "samples", "tables"]
 

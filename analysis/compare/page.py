@@ -23,8 +23,8 @@ from analysis.shared.report.answers import answered
 from analysis.shared.report.document import Document, Picture, Reproduce, Sample, View
 from analysis.shared.runs import Run, read_run
 from analysis.shared.stats import FEW_CLUSTERS, Result, cluster_difference, format_p
+from analysis.shared.tasks import METHOD, Apart, apart_table, find_apart
 from analysis.shared.traces import demo_run, described, pair
-from analysis.tasks import METHOD, Apart, apart_table, find_apart
 from lare.errors import LareError
 from lare.trace import TraceReader
 

@@ -33,7 +33,7 @@ from analysis.shared.asking import Answers, Asker, Question, load_questions
 from analysis.shared.cli import Computed, reproduce, run, standard_parser
 from analysis.shared.report.answers import answered
 from analysis.shared.report.document import Document
-from analysis.tasks import METHOD, Apart, apart_table, find_apart
+from analysis.shared.tasks import METHOD, Apart, apart_table, find_apart
 from lare.errors import LareError
 
 __all__ = ["compute", "derange", "main", "moves_by_control", "replacements"]

@@ -4,27 +4,31 @@ Pairs of a latent and a partner (the rationale's states, or the visual tokens th
 one (image, question) or not; a linear SVM and a small MLP have to tell. Every control goes through the same protocol
 and stands in the same table.
 
-    python analysis/probe.py                                        the shipped checkpoint
+    python analysis/probe.py                    the shipped checkpoint: 3 seeds of 240 images, under a minute
+    python analysis/probe.py --full             5 seeds of 600 images, as the committed report is
     python analysis/probe.py --model small=runs/a/final --model small=runs/b/final:without
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import joblib
 import numpy as np
 import numpy.typing as npt
 
 from analysis.probe.answer import answer
 from analysis.probe.classifiers import FEATURES, MAX_STEPS
-from analysis.probe.experiment import Measured, Settings, run_seed
+from analysis.probe.experiment import Measured, Model, Settings, run_seed
 from analysis.probe.figures import figures
 from analysis.probe.instances import ANCHORS, RATIONALES
 from analysis.probe.models import gather, named
-from analysis.probe.pairs import SPLITS
+from analysis.probe.pairs import SPLITS, Split
 from analysis.probe.projection import HEADS, PROJECTIONS
 from analysis.probe.similarity import similarities
 from analysis.probe.tables import tables
@@ -32,8 +36,27 @@ from analysis.probe.words import verdict, warnings_of
 from analysis.shared.cli import Computed, reproduce, run, standard_parser
 from analysis.shared.report.answers import answered
 from analysis.shared.report.document import Document
+from lare.errors import LareError
 
 __all__ = ["compute", "main", "parser"]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is probed where the command line does not say."""
+
+    images: int
+    pairs: int
+    seeds: tuple[int, ...]
+
+    @property
+    def words(self) -> str:
+        """For the help."""
+        return f"{self.images} images, {self.pairs} pairs, {len(self.seeds)} seeds"
+
+
+QUICK = Sizes(240, 500, (0, 1, 2))
+FULL = Sizes(600, 1000, (0, 1, 2, 3, 4))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -50,9 +73,16 @@ def parser() -> argparse.ArgumentParser:
         help="a checkpoint to probe; with :without, the one of the same NAME that was trained without the Extractor "
         "(else the Extractor is switched off, and the report says so); repeat for more. Default: the shipped one",
     )
-    made.add_argument("--images", type=int, default=600, metavar="N", help="images to make; default 600")
+    quick, full = QUICK, FULL
+    made.add_argument("--full", action="store_true", help=f"default sizes of a thorough run: {full.words}")
+    made.add_argument("--images", type=int, metavar="N", help=f"images to make; default {quick.images}")
     made.add_argument("--questions", type=int, default=3, metavar="M", help="questions about each; default 3")
-    made.add_argument("--pairs", type=int, default=1000, metavar="N", help="pairs of a seed; default 1000")
+    made.add_argument("--pairs", type=int, metavar="N", help=f"pairs of a seed; default {quick.pairs}")
+    made.add_argument(
+        "--jobs", type=int, default=min(2, os.cpu_count() or 1), metavar="N",
+        help="seeds at once, each a process; default %(default)s",
+    )  # fmt: skip
+    made.set_defaults(seeds=None)
     made.add_argument("--feature", choices=FEATURES, default="both", help="of a pair; both: product and difference")
     made.add_argument("--projection", choices=PROJECTIONS, default="infonce", help="to --dim dimensions")
     made.add_argument("--heads", choices=HEADS, default="auto", help="one projection for both sides where widths agree")
@@ -122,11 +152,17 @@ def compute(options: argparse.Namespace) -> Computed:
     """Gather instances of every model, run all seeds, and say what came out.
 
     Args:
-        options: Of `parser`.
+        options: Of `parser`; sizes that are None take the defaults.
 
     Raises:
         LareError: If a model, traces or an option are impossible, or negatives can't be had.
     """
+    sizes = FULL if options.full else QUICK
+    options.images = sizes.images if options.images is None else options.images
+    options.pairs = sizes.pairs if options.pairs is None else options.pairs
+    options.seeds = list(sizes.seeds) if options.seeds is None else options.seeds
+    if options.jobs < 1:
+        raise LareError(f"--jobs is {options.jobs}; give at least 1")
     chosen = gather(
         named(options.model),
         options.traces,
@@ -140,10 +176,12 @@ def compute(options: argparse.Namespace) -> Computed:
     settings = Settings(options.pairs, options.split, options.feature, options.projection, options.heads, options.dim)
     found: list[Measured] = []
     splits = []
-    for seed in options.seeds:
-        results, split = run_seed(chosen.models, seed, settings, _say)
+    for seed, (results, split) in zip(
+        options.seeds, _seeds(chosen.models, options.seeds, settings, options.jobs), strict=True
+    ):
         found += results
         splits.append(split)
+        _say(f"seed {seed} probed")
     document = Document(
         name="probe",
         title="Probing latents for vision and text (Table 6)",
@@ -155,6 +193,19 @@ def compute(options: argparse.Namespace) -> Computed:
         methods=(*_READINGS, *((_ALL_TOKENS,) if options.anchor == "all" else ())),
     )
     return answered(document, answer), _arrays(found)
+
+
+def _seeds(
+    models: Sequence[Model], seeds: Sequence[int], settings: Settings, jobs: int
+) -> Iterator[tuple[list[Measured], Split]]:
+    """Every seed's results in their order, some seeds at a time; seeds share nothing, so the number changes nothing."""
+    if min(jobs, len(seeds)) == 1:
+        yield from (run_seed(models, seed, settings) for seed in seeds)
+        return
+    # The vectors and heads are what a seed needs; a process each, of one thread, since the fits are small.
+    with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
+        pool = joblib.Parallel(n_jobs=min(jobs, len(seeds)), return_as="generator")
+        yield from pool(joblib.delayed(run_seed)(models, seed, settings) for seed in seeds)
 
 
 def _say(line: str) -> None:

@@ -19,8 +19,8 @@ from analysis.shared.cli import Computed, reproduce, run, standard_parser
 from analysis.shared.report.answers import answered
 from analysis.shared.report.document import Document, Reproduce
 from analysis.shared.stats import FEW_CLUSTERS
+from analysis.shared.tasks import METHOD, Apart, apart_table, find_apart
 from analysis.shared.traces import demo_run, demo_traces, described, frame, open_traces, pair, scores_beside, setting_of
-from analysis.tasks import METHOD, Apart, apart_table, find_apart
 from analysis.tokens import tables
 from analysis.tokens.answer import answer
 from lare.errors import LareError

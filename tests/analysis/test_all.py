@@ -16,7 +16,9 @@ def two(monkeypatch, tmp_path):
     document = Document("tokens", "Costs", "It costs four steps.", Reproduce("python"))
     source = tmp_path / "saved.json"
     source.write_text(document.to_json())
-    monkeypatch.setattr(every, "ANALYSES", {"tokens": ("--from", str(source)), "compare": ()})
+    monkeypatch.setattr(
+        every, "ANALYSES", {"tokens": every.Analysis(("--from", str(source))), "compare": every.Analysis()}
+    )
     monkeypatch.chdir(tmp_path)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "tokens.json").write_text(document.to_json())

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.shared.stats import cluster_mean, standard_error
-from analysis.tasks import BOUND, Apart, apart_table, find_apart
+from analysis.shared.tasks import BOUND, Apart, apart_table, find_apart
 from lare.errors import LareError
 
 TASKS = ("a", "b", "c", "d", "e")

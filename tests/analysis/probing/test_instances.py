@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from analysis.probe.experiment import Model, Settings
 from analysis.probe.instances import asked_in, embed, from_world, run_traces
 from analysis.probe.models import _switched_off, _untrained, gather, named
-from analysis.probe.page import compute, main, parser
+from analysis.probe.page import _seeds, compute, main, parser
 from lare.embedded.world.render import render_image
 from lare.embedded.world.scene import sample_scene
 from lare.errors import LareError
@@ -16,6 +17,7 @@ from lare.losses.alignment import hybrid_mean_max
 from lare.methods import load_method
 from lare.methods.base import Sampling
 from lare.trace import TraceReader
+from tests.analysis.probing.synthetic import planted
 
 
 @pytest.fixture(scope="module")
@@ -158,3 +160,25 @@ def test_the_whole_command_on_the_shipped_checkpoint(tmp_path, monkeypatch):
     assert {row["module"] for row in document.tables[0].rows} == {"with Extractor", "w/o Extractor", "random weights"}
     assert len({len(column) for column in arrays.values()}) == 1
     assert json.loads(document.to_json())["name"] == "probe"
+
+
+def test_sizes_are_the_quick_ones_unless_told_otherwise():
+    quick, full, own = (
+        parser().parse_args([*words, "--jobs", "0"]) for words in ((), ("--full",), ("--full", "--images", "7"))
+    )
+    for options in (quick, full, own):
+        with pytest.raises(LareError, match="--jobs is 0"):
+            compute(options)
+    assert (quick.images, quick.pairs, quick.seeds) == (240, 500, [0, 1, 2])
+    assert (full.images, full.pairs, full.seeds) == (600, 1000, [0, 1, 2, 3, 4])
+    assert (own.images, own.pairs) == (7, 1000)
+
+
+@pytest.mark.slow
+def test_seeds_side_by_side_are_those_one_after_another():
+    """The number of processes changes no number."""
+    model = Model("made", "with", planted(2.0, images=60))
+    settings = Settings(pairs=60, steps=False, only=("main", "cosine"))
+    one, two = (list(_seeds([model], [0, 1, 2], settings, jobs)) for jobs in (1, 2))
+    assert [found for found, _ in one] == [found for found, _ in two]
+    assert [split.train.left.tolist() for _, split in one] == [split.train.left.tolist() for _, split in two]

@@ -12,8 +12,8 @@ from analysis.adaptive.stopping import RULES, Prefixes, at_stop
 from analysis.adaptive.tables import Judged
 from analysis.shared.report.document import Column, Figure, Series, Table
 from analysis.shared.stats import Result, cluster_difference, cluster_mean
+from analysis.shared.tasks import Apart, find_apart
 from analysis.shared.traces import short
-from analysis.tasks import Apart, find_apart
 
 __all__ = ["curve_by_task", "curve_figure", "kept_curve", "moves_by_steps", "rules_by_task"]
 
