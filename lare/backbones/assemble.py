@@ -45,7 +45,8 @@ def assemble(
 
     Args:
         text: Folder or hub id of a causal language model; ``FOLDER::FILE.gguf`` for GGUF weights.
-        vision: Folder or hub id of a CLIP model or its vision half, or ``efficientnet-lite0``.
+        vision: Folder or hub id of a vision transformer (CLIP, SigLIP, DINOv2, ..., or a timm model; of a model of two
+            halves, its vision half is taken), or ``efficientnet-lite0``.
         settings: Fields of `LareConfig`. Where they are silent, image_size and grid are the encoder's and the window is
             half of the grid (8 of CLIP's 16).
         seed: Of the parts that start from nothing; the global random state is left alone.

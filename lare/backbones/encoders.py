@@ -1,6 +1,6 @@
 """Pre-trained frozen encoders with the image processors that belong to them.
 
-Both processors squeeze the whole picture into a square: windows, boxes and attention maps are read as shares of the
+Every processor squeezes the whole picture into a square: windows, boxes and attention maps are read as shares of the
 picture, and a crop of the middle would not see what lies at its edges.
 """
 
@@ -11,25 +11,26 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+import transformers
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoConfig,
+    AutoImageProcessor,
     AutoModel,
     CLIPImageProcessor,
-    CLIPVisionModel,
     PreTrainedConfig,
     PreTrainedModel,
     ViTImageProcessor,
 )
+from transformers.models.auto import image_processing_auto
 
 from lare.backbones.published import EFFICIENTNET, efficientnet_config
 from lare.errors import LareError
 from lare.model.loading import _quiet
+from lare.model.patch_grids import TIMM, own_grid, picture_of
 
 __all__ = ["Encoder", "efficientnet_weights", "encoder_defaults", "load_encoder", "load_vision_config"]
-
-_EFFICIENTNET_SIDE, _EFFICIENTNET_STRIDE = 224, 32  # pixels
 
 
 @dataclass
@@ -53,11 +54,12 @@ def load_encoder(name: str, settings: Mapping[str, Any]) -> Encoder:
     """Load an encoder.
 
     Args:
-        name: `EFFICIENTNET`, or the folder or hub id of a CLIP model or of its vision half.
+        name: `EFFICIENTNET`, or the folder or hub id of a vision transformer, of a model of two halves such as CLIP or
+            SigLIP (its vision half is taken), or of a timm model.
         settings: Fields of `LareConfig`; image_size counts here.
 
     Raises:
-        LareError: If it can't be loaded whole, or does not take images of that size.
+        LareError: If it can't be loaded whole, is of a type that LaRe can't use, or takes no images of that size.
     """
     vision = load_vision_config(name)
     side, grid = encoder_defaults(vision, settings)
@@ -65,8 +67,8 @@ def load_encoder(name: str, settings: Mapping[str, Any]) -> Encoder:
     if name == EFFICIENTNET:
         images: Any = ViTImageProcessor(size=square, resample=3, image_mean=[0.5] * 3, image_std=[0.5] * 3)
         return Encoder(_efficientnet(vision), images, side, grid)
-    model = _clip(name)
-    images = CLIPImageProcessor(size=square, do_center_crop=False, **_clip_normalisation(name))
+    model = _pretrained(name, vision)
+    images = CLIPImageProcessor(size=square, do_center_crop=False, **_normalisation(name, vision))
     return Encoder(model, images, side, grid)
 
 
@@ -74,7 +76,7 @@ def load_vision_config(name: str) -> PreTrainedConfig:
     """The configuration of an encoder, without its weights.
 
     Raises:
-        LareError: If it can't be read, or is no CLIP.
+        LareError: If it can't be read, or is of a type that LaRe can't use.
     """
     if name == EFFICIENTNET:
         return efficientnet_config()
@@ -84,8 +86,10 @@ def load_vision_config(name: str) -> PreTrainedConfig:
     except (OSError, ValueError, KeyError) as error:
         raise LareError(_cannot(name, error)) from error
     config = cast(PreTrainedConfig, getattr(config, "vision_config", config))
-    if config.model_type != "clip_vision_model":
-        raise LareError(f"the encoder {name!r} is of type {config.model_type!r}; give a CLIP model or {EFFICIENTNET}")
+    try:
+        picture_of(config)
+    except LareError as error:
+        raise LareError(f"{name!r} is no encoder for LaRe: {error}") from None
     return config
 
 
@@ -95,45 +99,83 @@ def encoder_defaults(config: PreTrainedConfig, settings: Mapping[str, Any]) -> t
     Raises:
         LareError: If `settings` ask for another image size than the encoder's position embeddings have.
     """
-    asked = settings.get("image_size")
-    if config.model_type == "timm_wrapper":
-        side = int(asked or _EFFICIENTNET_SIDE)
-        return side, -(-side // _EFFICIENTNET_STRIDE)
-    side = int(config.image_size)
-    if asked is not None and asked != side:
-        raise LareError(f"image_size is {asked}, and the encoder takes {side} pixels; leave image_size out")
-    grid = side // int(getattr(config, "patch_size", 16))
-    return side, int(getattr(config, "grid", grid))
+    picture, asked = picture_of(config), settings.get("image_size")
+    side = picture.side if asked is None else int(asked)
+    if side != picture.side and not picture.any_size:
+        raise LareError(f"image_size is {asked}, and the encoder takes {picture.side} pixels; leave image_size out")
+    grid = own_grid(config, side)
+    if grid is None:  # a map, whose borders are padded
+        return side, -(-side // picture.stride)
+    if side % picture.stride and asked is not None:
+        raise LareError(f"image_size is {asked}; give a multiple of {picture.stride}, the encoder's patch in pixels")
+    return side, grid
 
 
 def _cannot(name: str, error: Exception) -> str:
     return (
         f"an encoder can't be loaded from {name!r} ({' '.join(str(error).split())[:200]}); "
-        f"give a complete CLIP folder, a hub id that can be reached, or {EFFICIENTNET}"
+        f"give a complete folder of an encoder, a hub id that can be reached, or {EFFICIENTNET}"
     )
 
 
-def _clip(name: str) -> PreTrainedModel:
+def _pretrained(name: str, vision: PreTrainedConfig) -> PreTrainedModel:
+    kind: Any = AutoModel._model_mapping[type(vision)]
     try:
         with _quiet():
-            loaded: Any = CLIPVisionModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
+            loaded: Any = kind.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise LareError(_cannot(name, error)) from error
     model, info = cast(tuple[PreTrainedModel, dict[str, Any]], loaded)
-    missing = sorted([*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])])
+    # A pooler that a checkpoint does not bring makes no patch.
+    missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
+    missing += sorted(str(key) for key in info["mismatched_keys"])
     if missing:
         raise LareError(f"the encoder {name!r} lacks {len(missing)} weights, such as {missing[0]}; give a complete one")
     return model
 
 
-def _clip_normalisation(name: str) -> dict[str, Any]:
-    """Mean and deviation that stand beside the weights, else CLIP's own."""
+def _normalisation(name: str, vision: PreTrainedConfig) -> dict[str, Any]:
+    """Mean, deviation and resampling of the pixels: what stands beside the weights, else what the family has."""
+    if vision.model_type in TIMM:
+        return _timm_normalisation(vision)
     try:
         with _quiet():
-            found = CLIPImageProcessor.from_pretrained(name)
+            found: Any = AutoImageProcessor.from_pretrained(name)
     except (OSError, ValueError):
-        return {}
-    return {"image_mean": found.image_mean, "image_std": found.image_std, "resample": found.resample}
+        family = vision.model_type.removesuffix("_model").removesuffix("_vision")
+        kinds = _processors().get(family)
+        if not kinds:
+            raise LareError(
+                f"the folder of the encoder {name!r} has no preprocessor_config.json, which tells how its pixels are "
+                "normalised; copy it there"
+            ) from None
+        found = getattr(transformers, kinds[0])()
+    plain = getattr(found, "do_normalize", True) is False
+    return {
+        "image_mean": [0.0] * 3 if plain else list(found.image_mean),
+        "image_std": [1.0] * 3 if plain else list(found.image_std),
+        "resample": found.resample,
+        "rescale_factor": found.rescale_factor,
+    }
+
+
+def _processors() -> dict[str, list[str]]:
+    """Names of the classes of image processors by family; transformers 5 keeps them as pairs or by backend."""
+    table: dict[str, Any] = vars(image_processing_auto)["IMAGE_PROCESSOR_MAPPING_NAMES"]
+    names = {family: kinds.values() if isinstance(kinds, dict) else kinds for family, kinds in table.items()}
+    return {family: [str(kind) for kind in kinds if kind is not None] for family, kinds in names.items()}
+
+
+def _timm_normalisation(vision: PreTrainedConfig) -> dict[str, Any]:
+    import timm
+
+    known = getattr(vision, "pretrained_cfg", None) or {}
+    if not known:
+        card = timm.get_pretrained_cfg(str(getattr(vision, "architecture", "")), allow_unregistered=True)
+        known = card.to_dict() if card is not None else {}
+    data: Any = timm.data.config.resolve_data_config(known, verbose=False)
+    resample = {"bicubic": 3, "bilinear": 2, "nearest": 0, "lanczos": 1}.get(str(data["interpolation"]), 3)
+    return {"image_mean": list(data["mean"]), "image_std": list(data["std"]), "resample": resample}
 
 
 def efficientnet_weights() -> list[Tensor]:

@@ -23,9 +23,10 @@ class LareConfig(PreTrainedConfig):
     """Configuration of `LareForConditionalGeneration`.
 
     Args:
-        text_config: The decoder's configuration (any causal language model of transformers) or its dictionary.
-        vision_config: The frozen encoder's configuration (CLIP vision, timm wrapper or backbone, LaRe's own small
-            encoder) or its dictionary.
+        text_config: The decoder's configuration (a causal family that `lare/model/families.json` allows) or its
+            dictionary.
+        vision_config: The frozen encoder's configuration (one of `lare.model.patch_grids.ENCODERS`, timm wrapper or
+            backbone, LaRe's own small encoder) or its dictionary.
         image_size: Side of the input image in pixels.
         grid: Side g of the encoder's feature grid; N_f = g * g fine tokens.
         lm_grid: Side of the grid of visual tokens that the decoder reads; None means `grid`.

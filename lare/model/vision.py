@@ -17,10 +17,9 @@ from transformers import AutoModel, PreTrainedConfig
 
 from lare.errors import LareError
 from lare.model.configuration_lare import LareConfig
+from lare.model.patch_grids import TIMM, own_grid, width_of
 
 __all__ = ["Projector", "VisionTower", "VisualTokens", "pool_grid"]
-
-_POOLED_TYPES = ("timm_wrapper", "timm_backbone")
 
 
 @dataclass
@@ -72,11 +71,11 @@ class Projector(nn.Module):
 class VisionTower(nn.Module):
     """The frozen encoder: pixels (B, 3, H, W) -> features on the fine grid (B, N_f, d_vis).
 
-    Handles ViTs (patch tokens of a chosen hidden state, class token dropped), timm models through transformers (the
-    last feature map, pooled or interpolated to the grid) and any model whose last hidden state is the grid already.
+    Handles ViTs (patch tokens of a chosen hidden state, what stands before them dropped), timm models through
+    transformers (the last tokens, or the last feature map pooled to the grid) and LaRe's own small encoder.
 
     Raises:
-        LareError: If the encoder does not give the configured grid.
+        LareError: If the encoder is of an unknown type, or does not give the configured grid.
     """
 
     def __init__(self, config: LareConfig) -> None:
@@ -84,6 +83,7 @@ class VisionTower(nn.Module):
         self.grid = config.grid
         self.layer = config.vision_feature_layer
         self.model_type = config.vision_config.model_type
+        self.own_grid = own_grid(config.vision_config, config.image_size)
         self.encoder = AutoModel.from_config(config.vision_config).train(False)
         for parameter in self.encoder.parameters():
             parameter.requires_grad_(False)
@@ -95,12 +95,7 @@ class VisionTower(nn.Module):
         Raises:
             LareError: If the configuration does not tell it.
         """
-        if config.model_type in _POOLED_TYPES:
-            return _timm_width(config)
-        width = getattr(config, "hidden_size", None)
-        if not isinstance(width, int):
-            raise LareError(f"vision_config of type {config.model_type!r} has no hidden_size; use an encoder that has.")
-        return width
+        return width_of(config)
 
     def train(self, mode: bool = True) -> VisionTower:
         """Stay in evaluation mode: a frozen encoder keeps its batch statistics and drops nothing out."""
@@ -110,41 +105,30 @@ class VisionTower(nn.Module):
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Encode images; no gradient flows into the encoder."""
         pixels = pixel_values.to(next(self.encoder.parameters()).dtype)
-        if self.model_type in _POOLED_TYPES:
+        if self.model_type in TIMM:
             return self._from_map(self.encoder(pixels))
         if self.model_type == "lare_vision":
             features: Tensor = self.encoder(pixels).last_hidden_state
         else:
             features = self.encoder(pixels, output_hidden_states=True).hidden_states[self.layer]
-        return self._without_class_token(features)
+        return self._patches(features)
 
     def _from_map(self, output: Any) -> Tensor:
         maps = getattr(output, "feature_maps", None)
         features: Tensor = output.last_hidden_state if maps is None else maps[-1]
         if features.dim() == 4:
-            features = nn.functional.adaptive_avg_pool2d(features, self.grid).flatten(2).transpose(1, 2)
-        return self._without_class_token(features)
+            timm_model = getattr(self.encoder, "timm_model", None)
+            if maps is None and getattr(timm_model, "output_fmt", "NCHW") == "NHWC":
+                features = features.permute(0, 3, 1, 2)
+            return nn.functional.adaptive_avg_pool2d(features, self.grid).flatten(2).transpose(1, 2)
+        return self._patches(features)
 
-    def _without_class_token(self, features: Tensor) -> Tensor:
+    def _patches(self, features: Tensor) -> Tensor:
+        """Leave out what stands before the patches: class, distillation and register tokens."""
         expected = self.grid * self.grid
-        extra = features.shape[1] - expected
-        if extra not in (0, 1):
+        if features.shape[1] < expected or self.own_grid != self.grid:
             raise LareError(
-                f"The vision encoder gives {features.shape[1]} tokens, not grid * grid = {expected}; "
-                "set grid and image_size to what the encoder has."
+                f"The vision encoder gives {features.shape[1]} tokens on a grid of {self.own_grid}, not "
+                f"grid * grid = {expected}; set grid and image_size to what the encoder has."
             )
-        return features[:, extra:]
-
-
-def _timm_width(config: PreTrainedConfig) -> int:
-    """Channels of a timm model's last feature map, asked of timm on the meta device (no weights are made)."""
-    import timm
-
-    architecture = str(getattr(config, "architecture", None) or getattr(config, "backbone", None))
-    arguments = dict(getattr(config, "model_args", None) or {})
-    with torch.device("meta"):
-        if config.model_type == "timm_backbone":
-            model: Any = timm.create_model(architecture, features_only=True, out_indices=config.out_indices)
-            return int(model.feature_info.channels()[-1])
-        model = timm.create_model(architecture, pretrained=False, num_classes=0, **arguments)
-    return int(model.num_features)
+        return features[:, features.shape[1] - expected :]

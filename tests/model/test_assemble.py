@@ -284,14 +284,14 @@ def test_mistakes(
 
 
 def test_models_of_another_kind(llama: Path, clip: Path, tmp_path: Path) -> None:
-    with pytest.raises(LareError, match="give a CLIP model"):
+    with pytest.raises(LareError, match="of type 'llama', whose grid"):
         assemble(str(llama), str(llama), SETTINGS)
     with pytest.raises(LareError, match="no decoder with a list of layers|causal language model"):
         assemble(str(wrong_text(tmp_path / "bert")), str(clip), SETTINGS)
     CLIPTextModel(
         CLIPTextConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
     ).save_pretrained(tmp_path / "text_half")
-    with pytest.raises(LareError, match="'clip_text_model'; give a CLIP model"):
+    with pytest.raises(LareError, match="type 'clip_text_model', whose grid of patches is not known; give one of"):
         assemble(str(llama), str(tmp_path / "text_half"), SETTINGS)
 
 
