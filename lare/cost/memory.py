@@ -12,7 +12,8 @@ trained one for gradients and 8 for AdamW's two moments, and two things that are
   much, less the copies of inputs); and 10 bytes a logit. U-Net and Extractor are left out.
 
 On decoders of 4 and 6 layers the sum of the two was 0.89 to 0.98 of the bytes that autograd kept, in each stage, fp32
-and bf16; fp16 keeps as many.
+and bf16; fp16 keeps as many. On CPUs attention over few queries keeps its inputs in float32 (`lare.model.attention`),
+which is left out.
 """
 
 from __future__ import annotations

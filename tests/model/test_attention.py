@@ -165,3 +165,45 @@ def test_half_precision_decode_steps_equal_the_kernel_in_float32(dtype: torch.dt
         query.float(), *(one.float().repeat_interleave(2, 1) for one in (key, value)), attn_mask=whole, scale=0.3
     ).transpose(1, 2)
     torch.testing.assert_close(found.float(), expected, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["none", "additive", "boolean"])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_few_queries_with_gradient_are_computed_in_float32(
+    dtype: torch.dtype, kind: str, autocast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under autocast too, where rotary embeddings leave float32 queries: values and gradients are the exact ones."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((3, 4, 5, 16), (3, 2, 9, 16), (3, 2, 9, 16))
+    given = [torch.randn(shape, generator=generator).to(dtype).requires_grad_() for shape in shapes]
+    causal = (
+        torch.ones(5, 9, dtype=torch.bool).tril(4)[None] & (torch.arange(9) >= torch.tensor([[0], [2], [3]]))[:, None]
+    )
+    mask = {
+        "none": None,
+        "boolean": causal[:, None],
+        "additive": torch.zeros(3, 1, 5, 9, dtype=dtype).masked_fill(~causal[:, None], float("-inf")),
+    }[kind]
+    module = torch.nn.Module()
+    module.is_causal = False
+    module.num_key_value_groups = 2
+
+    def run() -> list[torch.Tensor]:
+        with torch.autocast("cpu", dtype, enabled=autocast):
+            first = given[0].float() if autocast else given[0]
+            out, _ = lare_sdpa(module, first, given[1], given[2], mask, scaling=0.3)
+        assert out.dtype == dtype and out.shape == (3, 5, 4, 16)
+        return [out.detach(), *torch.autograd.grad(out.float().square().sum(), given)]
+
+    exact = [one.detach().float().requires_grad_() for one in given]
+    repeated = [exact[0], *(one.repeat_interleave(2, 1) for one in exact[1:])]
+    whole = None if mask is None else causal[:, None]
+    out = torch.nn.functional.scaled_dot_product_attention(*repeated, attn_mask=whole, scale=0.3).transpose(1, 2)
+    rounded = out.to(dtype)  # what the loss sees
+    expected = [rounded.detach(), *torch.autograd.grad(out, exact, 2 * rounded.detach().float())]
+    for found, wanted in zip(run(), expected, strict=True):
+        assert torch.equal(found, wanted.to(dtype))
+    monkeypatch.setattr("lare.model.attention._FEW", 0)
+    errors = [float((one.float() - wanted.float()).abs().max()) for one, wanted in zip(run(), expected, strict=True)]
+    assert max(errors) > 0, "or the test looks at torch's own path"
