@@ -81,26 +81,30 @@ def _byte_level(family: str) -> Tokenizer:
     return made
 
 
-def _sentence_piece(specials: list[str]) -> Tokenizer:
+def _sentence_piece(specials: list[str], prepend: bool) -> Tokenizer:
     """As Llama 2's and Gemma's: spaces are letters, unknown characters are bytes."""
     made = Tokenizer(models.BPE(byte_fallback=True, fuse_unk=True, unk_token=specials[0]))
-    made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    made.pre_tokenizer = pre_tokenizers.Metaspace()  # no piece reaches over words
     made.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", int(prepend), 0)]
     )
     pieces = [*specials, *(f"<0x{byte:02X}>" for byte in range(256))]
     trainer = trainers.BpeTrainer(vocab_size=600, special_tokens=pieces, show_progress=False, max_token_length=8)
     made.train_from_iterator(CORPUS * 4, trainer)
     state = json.loads(made.to_str())
-    state["added_tokens"] = []  # bytes are pieces of the model and no special tokens
-    return Tokenizer.from_str(json.dumps(state))
+    # Bytes are pieces of the model and no special tokens.
+    made = Tokenizer.from_str(json.dumps(state | {"added_tokens": [], "pre_tokenizer": None}))
+    space = normalizers.Replace(" ", "▁")
+    made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), space]) if prepend else space
+    return made
 
 
 @functools.cache
 def family_processor(family: str, lm_grid: int = 2) -> LareProcessor:
     """A processor of one of `FAMILIES`; read only."""
     template, specials, bos, eos = _SPECIALS[family]
-    made = _sentence_piece(specials) if family in ("vicuna", "llama2", "gemma") else _byte_level(family)
+    pieces = family in ("vicuna", "llama2", "gemma")
+    made = _sentence_piece(specials, family != "gemma") if pieces else _byte_level(family)
     loose = family == "llama2"  # Llama 2's own were looked for in normalised text
     kept = [AddedToken(one, special=True, normalized=loose, rstrip=family == "phi") for one in specials]
     made.add_special_tokens(kept)

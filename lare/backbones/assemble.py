@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
+from jinja2 import TemplateError
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -75,6 +76,7 @@ def _assemble(
     processor = LareProcessor(encoder.processor, tokenizer, lm_grid=values.get("lm_grid") or values["grid"])
     check_template(processor, text)
     _add_rows(decoder, processor, used)
+    _add_end(decoder, processor)
     config = LareConfig(
         text_config=decoder.config,
         vision_config=encoder.model.config,
@@ -128,6 +130,18 @@ def with_defaults(settings: Mapping[str, Any], image_size: int, grid: int) -> di
     if isinstance(values["grid"], int):
         values.setdefault("window", (values["grid"] + 1) // 2)
     return values
+
+
+def _add_end(decoder: PreTrainedModel, processor: LareProcessor) -> None:
+    """Let the token that the chat template writes behind an answer, which training teaches, end a generated one."""
+    try:
+        end = processor.tokenizer.get_vocab().get(processor.answer_end())
+    except TemplateError:  # no template for conversations; prompts will say what is wrong with it
+        return
+    known = decoder.config.eos_token_id
+    ends = [] if known is None else [known] if isinstance(known, int) else list(known)
+    if end is not None and end not in ends:
+        decoder.config.eos_token_id = [*ends, end] if ends else end
 
 
 # Special tokens -----------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@
 ...     print(sample.question, sample.answer)
 """
 
-from lare.data.sample import BadRow, Problem, Sample
+from lare.data.sample import BadRow, Problem, Sample, Turn
 from lare.data.source import FORMATS, Report, Source, guess_format
 
-__all__ = ["FORMATS", "BadRow", "Problem", "Report", "Sample", "Source", "guess_format"]
+__all__ = ["FORMATS", "BadRow", "Problem", "Report", "Sample", "Source", "Turn", "guess_format"]

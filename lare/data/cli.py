@@ -141,7 +141,9 @@ def _write_list(path: Path, rows: Sequence[Any]) -> None:
 
 
 def _as_json(report: Report) -> str:
-    content = {name: getattr(report, name) for name in ("rows", "samples", "with_image", "with_rationale", "bad")}
+    content = {
+        name: getattr(report, name) for name in ("rows", "samples", "answers", "with_image", "with_rationale", "bad")
+    }
     return json.dumps(content | {"kinds": dict(report.kinds.most_common())}, indent=2)
 
 
@@ -149,7 +151,7 @@ def describe(report: Report, examples: int = 5) -> str:
     """Lay a report out as text: counts, bad rows by kind, and the first few of them."""
     lines = [
         f"{report.rows:,} rows, {report.samples:,} samples: {report.with_image:,} with an image, "
-        f"{report.with_rationale:,} with a rationale",
+        f"{report.with_rationale:,} with a rationale; {report.answers:,} answers",
         f"{report.bad:,} bad rows" + (":" if report.bad else ""),
     ]
     lines += [f"  {count:>8,}  {kind}" for kind, count in report.kinds.most_common()]

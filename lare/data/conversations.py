@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from lare.data.sample import BadRow, Sample
+from lare.data.sample import BadRow, Sample, Turn
 
 __all__ = ["parse_llava", "parse_vision_r1"]
 
@@ -22,13 +22,15 @@ _ANSWER = re.compile(r"\s*<answer>(.*?)</answer>\s*", re.DOTALL)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-class _Turn(NamedTuple):
+class _Said(NamedTuple):
     role: str
     text: str
 
 
 def parse_llava(row: Any) -> list[Sample]:
-    """Turn a LLaVA row into a sample a question.
+    """Turn a LLaVA row into a sample: its first question and the turns that follow it.
+
+    As in LLaVA, a conversation that begins with an answer loses that turn.
 
     Raises:
         BadRow: If it has none, or anything in it is not as LLaVA's rows are.
@@ -37,7 +39,7 @@ def parse_llava(row: Any) -> list[Sample]:
 
 
 def parse_vision_r1(row: Any) -> list[Sample]:
-    """Turn a Vision-R1-cold row into samples with rationales.
+    """Turn a Vision-R1-cold row into a sample with rationales.
 
     Raises:
         BadRow: As `parse_llava`, and if a reply has no ``<think>...</think>`` part or no answer behind it.
@@ -51,6 +53,8 @@ def _samples(row: Any, reasoning: bool) -> list[Sample]:
     image = _image(row)
     turns = _turns(row)
     system = turns.pop(0).text if turns[0].role == "system" else ""
+    if len(turns) > 1 and turns[0].role == "gpt":
+        del turns[0]
     if len(turns) % 2 or any(turn.role != ("human", "gpt")[i % 2] for i, turn in enumerate(turns)):
         raise BadRow("wrong_order", "questions and replies don't take turns, beginning with a question")
     if not turns:
@@ -60,16 +64,14 @@ def _samples(row: Any, reasoning: bool) -> list[Sample]:
         raise BadRow("several_images", f"the conversation has {marks} <image> marks; one image a row is read")
     if marks and image is None:
         raise BadRow("mark_without_image", "the question has an <image> mark, but the row names no image")
-    name = _name(row)
-    samples: list[Sample] = []
-    history: list[tuple[str, str]] = []
-    for i in range(0, len(turns), 2):
-        question, reply = _question(turns[i].text), turns[i + 1].text
-        rationale, answer = _reasoned(reply) if reasoning else ("", _plain(reply))
-        ending = f"#{i // 2}" if len(turns) > 2 else ""
-        samples.append(Sample(name + ending, question, answer, rationale, image, tuple(history), system))
-        history.append((question, answer))
-    return samples
+    first, *later = [_answered(turns[i], turns[i + 1], reasoning) for i in range(0, len(turns), 2)]
+    return [Sample(_name(row), *first, image=image, later=tuple(later), system=system)]
+
+
+def _answered(question: _Said, reply: _Said, reasoning: bool) -> Turn:
+    asked = _question(question.text)
+    rationale, answer = _reasoned(reply.text) if reasoning else ("", _plain(reply.text))
+    return Turn(asked, answer, rationale)
 
 
 def _name(row: Mapping[str, Any]) -> str:
@@ -98,7 +100,7 @@ def _image(row: Mapping[str, Any]) -> str | bytes | None:
     return _clean(image, "image")
 
 
-def _turns(row: Mapping[str, Any]) -> list[_Turn]:
+def _turns(row: Mapping[str, Any]) -> list[_Said]:
     found = row.get("conversations", row.get("messages"))
     if found is None:
         raise BadRow("no_conversations", "the row has no 'conversations'")
@@ -109,7 +111,7 @@ def _turns(row: Mapping[str, Any]) -> list[_Turn]:
     return [_turn(turn) for turn in found]
 
 
-def _turn(turn: Any) -> _Turn:
+def _turn(turn: Any) -> _Said:
     if not isinstance(turn, Mapping):
         raise BadRow("turn_not_object", f"a turn is a {type(turn).__name__}, not an object")
     role, text = turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))
@@ -117,7 +119,7 @@ def _turn(turn: Any) -> _Turn:
         raise BadRow("unknown_role", f"a turn is from {role!r}, not from human, gpt or system")
     if not isinstance(text, str):
         raise BadRow("text_no_string", f"a turn's text is a {type(text).__name__}")
-    return _Turn(_ROLES[role], _clean(text, "text"))
+    return _Said(_ROLES[role], _clean(text, "text"))
 
 
 def _clean(text: str, part: str) -> str:

@@ -102,7 +102,7 @@ def qa_keys(path: Path, rows: Iterable[Any] | None = None) -> set[str]:
         if isinstance(row, Mapping) and isinstance(row.get("question"), str) and "answer" in row:
             keys.add(text_key(row["question"], _answer(row)))
     if not keys:
-        keys = {text_key(sample.question, sample.answer) for sample in Source(path).samples()}
+        keys = {text_key(sample.question, sample.answer) for sample in Source(path, turns="each").samples()}
     if not keys:
         raise LareError(f"{str(path)!r} has no row with a question and an answer")
     return keys
@@ -173,7 +173,7 @@ def decontaminate(
     names, keys = _embed_tests(tests, embedder, batch) if embedder is not None and tests else ([], torch.zeros(0, 1))
     looks = _Looks(source.pictures(), embedder, batch) if names else None
     rows: dict[int, list[Sample]] = {}
-    for sample in source.samples(result.report, progress):
+    for sample in replace(source, turns="each").samples(result.report, progress):
         rows.setdefault(int(sample.where.rsplit(":", 1)[1]), []).append(_light(sample, looks))
     cosines, found = looks.compare(keys) if looks is not None else ({}, {})
     for number, samples in rows.items():

@@ -2,7 +2,7 @@
 
 ``pack`` streams a source's samples through the tokenizer into flat files, so that a data set of millions of
 conversations never has to fit in memory, a run knows all lengths before it starts, and loader workers share pages.
-Bad rows, samples without an image and samples that are too long are counted and listed on the way.
+Bad rows, samples that are too long and turns that don't fit are counted and listed on the way.
 """
 
 from __future__ import annotations
@@ -20,14 +20,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from jinja2 import TemplateError
 
+from lare.data.encode import Encoded, encode_samples
 from lare.data.pictures import Pictures
 from lare.data.sample import BadRow, Problem, Sample
 from lare.data.source import Report, Source
 from lare.errors import LareError
 from lare.images import load_image
-from lare.model.processing_lare import IMAGE_PLACEHOLDER, IMAGE_TOKEN
 from lare.progress import note, progress
 
 if TYPE_CHECKING:
@@ -38,9 +37,10 @@ if TYPE_CHECKING:
 __all__ = ["Packed", "PackedRow", "pack", "token_limit"]
 
 FIND = "find such rows with lare data check --check-images decode"
-PARTS = ("prompt", "rationale", "answer", "image", "where")
+PARTS = ("prompt", "rationale", "answer", "rest", "image", "where", "roles")
+_TOKENS = 4  # of them; the others are bytes
 _CHUNK = 512
-_VERSION = 3
+_VERSION = 4
 
 
 class PackedRow(NamedTuple):
@@ -48,17 +48,21 @@ class PackedRow(NamedTuple):
 
     Attributes:
         prompt: Ids up to where <|latent_start|> or the answer follows, image tokens included.
-        rationale: Ids of the rationale; empty where the source has none.
-        answer: Ids of the answer, end token included.
-        image: Name of the image inside the source's images, or its encoded bytes.
+        rationale: Ids of the first answer's rationale; empty where the source has none.
+        answer: Ids of the first answer, end token included.
+        image: Name of the image inside the source's images, its encoded bytes, or None.
         where: File and row.
+        rest: Ids of the turns behind it.
+        roles: What each of these is, see `lare.data.encode`.
     """
 
     prompt: npt.NDArray[np.int32]
     rationale: npt.NDArray[np.int32]
     answer: npt.NDArray[np.int32]
-    image: str | bytes
+    image: str | bytes | None
     where: str
+    rest: npt.NDArray[np.int32]
+    roles: npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class Packed:
     Attributes:
         folder: Where it is.
         images: Where its images are.
-        offsets: (N, 5, 2) start and length of each part of each sample.
+        offsets: (N, 7, 2) start and length of each part of each sample.
         fingerprint: Name of exactly this data.
         strict: Whether an image that can't be read is an error, also in the middle of a run.
     """
@@ -85,7 +89,13 @@ class Packed:
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
         """(N,) tokens of each sample."""
-        found: npt.NDArray[np.int64] = self.offsets[:, :3, 1].sum(1)
+        found: npt.NDArray[np.int64] = self.offsets[:, :_TOKENS, 1].sum(1)
+        return found
+
+    @property
+    def with_image(self) -> npt.NDArray[np.bool_]:
+        """(N,) whether a sample has an image."""
+        found: npt.NDArray[np.bool_] = self.offsets[:, PARTS.index("image"), 1] > 0
         return found
 
     def rows(self, numbers: Sequence[int]) -> list[PackedRow]:
@@ -95,10 +105,11 @@ class Packed:
         found = []
         for number in numbers:
             spans = [slice(start, start + length) for start, length in self.offsets[number].tolist()]
-            ids = [np.asarray(tokens[span]) for span in spans[:3]]
-            image, where = (bytes(raw[span]) for span in spans[3:])
-            name = image[1:].decode() if image[:1] == b"n" else image[1:]
-            found.append(PackedRow(ids[0], ids[1], ids[2], name, where.decode()))
+            prompt, rationale, answer, rest = (np.asarray(tokens[span]) for span in spans[:_TOKENS])
+            image, where = (bytes(raw[span]) for span in spans[_TOKENS:-1])
+            name = None if not image else image[1:].decode() if image[:1] == b"n" else image[1:]
+            roles = np.asarray(raw[spans[-1]])
+            found.append(PackedRow(prompt, rationale, answer, name, where.decode(), rest, roles))
         return found
 
     def picture(self, row: PackedRow) -> Image:
@@ -107,6 +118,7 @@ class Packed:
         Raises:
             LareError: If it can't be read.
         """
+        assert row.image is not None
         try:
             return load_image(self.pictures.read(row.image))
         except BadRow:
@@ -165,8 +177,10 @@ def pack(
 
 def _tell(source: Source, summary: dict[str, Any], folder: Path) -> None:
     """Say what was left out, since most of it is what somebody forgot to download."""
-    left = ", ".join(f"{count:,} {kind}" for kind, count in summary["left_out"].items())
-    if left:
+    left = ", ".join(f"{count:,} {kind}" for kind, count in summary["left_out"].items()) or "nothing"
+    if summary["shortened"]:
+        left += f"; {summary['shortened']:,} samples without the turns that did not fit"
+    if summary["left_out"] or summary["shortened"]:
         note(
             f"{source.path.name}: {summary['rows']:,} rows, {summary['samples']:,} samples; left out: {left}, in "
             f"{folder / 'problems.jsonl'} (once mended, remove {folder}, and all is packed anew)"
@@ -181,7 +195,7 @@ def _open(folder: Path, images: Path, key: str, strict: bool) -> Packed:
 def _key(source: Source, processor: LareProcessor, limit: int | None, max_tokens: int | None) -> str:
     status = source.path.stat() if source.path.is_file() else None
     identity = [_VERSION, str(source.path.resolve()), source.format, str(source.images), limit, max_tokens]
-    identity += [source.on_bad, source.check_images]
+    identity += [source.on_bad, source.check_images, source.turns]
     identity += [status.st_size, status.st_mtime_ns] if status else []
     identity += [_tokenizer(processor), processor.lm_grid, processor.chat_template]
     return hashlib.sha256(json.dumps(identity, default=str).encode()).hexdigest()[:16]
@@ -202,7 +216,7 @@ def token_limit(processor: LareProcessor) -> int:
 
 
 def _write(source: Source, processor: LareProcessor, part: Path, limit: int | None, longest: int) -> dict[str, Any]:
-    report, left = Report(), Counter[str]()
+    report, left, shortened = Report(), Counter[str](), 0
     problems: list[Problem] = []
     offsets: list[list[tuple[int, int]]] = []
     size = source.path.stat().st_size if source.path.is_file() else None
@@ -213,98 +227,42 @@ def _write(source: Source, processor: LareProcessor, part: Path, limit: int | No
     ):
         samples = islice(source.samples(report, bar.update), limit)
         while chunk := list(islice(samples, _CHUNK)):
-            usable, prompts = [], []
-            for sample in chunk:
-                try:
-                    prompts.append(_prompt(sample, processor))
-                    usable.append(sample)
-                except BadRow as bad:
-                    left[bad.kind] += 1
-                    problems.append(Problem(sample.where, bad.kind, str(bad)))
-            for sample, ids in zip(usable, _encoded(usable, prompts, processor), strict=True):
-                if isinstance(ids, BadRow):
-                    left[ids.kind] += 1
-                    problems.append(Problem(sample.where, ids.kind, str(ids)))
+            for sample, ids in zip(chunk, encode_samples(chunk, processor), strict=True):
+                kept = ids if isinstance(ids, BadRow) else _fitting(ids, longest)
+                if isinstance(kept, BadRow):
+                    left[kept.kind] += 1
+                    problems.append(Problem(sample.where, kept.kind, str(kept)))
                     continue
-                total = sum(map(len, ids))
-                if total > longest:
-                    left["too_long"] += 1
-                    problems.append(Problem(sample.where, "too_long", f"{total} tokens; the model takes {longest}"))
-                    continue
-                offsets.append(_append(tokens, raw, ids, sample))
+                if kept is not ids:
+                    shortened += 1
+                    message = f"{kept.answers} of {1 + len(sample.later)} turns fit in {longest} tokens"
+                    problems.append(Problem(sample.where, "shortened", message))
+                offsets.append(_append(tokens, raw, kept, sample))
     np.save(part / "offsets.npy", np.array(offsets, dtype=np.int64).reshape(-1, len(PARTS), 2), allow_pickle=False)
     lines = "".join(json.dumps(asdict(problem)) + "\n" for problem in [*report.problems, *problems])
     (part / "problems.jsonl").write_text(lines, encoding="utf8")
     left.update(report.kinds)
-    return {"samples": len(offsets), "rows": report.rows, "left_out": {k: n for k, n in left.items() if n}}
+    counts = {"samples": len(offsets), "rows": report.rows, "shortened": shortened}
+    return counts | {"left_out": {kind: count for kind, count in left.items() if count}}
 
 
-def _check(sample: Sample, processor: LareProcessor) -> None:
-    """Refuse a sample that can't be trained on."""
-    if sample.image is None:
-        raise BadRow("no_image", "the sample has no image, and LaRe answers about exactly one")
+def _fitting(ids: Encoded, longest: int) -> Encoded | BadRow:
+    """A sample with as many turns as fit; itself if all do."""
+    if ids.tokens <= longest:
+        return ids
+    kept = ids.shortened(longest)
+    return BadRow("too_long", f"{ids.tokens} tokens; the model takes {longest}") if kept is None else kept
 
 
-def _append(tokens: Any, raw: Any, ids: Sequence[Sequence[int]], sample: Sample) -> list[tuple[int, int]]:
+def _append(tokens: Any, raw: Any, ids: Encoded, sample: Sample) -> list[tuple[int, int]]:
     """Write one sample; returns start and length of each part, in items of its file."""
     spans = []
-    for part in ids:
+    for part in (ids.prompt, ids.rationale, ids.answer, ids.rest):
         spans.append((tokens.tell() // 4, len(part)))
         tokens.write(np.asarray(part, dtype=np.int32).tobytes())
-    image = sample.image
-    for content in (b"n" + image.encode() if isinstance(image, str) else b"b" + (image or b""), sample.where.encode()):
+    image = b"" if sample.image is None else sample.image
+    named = b"n" + image.encode() if isinstance(image, str) else b"b" * bool(image) + image
+    for content in (named, sample.where.encode(), bytes(ids.roles)):
         spans.append((raw.tell(), len(content)))
         raw.write(content)
     return spans
-
-
-_Ids = tuple[list[int], list[int], list[int]]
-
-
-def _encoded(samples: Sequence[Sample], prompts: Sequence[str], processor: LareProcessor) -> Sequence[_Ids | BadRow]:
-    """Ids of each sample, or why it has none; all at once, unless one of them can't be encoded."""
-    try:
-        return _encode(samples, prompts, processor)
-    except LareError as error:
-        if len(samples) == 1:
-            return [BadRow("special_token", str(error))]
-    pairs = zip(samples, prompts, strict=True)
-    return [_encoded([sample], [prompt], processor)[0] for sample, prompt in pairs]
-
-
-def _encode(samples: Sequence[Sample], prompts: Sequence[str], processor: LareProcessor) -> list[_Ids]:
-    """Ids of prompts, rationales and answers."""
-    if not samples:
-        return []
-    image, escape = IMAGE_TOKEN * processor.lm_grid**2, processor.user_text.escape
-    expanded = [prompt.replace(IMAGE_PLACEHOLDER, image, 1) for prompt in prompts]
-    ids = processor.encode_text(expanded, special=not processor.opens_with_bos(prompts[0]))
-    end = processor.tokenizer.eos_token or ""
-    marks = ["\nAnswer: " if sample.rationale else "" for sample in samples]
-    answers = [f"{mark}{escape(sample.answer)}{end}" for mark, sample in zip(marks, samples, strict=True)]
-    rationales = processor.encode_text([escape(sample.rationale) for sample in samples])
-    return list(zip(ids, rationales, processor.encode_text(answers), strict=True))
-
-
-def _prompt(sample: Sample, processor: LareProcessor) -> str:
-    """The conversation so far, the image first, ready for latents or for the answer.
-
-    Raises:
-        BadRow: If the sample can't be trained on, or the chat template refuses it.
-    """
-    _check(sample, processor)
-    system = sample.system.replace(IMAGE_PLACEHOLDER, "").strip()
-    said = [("system", system)] if system else []
-    for question, answer in sample.history:
-        said += [("user", question), ("assistant", answer)]
-    said.append(("user", sample.question))
-    # As parts, in which an <image> is text like any other.
-    turns: list[dict[str, Any]] = [{"role": who, "content": [{"type": "text", "text": text}]} for who, text in said]
-    first = next(turn for turn in turns if turn["role"] == "user")
-    first["content"].insert(0, {"type": "image"})
-    try:
-        return str(processor.apply_chat_template(turns, add_generation_prompt=True))
-    except TemplateError as error:
-        raise BadRow("chat_template", f"the model's chat template refuses the conversation ({error})") from None
-    except LareError as error:
-        raise BadRow("special_token", str(error)) from None

@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from lare.errors import LareError
 
-__all__ = ["BadRow", "Problem", "Sample"]
+__all__ = ["TURNS", "BadRow", "Problem", "Sample", "Turn", "take_turns"]
+
+TURNS = ("all", "last", "each")
+"""What becomes of a conversation: one sample that answers every turn, or only the last, or a sample a turn."""
+
+
+class Turn(NamedTuple):
+    """A question and its answer.
+
+    Attributes:
+        question: The question's text, without image tokens.
+        answer: The answer's text, without a rationale.
+        rationale: What is thought before the answer, or "".
+    """
+
+    question: str
+    answer: str
+    rationale: str = ""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One question about one image, or about none.
+    """One question about one image, or about none, and the turns that follow it.
 
     Attributes:
-        id: The row's own id, or its number; turns of one conversation share it up to a "#turn" ending.
+        id: The row's own id, or its number; single turns of one conversation share it up to a "#turn" ending.
         question: The question's text, without image tokens.
         answer: The answer's text, without a rationale.
         rationale: What is thought before the answer; "" where the source has none.
         image: Name of the image inside the source's image folder, its encoded bytes, or None.
-        history: Earlier (question, answer) pairs of the same conversation.
+        history: Earlier (question, answer) pairs of the same conversation, which are read only.
+        later: Turns that follow and are answered too.
         system: The conversation's system prompt, or "".
         where: File and row, for messages.
     """
@@ -30,8 +50,27 @@ class Sample:
     rationale: str = ""
     image: str | bytes | None = None
     history: tuple[tuple[str, str], ...] = ()
+    later: tuple[Turn, ...] = ()
     system: str = ""
     where: str = ""
+
+
+def take_turns(sample: Sample, which: str) -> Sequence[Sample]:
+    """A conversation as samples.
+
+    Args:
+        sample: A conversation from its first turn on.
+        which: One of `TURNS`.
+    """
+    if which == "all" or not sample.later:
+        return [sample]
+    turns = [Turn(sample.question, sample.answer, sample.rationale), *sample.later]
+    told = [(turn.question, turn.answer) for turn in turns]
+    chosen = range(len(turns) - 1 if which == "last" else 0, len(turns))
+    return [
+        replace(sample, id=f"{sample.id}#{at}", **turns[at]._asdict(), history=tuple(told[:at]), later=())
+        for at in chosen
+    ]
 
 
 class BadRow(LareError):

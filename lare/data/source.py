@@ -12,7 +12,7 @@ from lare.data.conversations import parse_llava, parse_vision_r1
 from lare.data.foreign import parse_nlvr, parse_puzzlevqa
 from lare.data.pictures import Pictures
 from lare.data.rows import read_rows
-from lare.data.sample import BadRow, Problem, Sample
+from lare.data.sample import TURNS, BadRow, Problem, Sample, take_turns
 from lare.errors import LareError
 from lare.images import load_image
 
@@ -37,6 +37,7 @@ class Report:
     Attributes:
         rows: Rows read, good and bad.
         samples: Samples given out.
+        answers: Answers in them, more than one in a conversation.
         with_image: Of these, samples with an image.
         with_rationale: Of these, samples with a rationale.
         kinds: Bad rows by kind.
@@ -45,6 +46,7 @@ class Report:
 
     rows: int = 0
     samples: int = 0
+    answers: int = 0
     with_image: int = 0
     with_rationale: int = 0
     kinds: Counter[str] = field(default_factory=Counter)
@@ -67,6 +69,7 @@ class Source:
         on_bad: "skip" leaves bad rows out, counted and listed; "refuse" stops at the first.
         check_images: "none", "exist" (named files are there and not empty; one look at each), or "decode" (they can be
             opened).
+        turns: One of `TURNS`: what becomes of a conversation.
 
     Raises:
         LareError: If an option is unknown.
@@ -77,12 +80,14 @@ class Source:
     images: Path | None = None
     on_bad: str = "skip"
     check_images: str = "none"
+    turns: str = "all"
 
     def __post_init__(self) -> None:
         for name, value, known in (
             ("format", self.format, ("auto", *FORMATS)),
             ("on_bad", self.on_bad, ON_BAD),
             ("check_images", self.check_images, IMAGE_CHECKS),
+            ("turns", self.turns, TURNS),
         ):
             if value not in known:
                 raise LareError(f"{name} is {value!r}; choose one of {', '.join(known)}")
@@ -106,7 +111,7 @@ class Source:
         report = report if report is not None else Report()
         parse = FORMATS[guess_format(self.path) if self.format == "auto" else self.format]
         pictures = self.pictures() if self.check_images != "none" else None
-        seen: set[str] = set()
+        seen: set[int] = set()
         for number, row in enumerate(read_rows(self.path, progress)):
             report.rows += 1
             where = f"{self.path.name}:{number + 1}"
@@ -118,26 +123,30 @@ class Source:
                 report.kinds[bad.kind] += 1
                 report.problems.append(Problem(where, bad.kind, str(bad)))
                 continue
-            for sample in found:
-                report.samples += 1
-                report.with_image += sample.image is not None
-                report.with_rationale += bool(sample.rationale)
-                yield replace(sample, id=sample.id or str(number), where=where)
+            for whole in found:
+                for sample in take_turns(replace(whole, id=whole.id or str(number), where=where), self.turns):
+                    report.samples += 1
+                    report.answers += 1 + len(sample.later)
+                    report.with_image += sample.image is not None
+                    report.with_rationale += bool(sample.rationale)
+                    yield sample
 
     def _row(
-        self, row: Any, parse: Callable[[Any], list[Sample]], pictures: Pictures | None, seen: set[str]
+        self, row: Any, parse: Callable[[Any], list[Sample]], pictures: Pictures | None, seen: set[int]
     ) -> list[Sample]:
         if isinstance(row, BadRow):
             raise row
         samples = parse(row)
-        if samples[0].id and samples[0].id in seen:
-            raise BadRow("double_id", f"the id {samples[0].id!r} stood in an earlier row")
+        # LLaVA's mix gives the conversations about one image one id: only the same again is double.
+        own = hash(tuple(samples))
+        if samples[0].id and own in seen:
+            raise BadRow("double_row", f"the row with the id {samples[0].id!r} stood in an earlier row, word by word")
         if pictures is not None:
             for image in {sample.image: None for sample in samples if sample.image is not None}:
                 pictures.check(image)
                 if self.check_images == "decode":
                     _decode(pictures.read(image))
-        seen.add(samples[0].id)
+        seen.add(own)
         return samples
 
 

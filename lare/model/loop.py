@@ -119,7 +119,8 @@ def windowed(model: Reasoner, mask: Tensor | None, real: Tensor) -> Masks:
     return {"full_attention": mask, "sliding_attention": narrow} if by_kind else narrow
 
 
-def _compute_dtype(embeds: Tensor) -> torch.dtype:
+def compute_dtype(embeds: Tensor) -> torch.dtype:
+    """The type in which the decoder computes: autocast's where that is on."""
     kind = embeds.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else embeds.dtype
 
@@ -180,7 +181,7 @@ def extend(
     positions = (state.next_position[:, None] + new.long().cumsum(1) - 1).clamp_min(0)
     watcher = LastQueryCapture(state.saliency_gradient) if capture else None
     real = torch.cat((state.attention_mask, new), dim=1)
-    causal = decoder_mask(state.attention_mask, new, padded, _compute_dtype(embeds))
+    causal = decoder_mask(state.attention_mask, new, padded, compute_dtype(embeds))
     hidden = run_decoder(model, embeds, state.cache, positions, windowed(model, causal, real), watcher)
     grown = replace(
         state,

@@ -11,12 +11,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lare.model.loop import LoopState, decoder_mask, extend, run_decoder, windowed
-from lare.model.outputs import Loss
+from lare.model.loop import LoopState, compute_dtype, decoder_mask, extend, run_decoder, windowed
+from lare.model.outputs import LareOutput, Loss
 from lare.model.reasoner import Reasoner
 from lare.model.thinking import Thoughts
 
-__all__ = ["cross_entropy_at", "prefix_reconstruction", "target_states"]
+__all__ = ["answer_loss", "cross_entropy_at", "prefix_reconstruction", "target_states", "text_loss"]
 
 
 def cross_entropy_at(model: Reasoner, hidden: Tensor, labels: Tensor, mask: Tensor) -> tuple[Loss, Tensor, Tensor]:
@@ -55,6 +55,36 @@ def target_states(
         return first, state
     hidden, state = extend(model, state, inputs[:, :-1], mask[:, :-1])
     return torch.cat((first, hidden), dim=1), state
+
+
+def answer_loss(
+    model: Reasoner, output: LareOutput, target_ids: Tensor, mask: Tensor, label_mask: Tensor | None
+) -> LareOutput:
+    """Add L_lm to an output that has `target_hidden`: of all targets, or of those that `label_mask` lets in."""
+    assert output.target_hidden is not None
+    answered = mask if label_mask is None else mask & label_mask.bool()
+    output.lm_loss, output.logits, output.labels = cross_entropy_at(model, output.target_hidden, target_ids, answered)
+    return output
+
+
+def text_loss(
+    model: Reasoner,
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    target_ids: Tensor,
+    target_mask: Tensor | None,
+    label_mask: Tensor | None,
+) -> LareOutput:
+    """L_lm of targets (B, T) behind prompts (B, S) without an image: the decoder alone, in one pass."""
+    mask = torch.ones_like(target_ids, dtype=torch.bool) if target_mask is None else target_mask.bool()
+    start = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+    valid = torch.cat((start, mask[:, :-1]), dim=1)
+    embeds = model.embed(torch.cat((input_ids, target_ids[:, :-1]), dim=1))
+    positions = (valid.long().cumsum(1) - 1).clamp_min(0)
+    causal = decoder_mask(valid[:, :0], valid, not bool(valid.all()), compute_dtype(embeds))
+    hidden = run_decoder(model, embeds, None, positions, windowed(model, causal, valid))
+    output = LareOutput(target_hidden=hidden[:, input_ids.shape[1] - 1 :])
+    return answer_loss(model, output, target_ids, mask, label_mask)
 
 
 def prefix_reconstruction(

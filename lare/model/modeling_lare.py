@@ -22,7 +22,7 @@ from lare.model.families import attention_of, check_family, embedding_scale, own
 from lare.model.generation import GenerationOptions, StopCheck, generate
 from lare.model.loading import StrictLoading
 from lare.model.loop import prefill
-from lare.model.losses import cross_entropy_at, prefix_reconstruction, target_states
+from lare.model.losses import answer_loss, prefix_reconstruction, target_states, text_loss
 from lare.model.outputs import LareGeneration, LareOutput
 from lare.model.thinking import LatentOverride, think
 from lare.model.vision import Projector, VisionTower, VisualTokens, pool_grid
@@ -225,6 +225,7 @@ class LareForConditionalGeneration(StrictLoading):
         fetch: Tensor | None = None,
         lm_grid: int | None = None,
         saliency_gradient: bool = False,
+        label_mask: Tensor | None = None,
         **kwargs: Any,
     ) -> LareOutput:
         """One training step's losses.
@@ -234,7 +235,7 @@ class LareForConditionalGeneration(StrictLoading):
                 delimiters, in the generation prompt without.
             attention_mask: (B, S), 0 at padding.
             pixel_values: (I, 3, H, W) images; or
-            visual_features: (I, N_f, d_vis) cached features of the frozen encoder.
+            visual_features: (I, N_f, d_vis) cached features of the frozen encoder. Neither, without delimiters: text.
             target_ids: (B, T) right-padded text after <|latent_end|>.
             target_mask: (B, T), 0 at padding; None means none.
             prefix_ids: (B, P) right-padded start of the rationale for eq. 8.
@@ -245,10 +246,10 @@ class LareForConditionalGeneration(StrictLoading):
             delimiters: Feed <|latent_end|> before the target. False with iterations=0 is plain LLaVA.
             window_mode: "saliency", "random" or "full".
             generator: Source of random windows.
-            fetch: (B, K) numbers of fine tokens that stand in place of the latents, so that the decoder learns to read
-                them before the Extractor can make any.
+            fetch: (B, K) numbers of fine tokens in place of the latents, to be read before the Extractor makes any.
             lm_grid: Side of the decoder's visual grid instead of the configured one; the prompt must fit.
             saliency_gradient: Keep the gradient of the saliency, for a loss on where the model looks.
+            label_mask: (B, T), 0 where a target is read and not answered, as a later turn's question; None means none.
             **kwargs: Nothing else is accepted.
 
         Returns:
@@ -260,6 +261,8 @@ class LareForConditionalGeneration(StrictLoading):
         iterations = self.config.iterations if iterations is None else iterations
         _check_forward(kwargs, iterations, delimiters, prefix_ids)
         self._refuse_checkpointing()
+        if pixel_values is None and visual_features is None and not delimiters and target_ids is not None:
+            return text_loss(self, input_ids, attention_mask, target_ids, target_mask, label_mask)
         visual = self.visual_tokens(pixel_values, visual_features, lm_grid)
         state = prefill(
             self,
@@ -278,13 +281,10 @@ class LareForConditionalGeneration(StrictLoading):
         if target_ids is not None:
             mask = torch.ones_like(target_ids, dtype=torch.bool) if target_mask is None else target_mask.bool()
             output.target_hidden, _ = target_states(self, state, target_ids, mask, delimiters)
-            output.lm_loss, output.logits, output.labels = cross_entropy_at(
-                self, output.target_hidden, target_ids, mask
-            )
+            answer_loss(self, output, target_ids, mask, label_mask)
         if prefix_ids is not None and output.thoughts is not None:
-            output.prefix_loss, output.prefix_hidden = prefix_reconstruction(
-                self, output.thoughts, prefix_ids, prefix_mask
-            )
+            made = prefix_reconstruction(self, output.thoughts, prefix_ids, prefix_mask)
+            output.prefix_loss, output.prefix_hidden = made
         return output
 
     # Answers ---------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ class LareOutput:
         lm_loss: (sum, count) of the text target's cross-entropy; None without targets.
         prefix_loss: (sum, count) of the text-prefix reconstruction (eq. 8); None if not asked for.
         thoughts: The latents and how they came about; None without iterations.
-        logits: (N, V) predictions of the N target tokens, in row order.
+        logits: (N, V) predictions of the N answered target tokens, in row order.
         labels: (N,) the target tokens.
         target_hidden: (B, T, d) decoder outputs that predict the targets.
         prefix_hidden: (B, P, d) decoder outputs that predict the rationale prefix.

@@ -133,6 +133,12 @@ class LareProcessor(ProcessorMixin):
         """Keeps the tokenizer's control tokens out of what users and data files write."""
         return user_text(self.tokenizer, str(self.chat_template), (*SPECIAL_TOKENS, IMAGE_PLACEHOLDER))
 
+    def answer_end(self) -> str:
+        """The control token that the chat template writes behind an answer; the tokenizer's end if it writes none."""
+        said = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "\ufdd4"}]
+        _, found, behind = self.render(said).rpartition("\ufdd4")
+        return (found and self.user_text.ending(behind).strip()) or str(self.tokenizer.eos_token or "")
+
     def encode_text(self, texts: Sequence[str], special: bool = False) -> list[list[int]]:
         """Ids of rendered prompts or of texts that went through ``user_text.escape``.
 
@@ -144,6 +150,10 @@ class LareProcessor(ProcessorMixin):
             LareError: If the tokenizer makes a special token of plain text.
         """
         return self.user_text.encode(self.tokenizer, texts, special)
+
+    def render(self, messages: list[dict[str, Any]], **options: Any) -> str:
+        """Messages, whose contents went through ``user_text.escape``, as the chat template writes them."""
+        return self._render(messages, **options)
 
     def _render(self, messages: list[dict[str, Any]], **options: Any) -> str:
         template = options.pop("chat_template", None) or self.chat_template

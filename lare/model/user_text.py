@@ -14,7 +14,8 @@ import re
 import secrets
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from itertools import accumulate
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from tokenizers import AddedToken, Tokenizer
@@ -22,10 +23,27 @@ from transformers import PreTrainedTokenizerBase
 
 from lare.errors import LareError
 
-__all__ = ["UserText", "user_text"]
+__all__ = ["Marked", "UserText", "user_text"]
+
+_Places = tuple[list[int], Sequence[tuple[int, int]]]
 
 _BREAK = "\ufdd0"
-_RUN = re.compile(f"{_BREAK}+")
+_OWN = re.compile("[\ufdd0-\ufdef]")
+_ESCAPED = re.compile(f"{_BREAK}([\ufdd0-\ufdef]?)")
+
+
+class Marked(NamedTuple):
+    """Ids of a text with the places of its marks.
+
+    Attributes:
+        ids: S ids.
+        spans: S pairs (start, end) of characters.
+        marks: Where each mark stood, in characters.
+    """
+
+    ids: list[int]
+    spans: Sequence[tuple[int, int]]
+    marks: list[int]
 
 
 class UserText:
@@ -64,7 +82,7 @@ class UserText:
             LareError: If it holds one that this tokenizer can't keep as text.
         """
         control = self.holds_control(text)
-        if not control and _BREAK not in text:
+        if not control and _OWN.search(text) is None:
             return text
         if self._backend is None:
             if control:
@@ -72,7 +90,7 @@ class UserText:
                     f"it holds the special token {self._named(text)}, which this tokenizer can't keep as text"
                 )
             return text
-        text = text.replace(_BREAK, 2 * _BREAK)
+        text = _OWN.sub(f"{_BREAK}\\g<0>", text)
         while found := self._pattern.search(text):
             if len(found[0]) == 1:
                 raise LareError(f"it holds {found[0]!r}, a special token that this tokenizer can't keep as text")
@@ -100,9 +118,36 @@ class UserText:
         plain = [text for text in texts if _BREAK not in text]
         if len(plain) == len(texts) or self._backend is None:
             return _ids(tokenizer, list(texts), special)
-        known = iter(_ids(tokenizer, plain, special) if plain else [])
+        known = iter(_ids(tokenizer, plain, special))
         broken = iter(self._twin.encode([text for text in texts if _BREAK in text], special))
         return [next(broken if _BREAK in text else known) for text in texts]
+
+    @property
+    def knows_places(self) -> bool:
+        """Whether the tokenizer tells where its tokens stand, so that `encode_marked` works."""
+        return self._backend is not None
+
+    def encode_marked(
+        self, tokenizer: PreTrainedTokenizerBase, texts: Sequence[Sequence[str]], special: bool
+    ) -> list[Marked]:
+        """As `encode`, of texts that come in pieces; marks stand between the pieces and change no id."""
+        broken = [any(_BREAK in piece for piece in pieces) for pieces in texts]
+        ready = [
+            [self._twin.prepare(piece) for piece in pieces] if by else list(pieces)
+            for pieces, by in zip(texts, broken, strict=True)
+        ]
+        plain = ["".join(pieces) for pieces, by in zip(ready, broken, strict=True) if not by]
+        found = iter(_places(tokenizer, plain, special) if plain else [])
+        other = ["".join(pieces) for pieces, by in zip(ready, broken, strict=True) if by]
+        twins = iter(self._twin.places(other, special) if other else [])
+        made = [next(twins if by else found) for by in broken]
+        marks = [list(accumulate(map(len, pieces[:-1]))) for pieces in ready]
+        return [Marked(*one, at) for one, at in zip(made, marks, strict=True)]
+
+    def ending(self, text: str) -> str:
+        """The control token that a rendered text begins with, behind white space; "" if there is none."""
+        found = self._pattern.match(text, len(text) - len(text.lstrip()))
+        return "" if found is None else text[: found.end()]
 
     @cached_property
     def _twin(self) -> _Twin:
@@ -136,13 +181,17 @@ class _Twin:
         self._control = {number: token for token, number in own.items()}
 
     def encode(self, texts: Sequence[str], special: bool) -> list[list[int]]:
-        found = self._made.encode_batch([self.prepare(text) for text in texts], add_special_tokens=special)
-        return [self._own(one.ids, one.special_tokens_mask) for one in found]
+        return [ids for ids, _ in self.places([self.prepare(text) for text in texts], special)]
+
+    def places(self, ready: Sequence[str], special: bool) -> list[_Places]:
+        """Ids of prepared texts, and the characters of each."""
+        found = self._made.encode_batch(list(ready), add_special_tokens=special)
+        return [(self._own(one.ids, one.special_tokens_mask), one.offsets) for one in found]
 
     def prepare(self, text: str) -> str:
         """Name the template's control tokens and put the user's together again."""
         named = self._pattern.sub(lambda one: self._names.get(one[0], one[0]), text)
-        return _RUN.sub(lambda run: _BREAK * (len(run[0]) // 2), named)
+        return _ESCAPED.sub(r"\1", named)
 
     def _own(self, ids: Sequence[int], added: Sequence[int]) -> list[int]:
         wrong = next((one for one, by in zip(ids, added, strict=True) if one in self._control and not by), None)
@@ -153,8 +202,15 @@ class _Twin:
 
 def _ids(tokenizer: PreTrainedTokenizerBase, texts: list[str], special: bool) -> list[list[int]]:
     # verbose=False: its own warning about length would only repeat our error
+    if not texts:
+        return []
     found: list[list[int]] = tokenizer(texts, add_special_tokens=special, verbose=False)["input_ids"]
     return found
+
+
+def _places(tokenizer: PreTrainedTokenizerBase, texts: list[str], special: bool) -> list[_Places]:
+    found = tokenizer(texts, add_special_tokens=special, verbose=False, return_offsets_mapping=True)
+    return list(zip(found["input_ids"], found["offset_mapping"], strict=True))
 
 
 _MADE: WeakKeyDictionary[Any, tuple[tuple[Any, ...], UserText]] = WeakKeyDictionary()

@@ -129,7 +129,7 @@ class TrainingModel(nn.Module):
     ) -> LareOutput:
         inputs: dict[str, Any] = dict(batch.inputs)
         if vectors_only:
-            for name in ("target_ids", "target_mask"):
+            for name in ("target_ids", "target_mask", "label_mask"):
                 inputs.pop(name, None)
         if vectors_only or not weights["text"]:
             for name in ("prefix_ids", "prefix_mask"):

@@ -26,6 +26,7 @@ from lare.embedded.vision_conv import LareVisionModel
 from lare.errors import LareError
 from lare.losses.image import ImageReconstruction
 from lare.model import LareForConditionalGeneration, LareProcessor
+from lare.progress import note
 from lare.training.feeding.features import PackedFeatures, cache_packed_features
 from lare.training.feeding.loader import PackedBatches, Split, StageBatches
 from lare.training.model import TrainingModel
@@ -153,7 +154,7 @@ class Prepared:
         if data not in self._packs:
             assert data.path is not None
             images = Path(data.images) if data.images else None
-            source = Source(Path(data.path), data.format, images, data.on_bad, data.check_images)
+            source = Source(Path(data.path), data.format, images, data.on_bad, data.check_images, data.turns)
             number = len(self._packs)
             folder = self.out / "data" / f"{number}-{Path(data.path).stem}"
             config = self.model.lare.config
@@ -174,7 +175,13 @@ class Prepared:
             return WorldBatches(data, stage, self.processor, config, split, seed, features, scenes, pictures=pictures)
         packs = [self._pack(data, stage) for data in stage.data]
         cached = [self._packed_features(pack) for pack in packs] if self.config.cache_features else None
-        return PackedBatches(packs, self.processor, config, stage, split, seed, pictures, cached)
+        batches = PackedBatches(packs, self.processor, config, stage, split, seed, pictures, cached)
+        if batches.without_image and not split.rank:
+            note(
+                f"stage {stage.name}: {batches.without_image:,} samples without an image are left out: they train the "
+                "decoder alone, where it trains, in batches of their own"
+            )
+        return batches
 
     def _packed_features(self, packed: Packed) -> PackedFeatures:
         if packed.folder not in self._encoded:

@@ -70,7 +70,7 @@ def counts(batches: Sequence[MicroBatch], weights: Mapping[str, float], draws: S
     local = {"lm": 0, "alignment": 0, "image": 0, "text": 0, "look": 0}
     for batch, draw in zip(batches, draws, strict=True):
         inputs, latents = batch.inputs, bool(batch.inputs["iterations"]) and not batch.fetch
-        local["lm"] += int(inputs["target_mask"].sum())
+        local["lm"] += int(inputs.get("label_mask", inputs["target_mask"]).sum())
         if weights["text"] and inputs.get("prefix_mask") is not None:
             local["text"] += int(inputs["prefix_mask"].sum())
         local["alignment"] += batch.rows if weights["alignment"] and latents else 0

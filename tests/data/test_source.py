@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from lare.cli import main
-from lare.data import Report, Source, guess_format
+from lare.data import Report, Source, Turn, guess_format
 from lare.data.pictures import Pictures
 from lare.data.sample import BadRow
 from lare.errors import LareError
@@ -52,7 +52,7 @@ BAD_ROWS = {
     "image_empty": [row("t", "empty.png")],
     "image_damaged": [row("u", "cut.png"), row("u2", "text.png")],
     "image_outside": [row("v", "../secret.png"), row("v2", "/etc/passwd"), row("v3", "link.png")],
-    "double_id": [row("good")],
+    "double_row": [row("good")],
 }
 
 
@@ -105,10 +105,48 @@ def test_turns_become_samples_with_their_history(folder):
         {"from": "system", "value": "Be brief."},
         *turns("<image>\nWhat is it?", "A cat.", "Its colour?", "Red."),
     ]
-    first, second = Source(write(folder, [row("x", conversation=conversation)])).samples()
+    path = write(folder, [row("x", conversation=conversation)])
+    report = Report()
+    first, second = Source(path, turns="each").samples(report)
     assert (first.id, first.question, first.answer, first.history) == ("x#0", "What is it?", "A cat.", ())
     assert (second.question, second.history) == ("Its colour?", (("What is it?", "A cat."),))
     assert first.system == second.system == "Be brief." and second.image == "a.png"
+    assert first.later == second.later == () and (report.samples, report.answers) == (2, 2)
+    assert list(Source(path, turns="last").samples()) == [second]
+    (whole,) = Source(path).samples(report := Report())
+    assert whole.later == (Turn("Its colour?", "Red."),) and whole.history == () and whole.id == "x"
+    assert (whole.question, whole.answer, whole.system) == (first.question, first.answer, first.system)
+    assert (report.rows, report.samples, report.answers) == (1, 1, 2)
+
+
+def test_seventy_one_conversations_are_seventy_one_samples(folder):
+    rows = []
+    for i in range(71):
+        said = [text for turn in range(2 + i % 4) for text in (f"Question {turn} of {i}?", f"Answer {turn} of {i}.")]
+        rows.append(row(str(i), conversation=turns(f"<image>\n{said[0]}", *said[1:])))
+    counted = {}
+    for which in ("all", "last", "each"):
+        samples = list(Source(write(folder, rows), turns=which).samples(report := Report()))
+        counted[which] = (len(samples), report.answers)
+    answers = sum(2 + i % 4 for i in range(71))
+    assert counted == {"all": (71, answers), "last": (71, 71), "each": (answers, answers)}
+
+
+def test_a_conversation_that_begins_with_an_answer_loses_that_turn(folder):
+    said = [{"from": "gpt", "value": "Hello."}, *turns("<image>\nWhat?", "A cat.")]
+    for conversation in (said, [{"from": "system", "value": "Be kind."}, *said]):
+        (sample,) = Source(write(folder, [row("x", conversation=conversation)])).samples()
+        assert (sample.question, sample.answer, sample.later) == ("What?", "A cat.", ())
+    report = Report()
+    assert not list(Source(write(folder, [row("y", conversation=said[:1])])).samples(report))
+    assert report.kinds == {"wrong_order": 1}
+
+
+def test_rows_of_one_id_are_double_only_if_they_say_the_same(folder):
+    """LLaVA's mix has some 250,000 rows that share their id, which is the image's, with another."""
+    rows = [row("1"), row("1", conversation=turns("<image>\nWhat?", "A dog.")), row("1"), row("1", "empty.png")]
+    report = Report()
+    assert len(list(Source(write(folder, rows)).samples(report))) == 3 and report.kinds == {"double_row": 1}
 
 
 def test_text_only_rows_are_kept(folder):

@@ -228,6 +228,14 @@ def test_every_end_token_counts(clip: Path, tmp_path: Path) -> None:
     assert model.config.text_config.eos_token_id == [5, 6, 2]
 
 
+@pytest.mark.parametrize(("end", "expected"), [("<pad>", [5, 6, 2, 0]), ("</s>", [5, 6, 2]), ("", [5, 6, 2])])
+def test_the_token_behind_an_answer_counts(clip: Path, tmp_path: Path, end: str, expected: list[int]) -> None:
+    template = HEADER_TEMPLATE.replace("</s>", end)
+    place = write_decoder(tmp_path, "meta-llama/Llama-3.2-1B-Instruct", template, eos_token_id=[5, 6])
+    model, _ = assemble(str(place), str(clip), SETTINGS)
+    assert model.config.text_config.eos_token_id == expected
+
+
 def test_the_seed_decides_the_new_parts_only(llama: Path, clip: Path) -> None:
     torch.manual_seed(3)
     expected = torch.rand(2)

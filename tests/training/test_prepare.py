@@ -72,10 +72,10 @@ def test_an_image_that_cannot_be_read_does_not_end_a_run(run_file: Path, capsys)
     for stage in ("II", "III", "IV"):
         listed = [json.loads(line) for line in (out / stage / "replaced.jsonl").read_text().splitlines()]
         total += len(listed)
-        assert {one["where"] for one in listed} == {"r1.json:8"} and f"stage {stage}: " in printed.out
+        assert {one["where"] for one in listed} == {"r1.json:8"} and f"stage {stage}: " in printed.err
         last = json.loads((out / stage / "log.jsonl").read_text().splitlines()[-1])
         assert last["step"] == 6 and last["replaced"] == len(listed)
-    assert total >= 3 and "r1.json:8: the image '7.png': the given bytes is damaged" in printed.out
+    assert total >= 3 and "r1.json:8: the image '7.png': the given bytes is damaged" in printed.err
 
 
 def test_strict_data_end_a_run(run_file: Path, capsys) -> None:

@@ -29,7 +29,7 @@ class PackedFeatures(NamedTuple):
 
     Attributes:
         features: (U, N_f, d_vis) float16 of its U different images; NaN where an image can't be read.
-        which: (N,) number of each sample's image.
+        which: (N,) number of each sample's image; -1 without one.
     """
 
     features: np.ndarray
@@ -87,8 +87,10 @@ def cache_packed_features(
         LareError: If an image can't be read and the data are strict, none can be read, or the disk is full.
     """
     first: dict[str | bytes, int] = {}
-    index = np.array([first.setdefault(row.image, len(first)) for row in packed.rows(range(len(packed)))])
-    firsts = np.unique(index, return_index=True)[1].tolist()
+    images = [row.image for row in packed.rows(range(len(packed)))]
+    index = np.array([-1 if image is None else first.setdefault(image, len(first)) for image in images])
+    numbers, firsts = np.unique(index, return_index=True)
+    firsts = firsts[numbers >= 0].tolist()
     config = model.config
     shape = (len(first), config.grid**2, int(model.projector.linear_1.weight.shape[1]))
     path = packed.folder / f"features_{packed.fingerprint}.npy"

@@ -2,7 +2,8 @@
 
 Two kinds: `WorldBatches` makes questions about the embedded world as it goes, with many questions behind one shared
 visual prefix; `PackedBatches` reads data files, in an order that is shuffled anew each epoch and keeps samples of like
-length together. Both hand a process its own micro-batches of the global batch.
+length together, and samples without an image in batches of their own. Both hand a process its own micro-batches of the
+global batch.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 from zlib import crc32
 
@@ -20,11 +20,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from lare.data.encode import READ, THOUGHT
 from lare.data.packed import FIND, Packed, PackedRow
 from lare.errors import LareError
 from lare.training.feeding.batch import MicroBatch, Replaced, pad
 from lare.training.feeding.features import PackedFeatures
+from lare.training.feeding.mode import Mode, stage_mode
 from lare.training.plan.config import StageConfig
+from lare.training.plan.stages import parts_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -68,51 +71,6 @@ class Split:
         return [(start, size) for start in range(first, first + share, size)]
 
 
-@dataclass(frozen=True)
-class Mode:
-    """How the rows of an update are answered.
-
-    Attributes:
-        iterations: K; 0 makes no latents.
-        delimiters: Whether the latent delimiters are written.
-        rationale: Whether the text holds the rationale.
-        prefix: P, rationale tokens to reconstruct from the latents.
-        replaced: Rationale tokens that the text leaves out.
-        window: Where the Extractor looks.
-        fetch: Whether visual tokens stand in place of the latents.
-        lm_grid: Side of the decoder's visual grid; None is the model's.
-    """
-
-    iterations: int = 0
-    delimiters: bool = False
-    rationale: bool = False
-    prefix: int = 0
-    replaced: int = 0
-    window: str = "saliency"
-    fetch: bool = False
-    lm_grid: int | None = None
-
-
-def stage_mode(stage: StageConfig, config: LareConfig, flip: float) -> Mode:
-    """How an update of a stage is answered; `flip` is uniform in [0, 1) and the same on every process."""
-    shares = (stage.direct_share, stage.text_share, stage.full_share, stage.fetch_share)
-    direct, text, full, fetch = (flip < limit for limit in accumulate(shares))
-    if direct:
-        return Mode(lm_grid=stage.lm_grid)
-    if text:
-        return Mode(delimiters=True, rationale=True, lm_grid=stage.lm_grid)
-    if full:
-        return Mode(delimiters=True, rationale=True, lm_grid=config.grid)
-    iterations = config.iterations if stage.iterations is None else stage.iterations
-    if fetch:
-        return Mode(iterations or config.iterations, True, True, fetch=True, lm_grid=stage.lm_grid)
-    if stage.stage == "I":
-        return Mode(rationale=True, lm_grid=stage.lm_grid)
-    replaced = config.text_prefix if stage.replaced is None else stage.replaced
-    left_out = replaced if iterations else 0
-    return Mode(iterations, True, True, config.text_prefix, left_out, stage.window, lm_grid=stage.lm_grid)
-
-
 def on_grid(ids: Sequence[int], image: int, lm_grid: int) -> list[int]:
     """A prompt whose image has as many tokens as a visual grid of this side."""
     at = list(ids).index(image)
@@ -127,10 +85,13 @@ def encode_rows(
     mode: Mode,
     config: LareConfig,
     fill: int,
+    rests: Sequence[tuple[Sequence[int], Sequence[int]]] | None = None,
 ) -> tuple[dict[str, Any], Tensor | None, Tensor | None]:
     """Ids to the text arguments of the model's forward, and the rationale's ids and mask for the alignment.
 
     Where a row has no rationale its answer stands for it in the losses on latents, and the text leaves nothing out.
+    Turns behind the first answer (`rests`: ids and roles) follow as text; their rationales are written where the
+    first's is, and whole, since no latents stand for them.
     """
     inputs: dict[str, Any] = {"iterations": mode.iterations, "delimiters": mode.delimiters, "window_mode": mode.window}
     if mode.lm_grid is not None:
@@ -145,8 +106,19 @@ def encode_rows(
     targets = [
         [*list(r)[mode.replaced :], *a] if mode.rationale else list(a) for r, a in zip(rationales, answers, strict=True)
     ]
+    behind = [_behind(rest, mode) for rest in rests or []]
+    if any(ids for ids, _ in behind):
+        labels = [[1] * len(target) + answered for target, (_, answered) in zip(targets, behind, strict=True)]
+        targets = [target + ids for target, (ids, _) in zip(targets, behind, strict=True)]
+        inputs["label_mask"] = pad(labels, 0, left=False)[0]
     inputs["target_ids"], inputs["target_mask"] = pad(targets, fill, left=False)
     return inputs, rationale, mask
+
+
+def _behind(rest: tuple[Sequence[int], Sequence[int]], mode: Mode) -> tuple[list[int], list[int]]:
+    """Ids of the turns behind the first answer, and which of them are answered (1) or read only (0)."""
+    kept = [(token, int(role != READ)) for token, role in zip(*rest, strict=True) if mode.rationale or role != THOUGHT]
+    return [token for token, _ in kept], [answered for _, answered in kept]
 
 
 class _Seen(NamedTuple):
@@ -205,13 +177,26 @@ class PackedBatches(StageBatches):
         self.split, self.seed, self.with_pictures = split, seed, pictures
         self.lengths = np.concatenate([pack.lengths for pack in packs])
         self.starts = np.cumsum([0, *(len(pack) for pack in packs)])
-        self.samples = len(self.lengths)
+        self.kinds, self.without_image = self._usable(np.concatenate([pack.with_image for pack in packs]))
+        self.samples = sum(map(len, self.kinds))
+        self.updates = sum(len(kind) // stage.batch for kind in self.kinds)
         self.fingerprint = "-".join(pack.fingerprint for pack in packs)
         self._order = lru_cache(maxsize=2)(self._epoch)
-        if self.samples < stage.batch:
+        if not self.updates:
             raise LareError(
                 f"stage {stage.name}: {self.samples} samples are fewer than one batch of {stage.batch}; lower batch"
             )
+
+    def _usable(self, with_image: np.ndarray) -> tuple[list[np.ndarray], int]:
+        """Numbers of the samples of each kind (with an image, without), and how many without are left out.
+
+        Text alone trains the decoder and nothing else; where that is frozen, or where there are too few for one batch,
+        it is left out.
+        """
+        seen, text = np.flatnonzero(with_image), np.flatnonzero(~with_image)
+        if "language_model" not in parts_of(self.stage) or len(text) < self.stage.batch:
+            return [seen], len(text)
+        return [seen, text], 0
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_order"}
@@ -221,24 +206,27 @@ class PackedBatches(StageBatches):
         self._order = lru_cache(maxsize=2)(self._epoch)
 
     def _epoch(self, epoch: int) -> np.ndarray:
-        """(batches, batch) sample numbers; like lengths together, batches in random order."""
+        """(batches, batch) sample numbers; like lengths together, each batch of one kind, batches in random order."""
         rng = np.random.default_rng((self.seed, epoch, 7))
-        order = rng.permutation(self.samples)
         size = self.stage.batch
-        order = order[: self.samples // size * size]
         chunk = size * _CHUNK_BATCHES
-        pieces = [order[at : at + chunk] for at in range(0, len(order), chunk)]
-        sorted_pieces = [piece[np.argsort(self.lengths[piece], kind="stable")] for piece in pieces]
+        sorted_pieces = []
+        for kind in self.kinds:
+            order = kind[rng.permutation(len(kind))[: len(kind) // size * size]]
+            pieces = [order[at : at + chunk] for at in range(0, len(order), chunk)]
+            sorted_pieces += [piece[np.argsort(self.lengths[piece], kind="stable")] for piece in pieces]
         batches = np.concatenate(sorted_pieces).reshape(-1, size)
         found: np.ndarray = batches[rng.permutation(len(batches))]
         return found
 
     def micro_batches(self, step: int) -> list[MicroBatch]:
         """See `StageBatches`."""
-        epoch, at = divmod(step, self.samples // self.stage.batch)
+        epoch, at = divmod(step, self.updates)
         numbers = self._order(epoch)[at]
         flip = float(np.random.default_rng((self.seed, step, 8)).random())
         mode = stage_mode(self.stage, self.config, flip)
+        if self._row(int(numbers[0]))[0].image is None:
+            mode = Mode(rationale=mode.rationale)  # nothing to look at
         return [
             self._encode(numbers[start : start + size], start, mode)
             for start, size in self.split.starts(self.stage.batch)
@@ -247,19 +235,22 @@ class PackedBatches(StageBatches):
     def _encode(self, numbers: np.ndarray, start: int, mode: Mode) -> MicroBatch:
         wants = self.with_pictures and bool(mode.iterations)
         found = [self._seen(int(number), wants) for number in numbers]
+        text = found[0].row.image is None
         rows = [(one.row, one.pack) for one in found]
         fill = int(self.processor.tokenizer.pad_token_id)
         image = self.config.image_token_id
-        prompts = [on_grid(r.prompt.tolist(), image, mode.lm_grid or self.config.lm_grid) for r, _ in rows]
-        parts = (prompts, [r.rationale.tolist() for r, _ in rows])
-        answers = [r.answer.tolist() for r, _ in rows]
-        inputs, rationale, mask = encode_rows(*parts, answers, mode, self.config, fill)
+        prompts = [r.prompt.tolist() for r, _ in rows]
+        if not text:
+            prompts = [on_grid(prompt, image, mode.lm_grid or self.config.lm_grid) for prompt in prompts]
+        parts = (prompts, [r.rationale.tolist() for r, _ in rows], [r.answer.tolist() for r, _ in rows])
+        rests = [(r.rest.tolist(), r.roles.tolist()) for r, _ in rows]
+        inputs, rationale, mask = encode_rows(*parts, mode, self.config, fill, rests)
         images = [one.image for one in found if one.image is not None]
         features = [one.features for one in found if one.features is not None]
         pixels = self.processor.image_processor(images, return_tensors="pt")["pixel_values"] if images else None
         if features:
             inputs["visual_features"] = torch.from_numpy(np.stack(features))
-        else:
+        elif images:
             inputs["pixel_values"] = pixels
         pictures = _uint8(pixels, self.processor.image_processor) if wants and pixels is not None else None
         return MicroBatch(
@@ -288,7 +279,8 @@ class PackedBatches(StageBatches):
             return found
         row, pack = self._row(number)
         if not pack.strict:
-            for other in np.random.default_rng((self.seed, number, 9)).integers(self.samples, size=_TRIES):
+            others = np.random.default_rng((self.seed, number, 9)).integers(len(self.kinds[0]), size=_TRIES)
+            for other in self.kinds[0][others]:
                 instead = self._look(int(other), picture)
                 if isinstance(instead, _Seen):
                     return instead._replace(replaced=Replaced(row.where, str(found), instead.row.where))
@@ -297,6 +289,8 @@ class PackedBatches(StageBatches):
     def _look(self, number: int, picture: bool) -> _Seen | LareError:
         """A sample with its image, or features, or both; or why there are none."""
         row, pack = self._row(number)
+        if row.image is None:
+            return _Seen(row, pack, None, None)
         features = None if self.features is None else self._feature(number)
         if features is not None and np.isnan(features[0]).all():
             return LareError("the image could not be read when its features were cached")
@@ -328,6 +322,8 @@ def _text_group(row: PackedRow) -> int:
 
 def _image_group(row: PackedRow, pack: Packed) -> int:
     """Equal for equal images; two sources may give different images one name."""
+    if row.image is None:
+        return 0
     if isinstance(row.image, bytes):
         return crc32(row.image)
     return crc32(row.image.encode(), crc32(str(pack.images.resolve()).encode(errors="surrogateescape")))

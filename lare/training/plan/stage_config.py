@@ -42,6 +42,8 @@ class DataConfig:
             later by another; ``refuse`` stops at the first.
         check_images: How far images are looked at before training: ``none``, ``exist`` (one look at each file), or
             ``decode`` (each is opened, which takes as long as an epoch's images).
+        turns: ``all`` makes one sample of a conversation: latents before its first answer, every answer supervised;
+            ``last`` answers only its last question, behind the turns before; ``each`` makes a sample of every turn.
         families: Weight of each of the world's question families.
         styles: Weight of each of the world's formats.
         per_image: Questions asked about one of the world's pictures, which share its visual prefix.
@@ -53,6 +55,7 @@ class DataConfig:
     limit: int | None = None
     on_bad: str = "skip"
     check_images: str = "exist"
+    turns: str = "all"
     families: Mapping[str, float] = field(default_factory=dict, hash=False)
     styles: Mapping[str, float] = field(default_factory=dict, hash=False)
     per_image: int = 16
@@ -71,6 +74,7 @@ class DataConfig:
             self.check_images in ("none", "exist", "decode"),
             f"data check_images is {self.check_images!r}; give none, exist or decode",
         )
+        require(self.turns in ("all", "last", "each"), f"data turns is {self.turns!r}; give all, last or each")
         require(self.limit is None or self.limit >= 1, f"data limit is {self.limit}; give at least 1, or leave it out")
         require(self.per_image >= 1, f"data per_image is {self.per_image}; give at least 1")
 
