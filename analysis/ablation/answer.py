@@ -37,9 +37,20 @@ def answer(document: Document) -> Answer:
     verdict = (
         f"The best variant is {best['gap']:+.1f} points [{low:.1f}, {high:.1f}] from the reference, paired by seed "
         "and question. "
-        + (aside(document) or "Intervals are over seeds and scenes; few seeds say little about training.")
+        + (
+            aside(document, _with_all(document, str(best["row"])))
+            or "Intervals are over seeds and scenes; few seeds say little about training."
+        )
     )
     return Answer(_QUESTION, said, verdict, _claim(document))
+
+
+def _with_all(document: Document, title: str) -> float | None:
+    """The same row's difference over all tasks, where one is set aside."""
+    try:
+        return float(row(document, "rows-all", row=title)["gap"])
+    except LookupError:
+        return None
 
 
 def _claim(document: Document) -> Claim:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -107,6 +108,11 @@ def _main(rows: Mapping[str, Row], found: Mapping[str, Difference], reference: s
         Table("rows", "Accuracy by row, and its difference to the reference", main, parts[0], note, main=True),
         Table("seeds", "Seed by seed", more, parts[1]),
     )
+
+
+def _whole(rows: Mapping[str, Row], found: Mapping[str, Difference], reference: str) -> Table:
+    """The main table over all tasks, to stand beside that of the tasks that remain."""
+    return replace(_main(rows, found, reference)[0], id="rows-all", caption="The same over all tasks", main=False)
 
 
 def _costs(rows: Mapping[str, Row]) -> Table:
@@ -310,6 +316,8 @@ def compute(options: argparse.Namespace) -> Computed:
     seed = int(options.seeds[0])
     found, sweeps = differences(rows, reference, seed), curves(rows)
     apart = moves_by_row(rows, reference, sweeps)
+    kept = {name: row.of(apart.kept) for name, row in rows.items()} if apart.aside else rows
+    gaps = differences(kept, reference, seed) if apart.aside else found
     document = Document(
         name="ablation",
         title=f"Ablations over seeds{_questions(content)}",
@@ -317,16 +325,17 @@ def compute(options: argparse.Namespace) -> Computed:
         reproduce=reproduce(options, {f"{one['name']}, seed {one['seed']}": one["fingerprint"] for one in content}),
         warnings=(*_looked(content), *apart.warnings, *_warnings(rows, found, reference)),
         tables=(
-            *_main(rows, found, reference),
-            *curve_tables(rows, sweeps, seed),
+            *_main(kept, gaps, reference),
+            *([_whole(rows, found, reference)] if apart.aside else []),
+            *curve_tables(kept, sweeps, seed),
             _costs(rows),
             _tasks(rows, reference),
             *([apart_table(apart, "mean over seeds")] if apart.every else []),
             *_paper(),
         ),
         figures=(
-            *_figures(rows, found, reference),
-            *curve_figures(rows, sweeps, seed),
+            *_figures(kept, gaps, reference),
+            *curve_figures(kept, sweeps, seed),
         ),
         methods=(*_METHODS, METHOD),
     )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from analysis.shared.report.answers import Answer, row, span
+from collections.abc import Mapping
+from typing import Any
+
+from analysis.shared.report.answers import Answer, aside, row, span
 from analysis.shared.report.document import Claim, Document
 
 __all__ = ["answer"]
@@ -36,10 +39,18 @@ def answer(document: Document) -> Answer:
     picks = "It beats" if over > 0 else "It does not beat"
     verdict = (
         f"The best rule, {str(best['rule']).lower()}, is {gap:+.1f} points [{low:.1f}, {high:.1f}] from fixed steps. "
-        f"{picks} its own stops dealt out to the questions at random. It was picked on these questions, which "
-        "flatters it."
+        f"{picks} its own stops dealt out to the questions at random. "
+        + (aside(document, _with_all(document, best)) or "It was picked on these questions, which flatters it.")
     )
     return Answer(_QUESTION, said, verdict, _claim(document, [one for one in usual if one["rule"] in _OF_PAPER]))
+
+
+def _with_all(document: Document, rule: Mapping[str, Any]) -> float | None:
+    """The same stops' gap over all tasks, where one is set aside."""
+    try:
+        return float(row(document, "rules-all", rule=rule["rule"], aim=rule["aim"])["gap"])
+    except LookupError:
+        return None
 
 
 def _claim(document: Document, rules: list[object]) -> Claim:

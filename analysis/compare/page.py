@@ -82,8 +82,8 @@ def document(
     apart = moves_between(items, names)
     samples, discordant = _samples(items, names, options.samples, options.seeds[0], readers)
     shown = (
-        tables.accuracies(items, names),
-        tables.tests(items, names),
+        tables.accuracies(items, names, apart.aside),
+        tables.tests(items, names, apart.aside),
         tables.cells(items, names),
         tables.by_category(items, names),
         tables.by_hops(items, names),
@@ -97,7 +97,7 @@ def document(
         reproduce=again,
         warnings=(*apart.warnings, *_warnings(items, names)),
         tables=tuple(table for table in shown if table is not None),
-        figures=tables.figures(items, names),
+        figures=tables.figures(items, names, apart.aside),
         samples=samples,
         sampling=(
             f"{len(samples)} of {len(items)} questions: at most {options.samples}, discordant ones first ({discordant} "

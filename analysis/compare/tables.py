@@ -23,9 +23,9 @@ from analysis.shared.stats import (
 )
 from analysis.shared.traces import short
 
-__all__ = ["accuracies", "by_category", "by_hops", "cells", "figures", "five_points", "macro", "tests"]
+__all__ = ["MACRO_ALL", "accuracies", "by_category", "by_hops", "cells", "figures", "five_points", "macro", "tests"]
 
-ALL, MACRO = "all questions", "mean of tasks"
+ALL, MACRO, MACRO_ALL = "all questions", "mean of tasks", "mean of all tasks"
 
 
 def _tasks(items: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -46,8 +46,8 @@ def _binary(rows: pd.DataFrame) -> bool:
     return bool(rows[["score_a", "score_b"]].isin([0, 1]).all(axis=None))
 
 
-def _by_task(items: pd.DataFrame) -> tuple[dict[str, Any], ...]:
-    """Accuracies, paired differences and tests: a row a task, then all questions and the mean of tasks."""
+def _by_task(items: pd.DataFrame, aside: Sequence[str] = ()) -> tuple[dict[str, Any], ...]:
+    """Accuracies, paired differences and tests: a row a task, then all questions and the mean of tasks that remain."""
     parts = list(_tasks(items))
     gaps = [_difference(rows) for _, rows in parts]
     exact = [mcnemar(rows["score_b"], rows["score_a"]).p if _binary(rows) else None for _, rows in parts]
@@ -60,23 +60,32 @@ def _by_task(items: pd.DataFrame) -> tuple[dict[str, Any], ...]:
     if len(parts) > 1:
         whole = _difference(items)
         rows.append(_accuracy(ALL, items, whole))
-        mean = combine(gaps)
-        shares = {
-            f"share_{mark}": 100 * float(np.mean([part[f"score_{mark}"].mean() for _, part in parts])) for mark in "ab"
-        }
-        rows.append({"task": MACRO, "n": mean.n, "clusters": mean.clusters, **shares, **_gap(mean)})
+        kept = [part for part in zip(parts, gaps, strict=True) if part[0][0] not in aside]
+        rows.append(_mean_of_tasks(MACRO, [part for (_, part), _ in kept], [gap for _, gap in kept]))
+        if aside:
+            rows.append(_mean_of_tasks(MACRO_ALL, [part for _, part in parts], gaps))
     return tuple(rows)
 
 
-def accuracies(items: pd.DataFrame, names: tuple[str, str]) -> Table:
+def _mean_of_tasks(name: str, parts: Sequence[pd.DataFrame], gaps: Sequence[Result]) -> dict[str, Any]:
+    mean = combine(gaps)
+    shares = {f"share_{mark}": 100 * float(np.mean([part[f"score_{mark}"].mean() for part in parts])) for mark in "ab"}
+    return {"task": name, "n": mean.n, "clusters": mean.clusters, **shares, **_gap(mean)}
+
+
+def accuracies(items: pd.DataFrame, names: tuple[str, str], aside: Sequence[str] = ()) -> Table:
     """Accuracy of both and the paired difference, for every task."""
     columns = _accuracy_columns(names, "task", "text")
     return Table(
-        "accuracy", "Accuracy and paired difference by task.", columns, _whole(columns, _by_task(items)), main=True
+        "accuracy",
+        "Accuracy and paired difference by task.",
+        columns,
+        _whole(columns, _by_task(items, aside)),
+        main=True,
     )
 
 
-def tests(items: pd.DataFrame, names: tuple[str, str]) -> Table:
+def tests(items: pd.DataFrame, names: tuple[str, str], aside: Sequence[str] = ()) -> Table:
     """Tests of the difference, what could have been seen, and answers that could not be read, for every task."""
     columns = (
         Column("task", "task"),
@@ -89,7 +98,7 @@ def tests(items: pd.DataFrame, names: tuple[str, str]) -> Table:
         Column("unread_a", f"not readable, {names[0]}", "percent", 1),
         Column("unread_b", f"not readable, {names[1]}", "percent", 1),
     )
-    return Table("tests", "Tests of the difference.", columns, _whole(columns, _by_task(items)))
+    return Table("tests", "Tests of the difference.", columns, _whole(columns, _by_task(items, aside)))
 
 
 def _whole(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> tuple[Mapping[str, Any], ...]:
@@ -251,12 +260,12 @@ def _needed(gap: Result) -> float:
     return gap.n * (100 * minimum_detectable(gap)) ** 2
 
 
-def figures(items: pd.DataFrame, names: tuple[str, str]) -> tuple[Figure, ...]:
+def figures(items: pd.DataFrame, names: tuple[str, str], aside: Sequence[str] = ()) -> tuple[Figure, ...]:
     """Differences and accuracies by task, with intervals."""
     parts = list(_tasks(items))
     gaps = [(short(task), _difference(rows)) for task, rows in parts]
     if len(parts) > 1:
-        gaps.append((MACRO, macro(items)))
+        gaps.append((MACRO, macro(items[~items["task"].isin(list(aside))])))
     difference = Series(
         f"{names[1]} - {names[0]}",
         tuple(task for task, _ in gaps),

@@ -15,6 +15,14 @@ _TITLES = {control.name: control.title for control in CONTROLS}
 _CLAIM = "Latent tokens carry what the answer needs from the image. The paper shows no test that takes them away."
 
 
+def _with_all(document: Document) -> float | None:
+    """What leaving the latents out changes over all tasks, where one is set aside."""
+    try:
+        return float(row(document, "controls-all", control=_TITLES["none"])["gap"])
+    except LookupError:
+        return None
+
+
 def answer(document: Document) -> Answer:
     """The answer of a report on controls.
 
@@ -35,7 +43,7 @@ def answer(document: Document) -> Answer:
     verdict = (
         f"Without its latents the model's accuracy changes by {gap:+.1f} points [{low:.1f}, {high:.1f}]. "
         + ("Another question's latents do more harm than none, so the decoder reads what they hold. " if read else "")
-        + (aside(document) or "That latents are used does not say how.")
+        + (aside(document, _with_all(document)) or "That latents are used does not say how.")
     )
     losses = high < 0, span(other["gap_interval"])[1] < 0, span(hidden["gap_interval"])[1] < 0
     reason = "Accuracy falls without latents, with another question's, and without both latents and image."

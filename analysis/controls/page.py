@@ -23,6 +23,7 @@ from analysis.controls.answer import answer
 from analysis.controls.tables import (
     CONTROLS,
     Comparison,
+    all_tasks,
     by_group,
     figures,
     main_tables,
@@ -147,8 +148,7 @@ def moves_by_control(answers: dict[str, Answers], questions: Sequence[Question])
 
 def _verdict(answers: dict[str, Answers], questions: Sequence[Question], apart: Apart) -> str:
     """Of the tasks that remain, with the same over all tasks after it where one is set aside."""
-    rows = apart.of([one.task for one in questions])
-    kept = _told({name: one.take(rows) for name, one in answers.items()}, list(compress(questions, rows)))
+    kept = _told(*_kept(answers, questions, apart))
     say = "A drop says that latents are used, not how."
     if not apart.aside:
         return f"{kept} {say}"
@@ -156,6 +156,14 @@ def _verdict(answers: dict[str, Answers], questions: Sequence[Question], apart: 
         f"On {len(apart.kept)} tasks, {apart.without}: {kept} {say} Set aside: {apart.reasons}. Over all "
         f"{len(apart.every)} tasks: {_told(answers, questions)}"
     )
+
+
+def _kept(
+    answers: dict[str, Answers], questions: Sequence[Question], apart: Apart
+) -> tuple[dict[str, Answers], list[Question]]:
+    """Answers and questions of the tasks that remain."""
+    rows = apart.of([one.task for one in questions])
+    return {name: one.take(rows) for name, one in answers.items()}, list(compress(questions, rows))
 
 
 def _told(answers: dict[str, Answers], questions: Sequence[Question]) -> str:
@@ -209,23 +217,26 @@ def compute(options: argparse.Namespace) -> Computed:
     seed = int(options.seeds[0])
     answers = ask_all(asker, seed)
     scenes = [one.scene for one in questions]
-    compared = summarise(answers, scenes)
     hops = [one.hops for one in questions]
     shown = samples(questions, answers, options.samples, seed)
     apart = moves_by_control(answers, questions)
+    kept, rest = _kept(answers, questions, apart)
+    inside = [one.scene for one in rest]
+    compared = summarise(kept, inside)
     document = Document(
         name="controls",
         title="Causal controls on latents",
         verdict=_verdict(answers, questions, apart),
         reproduce=reproduce(options, {"checkpoint": asker.fingerprint}),
-        warnings=(*apart.warnings, *_warnings(answers, compared)),
+        warnings=(*apart.warnings, *_warnings(kept, compared)),
         tables=(
-            *main_tables(answers, compared, scenes),
+            *main_tables(kept, compared, inside),
+            *([all_tasks(answers, scenes)] if apart.aside else []),
             by_group(answers, [one.task for one in questions], scenes, "tasks", "Accuracy by task", "Task"),
             apart_table(apart),
             by_group(answers, hops, scenes, "by-hops", "Accuracy by hops, facts that a question joins", "Hops"),
         ),
-        figures=figures(answers, compared, hops),
+        figures=figures(kept, compared, [one.hops for one in rest]),
         samples=shown,
         sampling=f"{len(shown)} drawn by seed {seed} from the "
         f"{int((answers['own'].right != answers['other'].right).sum())} of {len(questions)} questions on which own and "

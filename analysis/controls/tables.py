@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,17 @@ from analysis.shared.report.document import Column, Figure, Sample, Series, Tabl
 from analysis.shared.showing import picture
 from analysis.shared.stats import Result, cluster_difference, cluster_mean, holm, mcnemar, wilson
 
-__all__ = ["CONTROLS", "Comparison", "Control", "by_group", "figures", "main_tables", "samples", "summarise"]
+__all__ = [
+    "CONTROLS",
+    "Comparison",
+    "Control",
+    "all_tasks",
+    "by_group",
+    "figures",
+    "main_tables",
+    "samples",
+    "summarise",
+]
 
 
 @dataclass(frozen=True)
@@ -140,6 +150,12 @@ def main_tables(
         Table("controls", "Accuracy under each control, paired with its reference", main, parts[0], note, main=True),
         Table("controls-more", "The same runs: what was compared and what was written", more, parts[1]),
     )
+
+
+def all_tasks(answers: dict[str, Answers], scenes: Sequence[str]) -> Table:
+    """The main table over all tasks, to stand beside that of the tasks that remain."""
+    main, _ = main_tables(answers, summarise(answers, scenes), scenes)
+    return replace(main, id="controls-all", caption="The same over all tasks", main=False)
 
 
 def by_group(

@@ -13,6 +13,16 @@ _QUESTION = "Do latent steps save text?"
 _CLAIM = "LaRe's answers are 16.5 % shorter on average than other methods' (Section 4.3)."
 
 
+def _aside(document: Document, other: str) -> str:
+    """What is set aside against that setting, with the change over all tasks."""
+    others = list(dict.fromkeys(line["other"] for one in document.tables if one.id == "costs" for line in one.rows))
+    try:
+        whole = float(row(document, "costs-all", other=other, counting="both right", quantity="text tokens")["gap"])
+    except LookupError:
+        whole = None
+    return aside(document, whole, 2, f"apart-{others.index(other)}")
+
+
 def answer(document: Document) -> Answer:
     """The answer of a report on costs, against reasoning as text where that setting is there.
 
@@ -34,7 +44,8 @@ def answer(document: Document) -> Answer:
         said = f"{judged} saves no text against {other}: {told}"
     verdict = (
         f"On questions that both got right, text tokens change by {gap:+.2f} [{low:.2f}, {high:.2f}] from {other} to "
-        f"{judged}, whose latent steps come on top. " + (aside(document) or "Fewer tokens say nothing about quality.")
+        f"{judged}, whose latent steps come on top. "
+        + (_aside(document, str(found["other"])) or "Fewer tokens say nothing about quality.")
     )
     reason = (
         f"Less than one token an answer is saved against {other}." if not saves else f"Text is saved against {other}."

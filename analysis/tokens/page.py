@@ -30,6 +30,8 @@ __all__ = ["compute", "document", "main", "moves_of_tokens", "read_settings"]
 DEMO = ("K4", "K0", "text", "fine")
 """Settings of a demo run that are compared by default: the first is judged."""
 
+_ALL = "Costs of an answer over all tasks, those set aside among them"
+
 TOKENS = 1.0
 """Text tokens by which a task must move otherwise than the rest to be set aside: the least that a reader can see."""
 
@@ -99,6 +101,8 @@ def document(
     rows = tables.costs(pairs, judged, options.seeds[0])
     left = {name: items[apart[name].of(items["task"].to_numpy(str))] for name, items in pairs.items()}
     kept = {name: tables.whole(name, left[name], options.seeds[0]) for name, one in apart.items() if one.aside}
+    remaining = [one for one in rows if one.task != tables.ALL or one.other not in kept]
+    remaining = [one for name in pairs for one in (*kept.get(name, ()), *(c for c in remaining if c.other == name))]
     return Document(
         name="tokens",
         title=f"What an answer costs: {judged} against {', '.join(pairs)}",
@@ -109,7 +113,8 @@ def document(
             *_warnings(settings),
         ),
         tables=(
-            tables.overall(rows, judged),
+            tables.overall(remaining, judged),
+            *([replace(tables.overall(rows, judged), id="costs-all", caption=_ALL, main=False)] if kept else []),
             tables.by_task(rows, judged),
             *(
                 replace(apart_table(one, f"{judged} against {name}, text tokens, both right"), id=f"apart-{place}")

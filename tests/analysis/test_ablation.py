@@ -292,5 +292,10 @@ def test_a_task_that_collapses_at_odd_steps_is_set_aside(tmp_path: Path) -> None
     assert told.details[0].startswith("On 4 tasks, without e: Row 4: 90.0 % right")
     assert "e turns back and forth" in told.details[0] and "Over all 5 tasks: Row 4: 90.0 % right" in told.details[0]
     assert any("set aside" in one for one in told.warnings)
+    assert "Set aside: e, against the rest; with it -" in told.verdict
+    apart, whole = ({one.id: one for one in told.tables}[name].rows for name in ("rows", "rows-all"))
+    gaps = [[row["gap"] for row in rows if row.get("gap") is not None] for rows in (apart, whole)]
+    assert gaps[0] == pytest.approx([-2, -4, -6], abs=1.01)  # shares are whole questions
+    assert gaps[1] == pytest.approx([-10, -4, -14], abs=1.01)
     clean = five(0.0, tmp_path)
     assert "set aside" not in clean.details[0].lower() and "apart" in {one.id for one in clean.tables}

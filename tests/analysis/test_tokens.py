@@ -56,7 +56,7 @@ def test_own_right_counting_makes_the_better_model_look_longer(tmp_path):
     assert chosen(document, "both right", "latent steps", "tasks", task=tokens_tables.ALL)["gap"] == 4
     assert chosen(document, "both right", "text + latent")["gap"] == 4
     assert chosen(document, "all", "milliseconds")["judged"] == pytest.approx(30)
-    assert "+0.00 text tokens on the 120 questions" in document.verdict
+    assert "+0.00 text tokens on the 120 questions" in document.details[0]
 
 
 def test_costs_of_a_demo_run_by_task(tmp_path):
@@ -172,8 +172,11 @@ def test_a_task_that_grows_where_the_others_shrink_is_set_aside(tmp_path):
             write_scores(folder, setting, {f"t{task}": dict.fromkeys(map(str, range(40)), 1.0) for task in range(5)})
         document, _ = tokens.compute(options(folder / "traces" / "K4", folder / "traces" / "K0"))
         if grows:
-            assert "without t4, -" in document.verdict and "over all tasks" in document.verdict
+            assert "without t4, -" in document.details[0] and "over all tasks" in document.details[0]
             assert "t4 goes the other way" in document.warnings[0]
+            assert "Set aside: t4, against the rest; with it -" in document.verdict
+            apart, whole = (chosen(document, "both right", "text tokens", name) for name in ("costs", "costs-all"))
+            assert apart["n_judged"] == 160 and whole["n_judged"] == 200 and apart["gap"] < whole["gap"] < 0
         else:
             assert "set aside" not in document.verdict
         assert any(one.id == "apart-0" for one in document.tables)

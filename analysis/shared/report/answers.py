@@ -16,7 +16,7 @@ from analysis.shared.report.document import Claim, Document
 __all__ = ["MOST_NUMBERS", "MOST_WORDS", "Answer", "answered", "aside", "columns", "numbers", "row", "span"]
 
 MOST_WORDS, MOST_NUMBERS = 40, 3
-"""What a verdict may have."""
+"""What a verdict may have; one more number where a task is set aside, which is the average with that task."""
 
 _NUMBER = re.compile(r"(?<![A-Za-z0-9.])[-+−]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?(?![A-Za-z])")
 
@@ -88,14 +88,22 @@ def columns(document: Document, table: str) -> Mapping[str, str]:
     raise LookupError(f"there is no table {table!r}")
 
 
-def aside(document: Document) -> str:
-    """A closing sentence where a task that moves against the rest is part of the numbers; empty where none is."""
-    tables = (one for one in document.tables if one.id.split("-")[0] == "apart")
-    return (
-        "One task moves otherwise: see the warnings."
-        if any(line.get("fate") for one in tables for line in one.rows)
-        else ""
-    )
+def aside(document: Document, whole: float | None = None, digits: int = 1, table: str = "apart") -> str:
+    """A closing sentence where a task that moves against the rest is set aside, or disputed; empty where none is.
+
+    Args:
+        document: The report.
+        whole: The change with that task, to stand beside the one without it.
+        digits: Of it.
+        table: Id of the table that says so.
+    """
+    rows = [line for one in document.tables if one.id == table for line in one.rows]
+    names = [str(line["task"]) for line in rows if line.get("fate") == "set aside"]
+    if names:
+        them = "it" if len(names) == 1 else "them"
+        told = "" if whole is None else f"; with {them} {whole:+.{digits}f}"
+        return f"Set aside: {', '.join(names)}, against the rest{told}."
+    return "One task moves otherwise: see the warnings." if any(line.get("fate") for line in rows) else ""
 
 
 def span(interval: Any) -> tuple[float, float]:
