@@ -11,85 +11,21 @@ Shapes: B rows, T generated tokens, S cached positions, V vocabulary, L layers, 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from lare.errors import LareError
 from lare.model.attention import LastQueryCapture
-from lare.model.loop import LoopState, extend, prefill, run_decoder, windowed
+from lare.model.choosing import choose_tokens, penalties, processors, stopping_criteria
+from lare.model.generation_options import GenerationOptions, StopCheck
+from lare.model.loop import LoopState, extend, prefill, repeat_rows, run_decoder, windowed
 from lare.model.outputs import LareGeneration
 from lare.model.reasoner import Reasoner
-from lare.model.thinking import LatentOverride, Thoughts, think
+from lare.model.thinking import Thoughts, think
 
 __all__ = ["GenerationOptions", "StopCheck", "attention_shares", "choose_tokens", "generate"]
-
-StopCheck = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class GenerationOptions:
-    """How to generate; see `LareForConditionalGeneration.generate` for each field.
-
-    Raises:
-        LareError: If a value is impossible.
-    """
-
-    max_new_tokens: int = 64
-    do_sample: bool = False
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    iterations: int | None = None
-    stop: str | None = None
-    window_mode: str = "saliency"
-    latent_override: LatentOverride = None
-    generator: torch.Generator | None = None
-    output_trace: bool = False
-    delimiters: bool = True
-    eos_token_ids: Sequence[int] | None = None
-    stop_check: StopCheck | None = None
-    hide_image: bool = False
-
-    def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise LareError(f"max_new_tokens is {self.max_new_tokens}; give at least 1.")
-        if not self.temperature > 0:
-            raise LareError(f"temperature is {self.temperature}; give a positive number, or do_sample=False.")
-        if not 0 < self.top_p <= 1:
-            raise LareError(f"top_p is {self.top_p}; give a number in (0, 1].")
-        if self.top_k < 0:
-            raise LareError(f"top_k is {self.top_k}; give 0 (off) or more.")
-        if self.iterations and not self.delimiters:
-            raise LareError(f"iterations={self.iterations} needs delimiters; set delimiters=True or iterations=0.")
-
-
-def choose_tokens(logits: Tensor, options: GenerationOptions) -> Tensor:
-    """Pick one token per row: (B, V) -> (B,), greedily or by temperature, top-k and nucleus sampling."""
-    if not options.do_sample:
-        return logits.argmax(-1)
-    scores = logits.float() / options.temperature
-    if 0 < options.top_k < scores.shape[-1]:
-        lowest = scores.topk(options.top_k, dim=-1).values[:, -1:]
-        scores = scores.masked_fill(scores < lowest, float("-inf"))
-    if options.top_p < 1:
-        scores = _nucleus(scores, options.top_p)
-    probs = scores.softmax(-1)
-    generator = options.generator
-    if generator is not None and generator.device != probs.device:
-        return torch.multinomial(probs.to(generator.device), 1, generator=generator).squeeze(1).to(logits.device)
-    return torch.multinomial(probs, 1, generator=generator).squeeze(1)
-
-
-def _nucleus(scores: Tensor, top_p: float) -> Tensor:
-    """Mask (B, V) scores outside the smallest set of tokens whose probability reaches `top_p`."""
-    ordered, index = scores.sort(dim=-1, descending=True)
-    probs = ordered.softmax(-1)
-    # The mass before a token decides, so that the token which crosses top_p stays in.
-    outside = probs.cumsum(-1) - probs >= top_p
-    return scores.masked_fill(outside.scatter(1, index, outside), float("-inf"))
 
 
 def attention_shares(rows: Tensor, attention_mask: Tensor, visual_slots: Tensor, latents: slice) -> Tensor:
@@ -123,6 +59,11 @@ def generate(
     questions_per_image: int = 1,
 ) -> LareGeneration:
     """Answer a batch; see `LareForConditionalGeneration.generate`."""
+    answers = input_ids.shape[0] * options.num_return_sequences
+    if options.streamer is not None and answers > 1:
+        raise LareError(f"streamer writes one answer, and {answers} are asked for; give one prompt at a time.")
+    if options.delimiters:
+        input_ids, attention_mask = _opened(model, input_ids, attention_mask)
     clock = _Clock(model)
     with torch.inference_mode():
         visual = model.visual_tokens(pixel_values, visual_features)
@@ -143,11 +84,57 @@ def generate(
             end = model.embed_token(model.config.latent_end_id, input_ids.shape[0])
             _, state = extend(model, state, end, capture=True, keep_rows=options.output_trace)
         clock.lap("think")
+        prompts = _whole_prompt(input_ids, attention_mask, shared_ids)
+        if options.num_return_sequences > 1:
+            state, thoughts, prompts = _repeated(state, thoughts, prompts, options.num_return_sequences)
         latents = slice(prompt, prompt + thoughts.latents.shape[1] * thoughts.latents.shape[2])
-        decoder = _Decoder(model, state, options, latents)
+        decoder = _Decoder(model, state, options, latents, prompts)
         sequences, lengths = decoder.run()
         clock.lap("decode")
     return _result(sequences, lengths, thoughts, decoder.shares, options.output_trace, clock.seconds)
+
+
+Prompts = tuple[Tensor, Tensor]
+
+
+def _opened(model: Reasoner, ids: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Prompts (B, S) that end in <|latent_start|>; a chat template does not write it."""
+    opened = ids[:, -1] == model.config.latent_start_id
+    if bool(opened.all()):
+        return ids, mask
+    if bool(opened.any()):
+        raise LareError("Some prompts end in <|latent_start|> and others do not; build all of them in the same way.")
+    longer = torch.nn.functional.pad(ids, (0, 1), value=model.config.latent_start_id)
+    return longer, None if mask is None else torch.nn.functional.pad(mask, (0, 1), value=1)
+
+
+def _repeated(
+    state: LoopState, thoughts: Thoughts, prompts: Prompts, times: int
+) -> tuple[LoopState, Thoughts, Prompts]:
+    """Several answers after one thinking: rows b * times .. b * times + times - 1 belong to prompt b."""
+
+    def repeat(values: Tensor) -> Tensor:
+        return values.repeat_interleave(times, 0)
+
+    ids, real = prompts
+    wider = replace(repeat_rows(state, times), rows=None if state.rows is None else repeat(state.rows))
+    wider = replace(wider, last_hidden=repeat(state.last_hidden))
+    names = ("latents", "windows", "saliency", "cross_attention", "window_masses", "steps")
+    more = {name: repeat(getattr(thoughts, name)) for name in names}
+    reasons = [reason for reason in thoughts.stop_reason for _ in range(times)]
+    return wider, replace(thoughts, state=wider, stop_reason=reasons, **more), (repeat(ids), repeat(real))
+
+
+def _whole_prompt(ids: Tensor, mask: Tensor | None, shared: Tensor | None) -> Prompts:
+    """Ids (B, S) of the prompts with what they share, and which of them are no padding; latents have no ids."""
+    real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
+    if shared is None:
+        return ids, real
+    before = shared.repeat_interleave(ids.shape[0] // shared.shape[0], 0)
+    real = torch.cat((torch.ones_like(before, dtype=torch.bool), real), dim=1)
+    # Padding stands between the parts here; processors know it on the left only.
+    order = real.long().argsort(dim=1, stable=True)
+    return torch.cat((before, ids), dim=1).gather(1, order), real.gather(1, order)
 
 
 def _latent_room(model: Reasoner, iterations: int | None) -> int:
@@ -198,12 +185,24 @@ class _Clock:
 class _Decoder:
     """The decode loop over one batch; `alive` maps the rows still computed to rows of the batch."""
 
-    def __init__(self, model: Reasoner, state: LoopState, options: GenerationOptions, latents: slice) -> None:
+    def __init__(
+        self,
+        model: Reasoner,
+        state: LoopState,
+        options: GenerationOptions,
+        latents: slice,
+        prompt: Prompts,
+    ) -> None:
         self.model, self.state, self.options, self.latents = model, state, options, latents
         self.shares: list[Tensor] = []
         text = model.config.text_config
         self.eos = _eos_ids(model, options)
-        pad = getattr(text, "pad_token_id", None)
+        self.prompt, real_prompt = prompt
+        before = penalties(options, real_prompt, self.eos)
+        # Such processors may keep something per row, so the batch is not cut down under them.
+        self.whole = bool(before)
+        self.processors, self.criteria = processors(options, before), stopping_criteria(options)
+        pad = getattr(text, "pad_token_id", None) if options.pad_token_id is None else options.pad_token_id
         self.pad = int(pad) if pad is not None else (self.eos[0] if self.eos else 0)
         batch, device = state.attention_mask.shape[0], state.attention_mask.device
         self.sequences = torch.full((batch, options.max_new_tokens), self.pad, dtype=torch.long, device=device)
@@ -227,9 +226,12 @@ class _Decoder:
         hidden, length = self.state.last_hidden, self.state.attention_mask.shape[1]
         self._note_shares(self.state.rows, self.state.attention_mask)
         step = 0
+        self._stream(self.prompt[:1])
         for step in range(self.options.max_new_tokens):
-            tokens = choose_tokens(self.model.lm_head(hidden), self.options)
+            ids = self._ids(step) if self.whole else None
+            tokens = choose_tokens(self.model.lm_head(hidden), self.options, ids, self.processors)
             self._record(step, tokens)
+            self._stream(tokens)
             last = not bool(self.open.any()) or step + 1 == self.options.max_new_tokens
             watch = step == 0 and self.options.output_trace
             if last and not watch:
@@ -238,7 +240,13 @@ class _Decoder:
             hidden = self._step(tokens, length + step + 1, watch)
             if last:
                 break
+        if self.options.streamer is not None:
+            self.options.streamer.end()
         return self.sequences[:, : step + 1], self.lengths
+
+    def _stream(self, ids: Tensor) -> None:
+        if self.options.streamer is not None:
+            self.options.streamer.put(ids.cpu())
 
     def _record(self, step: int, tokens: Tensor) -> None:
         """Write the new tokens of the open rows and close those that ended."""
@@ -250,11 +258,19 @@ class _Decoder:
             asked = asked & self.open & ~ended
             self.lengths[self.alive[asked]] = step + 1
             ended = ended | asked
+        if self.criteria:
+            done = self.criteria(self._ids(step + 1), None).to(self.alive.device)[self.alive] & self.open & ~ended
+            self.lengths[self.alive[done]] = step + 1
+            ended = ended | done
         self.open = self.open & ~ended
+
+    def _ids(self, step: int) -> Tensor:
+        """Prompt and `step` generated tokens of all rows, (B, S + step)."""
+        return torch.cat((self.prompt, self.sequences[:, :step]), dim=1)
 
     def _drop_finished(self, tokens: Tensor) -> Tensor:
         """Cut the batch down to its open rows once they are half of it or fewer; returns their tokens."""
-        if int(self.open.sum()) * 2 > self.open.shape[0]:
+        if self.whole or int(self.open.sum()) * 2 > self.open.shape[0]:
             return tokens
         keep = self.open.nonzero().squeeze(1)
         if self.options.output_trace and not len(self.shares) > 1:

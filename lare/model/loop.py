@@ -30,7 +30,7 @@ from lare.model.families import attention_window, masks_by_kind
 from lare.model.reasoner import Reasoner
 from lare.model.vision import VisualTokens
 
-__all__ = ["LoopState", "Masks", "extend", "prefill", "start"]
+__all__ = ["LoopState", "Masks", "extend", "prefill", "repeat_rows", "start"]
 
 
 @dataclass
@@ -289,7 +289,7 @@ def prefill(
         shared, slots = embed_prompt(model, shared_ids, visual)
         room_needed = room + input_ids.shape[1]
         _, state = extend(model, start(model, visual, slots, room_needed, 1), shared)
-        state = _repeat_rows(state, questions_per_image)
+        state = repeat_rows(state, questions_per_image)
         embeds = model.embed(input_ids)
     state.saliency_gradient = saliency_gradient
     return extend(model, state, embeds, mask, capture=True, keep_rows=keep_rows)[1]
@@ -299,8 +299,8 @@ def _repeat_visual(visual: VisualTokens, times: int) -> VisualTokens:
     return visual if times == 1 else replace(visual, lm=visual.lm.repeat_interleave(times, 0))
 
 
-def _repeat_rows(state: LoopState, times: int) -> LoopState:
-    """Repeat each image's row for its questions."""
+def repeat_rows(state: LoopState, times: int) -> LoopState:
+    """Repeat each row, such as an image's for its questions; what the last position saw stays as it was."""
     if times > 1:
         state.cache.batch_repeat_interleave(times)
     return replace(
@@ -308,5 +308,5 @@ def _repeat_rows(state: LoopState, times: int) -> LoopState:
         attention_mask=state.attention_mask.repeat_interleave(times, 0),
         next_position=state.next_position.repeat_interleave(times, 0),
         visual_slots=state.visual_slots.repeat_interleave(times, 0),
-        questions_per_image=times,
+        questions_per_image=state.questions_per_image * times,
     )

@@ -7,24 +7,24 @@ transformers' conventions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import AutoModelForCausalLM, GenerationConfig, GenerationMixin, PreTrainedConfig
 
 from lare.errors import LareError
 from lare.model.attention import attention_name, layer_output_hook
 from lare.model.configuration_lare import LareConfig
 from lare.model.extractor import Extractor, VisualMemory
 from lare.model.families import attention_of, check_family, embedding_scale, own_logits
-from lare.model.generation import GenerationOptions, StopCheck, generate
+from lare.model.generation import generate
+from lare.model.generation_options import read_options
 from lare.model.loading import StrictLoading
 from lare.model.loop import prefill
 from lare.model.losses import answer_loss, prefix_reconstruction, target_states, text_loss
 from lare.model.outputs import LareGeneration, LareOutput
-from lare.model.thinking import LatentOverride, think
+from lare.model.thinking import think
 from lare.model.vision import Projector, VisionTower, VisualTokens, pool_grid
 
 __all__ = ["LareForConditionalGeneration"]
@@ -35,7 +35,7 @@ _NO_CHECKPOINTING = (
 )
 
 
-class LareForConditionalGeneration(StrictLoading):
+class LareForConditionalGeneration(StrictLoading, GenerationMixin):
     """The LaRe model.
 
     Args:
@@ -295,75 +295,36 @@ class LareForConditionalGeneration(StrictLoading):
         attention_mask: Tensor | None = None,
         pixel_values: Tensor | None = None,
         visual_features: Tensor | None = None,
-        max_new_tokens: int = 64,
-        do_sample: bool = False,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
-        top_k: int = 0,
-        iterations: int | None = None,
-        stop: str | None = None,
-        window_mode: str = "saliency",
-        latent_override: LatentOverride = None,
-        generator: torch.Generator | None = None,
-        output_trace: bool = False,
-        delimiters: bool = True,
-        eos_token_ids: Sequence[int] | None = None,
-        stop_check: StopCheck | None = None,
-        hide_image: bool = False,
+        generation_config: GenerationConfig | None = None,
         shared_ids: Tensor | None = None,
         questions_per_image: int = 1,
+        **options: Any,
     ) -> LareGeneration:
         """Think, then answer.
 
         Args:
-            input_ids: (B, S) left-padded prompts, ending in <|latent_start|> with delimiters.
+            input_ids: (B, S) left-padded prompts; <|latent_start|> follows with delimiters, if none ends in it.
             attention_mask: (B, S), 0 at padding.
             pixel_values: (I, 3, H, W) images; or
             visual_features: (I, N_f, d_vis) cached encoder features.
-            max_new_tokens: Most text tokens per answer.
-            do_sample: Sample instead of taking the likeliest token.
-            temperature: Divides the logits when sampling.
-            top_p: Nucleus mass when sampling; 1 is off.
-            top_k: Candidates when sampling; 0 is off.
-            iterations: K; None takes the configuration's. 0 skips thinking (with delimiters: a causal control).
-            stop: Stop rule, as in the configuration.
-            window_mode: "saliency", or the controls "random" and "full".
-            latent_override: None, or the controls "zeros", "noise" or a tensor (B, K, m, d).
-            generator: Source of sampling, random windows and noise.
-            output_trace: Also return what happened while thinking, and attention shares.
-            delimiters: False writes no latent tokens at all (plain LLaVA); needs iterations 0 or None.
-            eos_token_ids: Ids that end an answer; None takes the text configuration's.
-            stop_check: Called with the ids so far (B, t) after every token; rows for which it returns True end there.
-            hide_image: Causal control: mask the image tokens once thinking is done.
+            generation_config: Values for what the call does not name.
             shared_ids: (I, S0) common prompt part, as in `forward`.
             questions_per_image: Q, as in `forward`.
+            **options: Fields of `lare.model.generation_options.GenerationOptions`, which explains them, and of
+                transformers' `GenerationConfig` (repetition_penalty, no_repeat_ngram_size, stop_strings, ...).
 
         Returns:
-            The answers. A row's answer does not depend on the other rows (greedy decoding).
+            The answers; with return_dict_in_generate=False their ids alone, (B, T). A row's answer does not depend on
+            the other rows (greedy decoding).
 
         Raises:
-            LareError: If an option is impossible or the inputs do not fit together.
+            LareError: If an option is impossible, can't be supported (beams, ...), or the inputs do not fit together.
         """
-        options = GenerationOptions(
-            max_new_tokens=max_new_tokens,
-            do_sample=do_sample,
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k,
-            iterations=iterations,
-            stop=stop,
-            window_mode=window_mode,
-            latent_override=latent_override,
-            generator=generator,
-            output_trace=output_trace,
-            delimiters=delimiters,
-            eos_token_ids=eos_token_ids,
-            stop_check=stop_check,
-            hide_image=hide_image,
+        chosen = read_options(self.generation_config, generation_config, options)
+        made = generate(
+            self, input_ids, attention_mask, pixel_values, visual_features, chosen, shared_ids, questions_per_image
         )
-        return generate(
-            self, input_ids, attention_mask, pixel_values, visual_features, options, shared_ids, questions_per_image
-        )
+        return made if chosen.return_dict_in_generate else cast(LareGeneration, made.sequences)
 
     def set_attn_implementation(self, attn_implementation: Any, *args: Any, **kwargs: Any) -> None:
         """Choose how the decoder attends: "sdpa" or "eager"; the last row is captured all the same.

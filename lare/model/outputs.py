@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -43,6 +45,8 @@ class LareOutput:
 class LareGeneration:
     """Generated answers; the last group of fields is filled on `output_trace` only.
 
+    As a sequence it is its B rows of ids, so that `processor.batch_decode` takes it.
+
     Attributes:
         sequences: (B, T) generated ids, padded on the right.
         lengths: (B,) tokens before the end of sequence, which is not counted.
@@ -69,3 +73,15 @@ class LareGeneration:
     window_masses: Tensor | None = None
     attention_shares: Tensor | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """B."""
+        return int(self.sequences.shape[0])
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Rows of `sequences`, (T,) each."""
+        return iter(self.sequences)
+
+    def __getitem__(self, index: Any) -> Tensor:
+        """Rows of `sequences`."""
+        return self.sequences[index]
