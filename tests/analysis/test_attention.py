@@ -51,7 +51,7 @@ def test_a_planted_difference_is_found_at_its_size(computed):
     assert (mean["paper_a"], mean["paper_b"]) == (4.47, 10.84)
     own = arrays["measure_visual"][:, :, 1]
     assert mean["a"] == pytest.approx(own[0].mean()) and own.shape == (2, 80)
-    assert "80 items in 40 scenes" in document.verdict and "more" in document.verdict
+    assert "80 items in 40 scenes" in document.details[0] and "more attention" in document.answer
 
 
 def test_every_test_is_there_for_every_measure_and_row(computed):

@@ -116,7 +116,7 @@ def test_the_report_has_what_asking_again_gave(traces) -> None:
     by_id = {table.id: table for table in document.tables}
     assert {"masking", "sinks", "forced", "kinds", "layers-table"} <= set(by_id)
     assert len(by_id["masking"].rows) == 3 * 2 * 3, "K0's row, K4's row, K4's Extractor; two texts; three comparisons"
-    assert "Asked again on 6 of the questions" in document.verdict and "95 % interval" in document.verdict
+    assert "Asked again on 6 of the questions" in document.details[0] and "95 % interval" in document.details[0]
     assert "middle grey" in by_id["masking"].note
     tokens = LareConfig.from_pretrained(default_checkpoint()).lm_grid ** 2
     assert arrays["live_visual_a"].shape == (6, 2, tokens)

@@ -32,10 +32,10 @@
     // The whole picture stands once where steps have pictures of their own.
     const whole = !pictured || view === sample.views[0];
     const drawing = whole ? maps.of(view, sample.picture && imageOf(sample.picture)) : { parts: [], show: () => "" };
-    box.append(...drawing.parts);
-    if (whole && !drawing.parts.length && sample.picture) box.append(make("div", { class: "stage" }, imageOf(sample.picture)));
     const extra = make("div", { class: "step-picture" });
     if (pictured) box.append(extra);
+    box.append(...drawing.parts);
+    if (whole && !drawing.parts.length && sample.picture) box.append(make("div", { class: "stage" }, imageOf(sample.picture)));
     const lines = view.steps.map((step, i) => make("li", { style: `--hue: ${colours.ofStep(i)}` }, make("span", { class: "step" }, step.label), step.text || "–"));
     if (view.steps.some((step) => step.text)) box.append(make("ol", { class: "written" }, lines));
     const { body, table } = tableOf(`Numbers of this step: ${view.name}`);
@@ -122,7 +122,8 @@
     return make("div", { class: "controls" },
       make("label", { class: "slide" }, "Latent step", slider),
       modes.length > 1 ? showChoice(modes, update) : null,
-      wish("smooth", "bilinear", update), wish("each step on its own scale", "own", update), rampChoice(update), foldable ? sideChoice(again) : null);
+      modes.length ? [wish("smooth", "bilinear", update), wish("each step on its own scale", "own", update), rampChoice(update)] : null,
+      foldable ? sideChoice(again) : null);
   };
   const besideLink = (id, by, label) => {
     const other = list.beside(id, by);
