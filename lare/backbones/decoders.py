@@ -20,6 +20,7 @@ from transformers import (
 from lare.errors import LareError
 from lare.model.families import attention_of, check_family
 from lare.model.loading import _quiet
+from lare.registry import BASE_MODELS
 
 __all__ = ["load_decoder", "load_text_config"]
 
@@ -98,5 +99,6 @@ def _loaded(what: str, name: str, load: Callable[[], T]) -> T:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, SafetensorError) as e:
         raise LareError(
             f"{what} can't be loaded from {name!r} ({' '.join(str(e).split())[:200]}); "
-            "give a complete folder, or a hub id that can be reached"
+            "give a complete folder, a hub id that can be reached, or a model that the run builds itself: "
+            + ", ".join(BASE_MODELS.names())
         ) from e

@@ -29,6 +29,7 @@ from lare.backbones.published import EFFICIENTNET, efficientnet_config
 from lare.errors import LareError
 from lare.model.loading import _quiet
 from lare.model.patch_grids import TIMM, own_grid, picture_of
+from lare.registry import VISION_ENCODERS
 
 __all__ = ["Encoder", "efficientnet_weights", "encoder_defaults", "load_encoder", "load_vision_config"]
 
@@ -114,7 +115,8 @@ def encoder_defaults(config: PreTrainedConfig, settings: Mapping[str, Any]) -> t
 def _cannot(name: str, error: Exception) -> str:
     return (
         f"an encoder can't be loaded from {name!r} ({' '.join(str(error).split())[:200]}); "
-        f"give a complete folder of an encoder, a hub id that can be reached, or {EFFICIENTNET}"
+        f"give a complete folder of an encoder, a hub id that can be reached, {EFFICIENTNET}, or an encoder that "
+        f"the run trains itself: {', '.join(VISION_ENCODERS.names())}"
     )
 
 

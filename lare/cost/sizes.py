@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,14 +23,14 @@ from lare.cost.memory import memory_of, parameter_count, sharded
 from lare.cost.skeleton import extra_modules, measured_costs, named_parts, skeleton
 from lare.errors import LareError
 from lare.model import LareForConditionalGeneration
-from lare.model.processing_lare import IMAGE_PLACEHOLDER
-from lare.training.plan.config import PARTS, DataConfig, RunConfig, StageConfig
+from lare.registry import DATA_FORMATS
+from lare.training.plan.config import PARTS, RunConfig, StageConfig
 from lare.training.plan.run_file import load_run_config
 
 if TYPE_CHECKING:
     from lare.training.feeding.loader import Mode
 
-__all__ = ["LENGTHS", "Lengths", "main", "markdown", "run_report", "stage_row", "stage_rows", "world_lengths"]
+__all__ = ["LENGTHS", "Lengths", "main", "markdown", "run_report", "stage_row", "stage_rows"]
 
 _LAUNCHED = 8  # processes, as in the paper
 
@@ -123,40 +122,15 @@ def _row(
         again=again,
         lm_grid=mode.lm_grid,
         fetch=mode.fetch,
-        look=bool(weights["look"] and mode.iterations) and all(data.format == "world" for data in stage.data),
-    )
-
-
-@lru_cache
-def world_lengths(data: DataConfig, questions: int = 240) -> Lengths:
-    """Mean lengths of the embedded world's questions, in tokens of the embedded decoder (other tokenizers are near)."""
-    from lare.embedded.ship import build_processor
-    from lare.embedded.tokenizer import build_tokenizer
-    from lare.embedded.world.items import STYLES, ItemSampler
-    from lare.embedded.world.questions import FAMILIES
-    from lare.embedded.world.scene import sample_scene
-
-    tokenizer, processor = build_tokenizer(), build_processor(128, 1)
-    families = dict(data.families) or dict.fromkeys(FAMILIES, 1.0)
-    sampler = ItemSampler(families, dict(data.styles) or dict.fromkeys(STYLES, 1.0), 0)
-    items = [item for scene in range(questions // 4) for item in sampler.sample(sample_scene("train", scene), 4)]
-
-    def mean(texts: Sequence[str]) -> int:
-        return round(sum(len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]) / len(texts))
-
-    prompts = processor.build_prompts([item.prompt for item in items], latent=False)
-    thoughts = [" ".join(item.question.rationale) for item in items]
-    return Lengths(
-        mean([str(prompt).replace(IMAGE_PLACEHOLDER, "") for prompt in prompts]),
-        mean([f" {thought}" if thought else "" for thought in thoughts]),
-        mean([f" Answer: {item.final}{tokenizer.eos_token}" for item in items]),
+        look=bool(weights["look"] and mode.iterations) and all(data.boxes for data in stage.data),
     )
 
 
 def assumed_lengths(stage: StageConfig, given: Mapping[str, Lengths] | None = None) -> Lengths:
-    """Lengths of a stage's rows: those given, those of the world's questions, or `LENGTHS`."""
-    if given is None and all(data.format == "world" for data in stage.data):
-        return world_lengths(stage.data[0])
+    """Lengths of a stage's rows: those given, those that its data format tells, or `LENGTHS`."""
+    data = stage.data[0]
+    if given is None and data.format in DATA_FORMATS:
+        return Lengths(*DATA_FORMATS.get(data.format).lengths(data))
     return (given or LENGTHS)[stage.stage]
 
 
@@ -167,7 +141,7 @@ def run_report(
 
     Args:
         config: The run.
-        lengths: Assumed lengths by stage, instead of those of the world's questions, and of `LENGTHS` elsewhere.
+        lengths: Assumed lengths by stage, instead of those that data formats tell, and of `LENGTHS` elsewhere.
         processes: Processes that share an update; None takes the run's own, or 8 (the paper's) for the published
             decoders, whose number ``accelerate launch`` decides.
 

@@ -13,13 +13,14 @@ from lare.backbones.encoders import encoder_defaults, load_vision_config
 from lare.backbones.published import published
 from lare.cost.flops import ENCODER, encoder_cost, measured
 from lare.model import LareConfig, LareForConditionalGeneration
+from lare.registry import BASE_MODELS, IMAGE_AUTOENCODERS
 from lare.training.plan.config import ModelConfig, RunConfig
 
 __all__ = ["extra_modules", "measured_costs", "named_parts", "skeleton"]
 
 
 def skeleton(model: ModelConfig) -> LareForConditionalGeneration:
-    """The run's model on the meta device (the embedded one, being small, for real).
+    """The run's model on the meta device (one that the run itself builds, being small, for real).
 
     Raises:
         LareError: If neither its parts' configurations nor published ones of their names are at hand.
@@ -27,8 +28,9 @@ def skeleton(model: ModelConfig) -> LareForConditionalGeneration:
     if model.checkpoint is not None:
         with torch.device("meta"):
             return LareForConditionalGeneration(LareConfig.from_pretrained(model.checkpoint))
-    if model.text == "embedded":
-        return _embedded(model)
+    if model.text in BASE_MODELS:
+        built: LareForConditionalGeneration = BASE_MODELS.get(str(model.text)).skeleton(model)
+        return built
     assert model.text is not None and model.vision is not None
     known = published(model.text)
     text = known.config(added=True) if known else load_text_config(model.text, model.trust_remote_code)
@@ -39,18 +41,8 @@ def skeleton(model: ModelConfig) -> LareForConditionalGeneration:
     return meta_model(text, vision, with_defaults(model.settings, *encoder_defaults(vision, model.settings)))
 
 
-def _embedded(model: ModelConfig) -> LareForConditionalGeneration:
-    from lare.embedded.model import Sizes, build_model
-    from lare.embedded.tokenizer import build_tokenizer
-    from lare.embedded.vision_conv import LareVisionConfig, LareVisionModel
-
-    sizes = Sizes(**model.sizes, overrides=dict(model.settings))
-    return build_model(sizes, LareVisionModel(LareVisionConfig()), build_tokenizer().get_vocab())
-
-
 def extra_modules(config: RunConfig, hidden: int) -> dict[str, nn.Module]:
     """What training adds to the model, on the meta device: alignment heads, U-Net with its projection, tokenizer."""
-    from lare.embedded.autoencoder import small_tokenizer
     from lare.losses.alignment import AlignmentHeads
     from lare.losses.image import build_unet
     from lare.losses.image_codes import build_tokenizer, downscaling
@@ -61,8 +53,10 @@ def extra_modules(config: RunConfig, hidden: int) -> dict[str, nn.Module]:
         if "alignment" in used:
             found["alignment"] = AlignmentHeads(hidden, hidden, config.losses.shared_dim)
         if "image" in used:
-            # KL-16's shape stands for any other tokenizer.
-            tokenizer = small_tokenizer() if config.image.tokenizer == "embedded" else build_tokenizer("kl16")
+            name = config.image.tokenizer
+            # KL-16's shape stands for any pre-trained tokenizer.
+            own = name in IMAGE_AUTOENCODERS
+            tokenizer = IMAGE_AUTOENCODERS.get(name).skeleton() if own else build_tokenizer("kl16")
             channels = int(tokenizer.config["latent_channels"])
             unet = build_unet(config.image.unet, channels, config.image.size // downscaling(tokenizer))
             project = nn.Linear(hidden, int(unet.config["cross_attention_dim"]))

@@ -17,12 +17,13 @@ from lare.embedded.world.items import STYLES, Item, ItemSampler
 from lare.embedded.world.questions import FAMILIES
 from lare.embedded.world.render import render
 from lare.embedded.world.scene import IMAGE_SIZE, SIDE, sample_scene
+from lare.embedded.world_data import WorldData
 from lare.errors import LareError
 from lare.progress import progress
 from lare.training.feeding.batch import MicroBatch
 from lare.training.feeding.features import open_array, write_array
 from lare.training.feeding.loader import Mode, Split, StageBatches, encode_rows, on_grid, stage_mode
-from lare.training.plan.config import DataConfig, StageConfig
+from lare.training.plan.config import StageConfig
 
 if TYPE_CHECKING:
     from lare.model import LareConfig, LareProcessor
@@ -79,7 +80,7 @@ class WorldBatches(StageBatches):
 
     def __init__(
         self,
-        data: DataConfig,
+        data: WorldData,
         stage: StageConfig,
         processor: LareProcessor,
         config: LareConfig,

@@ -23,12 +23,13 @@ from lare.embedded.world.items import STYLES, Item, ItemSampler
 from lare.embedded.world.questions import FAMILIES, TRAINING_FAMILIES
 from lare.embedded.world.render import render
 from lare.embedded.world.scene import sample_scene
+from lare.embedded.world_data import WorldData
 from lare.losses.alignment import alignment_loss
 from lare.methods.base import Sampling
 from lare.methods.lare import Lare
 from lare.training.feeding.loader import Split
 from lare.training.model import TrainingModel
-from lare.training.plan.config import DataConfig, RunConfig
+from lare.training.plan.config import RunConfig
 from lare.training.step import counts
 from lare.training.trainer import make_draws
 
@@ -55,7 +56,7 @@ class Asked:
     item: Item
 
 
-def draw_questions(data: DataConfig, scenes: int, split: str = "validation") -> list[Asked]:
+def draw_questions(data: WorldData, scenes: int, split: str = "validation") -> list[Asked]:
     """`PER_SCENE` questions about each of a split's first scenes, by the weights of a source of the world."""
     families = dict(data.families) or dict.fromkeys(FAMILIES, 1.0)
     asked = {name: weight for name, weight in families.items() if name not in TRAINING_FAMILIES}
@@ -80,7 +81,7 @@ def held_out_losses(
     """
     stage = config.stages[-1]
     settings = model.lare.config
-    source = DataConfig(format="world", per_image=PER_SCENE)
+    source = WorldData(per_image=PER_SCENE)
     pictures = model.image is not None
     made = WorldBatches(
         source, stage, processor, settings, Split(), 0, None, len(asked), "validation", pictures=pictures
@@ -128,7 +129,7 @@ def answers(
     return found
 
 
-def majority(data: DataConfig, asked: Sequence[Asked], scenes: int = 2_000) -> list[str]:
+def majority(data: WorldData, asked: Sequence[Asked], scenes: int = 2_000) -> list[str]:
     """What one would answer by the question's family and options alone: the commonest answer in the training split."""
     seen: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for one in draw_questions(data, scenes, "train"):

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from lare.embedded.batches import WorldBatches
+from lare.embedded.feed import VALIDATION_SCENES, WorldFeed
+from lare.embedded.world_data import world_of
 from lare.errors import LareError
 from lare.losses.image_sampling import (
     choose_crop,
@@ -29,7 +31,7 @@ from lare.progress import progress
 from lare.training.feeding.loader import Mode, Split, stage_mode
 from lare.training.model import TrainingModel
 from lare.training.plan.run_file import load_run_config
-from lare.training.prepare import VALIDATION_SCENES, Prepared
+from lare.training.prepare import Prepared
 from lare.training.saving.checkpoints import load_final
 
 __all__ = ["identification", "main"]
@@ -64,8 +66,8 @@ def identification(run: Path, rows: int = 512, steps: int = 20, seed: int = 0) -
     stage = replace(
         config.stages[-1], batch=CANDIDATES, fetch_share=0.0, text_share=0.0, direct_share=0.0, full_share=0.0
     )
-    data = replace(stage.data[0], per_image=1)
-    features = prepared._world_features("validation", data)
+    data = replace(world_of(stage), per_image=1)
+    features = WorldFeed(prepared.run).features("validation", data)
     batches = WorldBatches(
         data,
         stage,

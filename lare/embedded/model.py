@@ -14,8 +14,9 @@ from lare.embedded.vision_conv import LareVisionModel
 from lare.errors import LareError
 from lare.model import LareConfig, LareForConditionalGeneration
 from lare.model.extractor import Extractor
+from lare.training.plan.config import ModelConfig
 
-__all__ = ["Sizes", "build_model", "mimetic_start", "warm_start"]
+__all__ = ["Sizes", "build_model", "mimetic_start", "run_sizes", "warm_start"]
 
 FAMILIES = ("llama", "qwen2")
 """Decoders that an embedded model can have."""
@@ -47,6 +48,18 @@ class Sizes:
     mimetic_extractor: bool = False
     prefix: int = 8
     overrides: Mapping[str, Any] = field(default_factory=dict)
+
+
+def run_sizes(model: ModelConfig) -> Sizes:
+    """Sizes that a run file gives; the defaults where the run starts from a checkpoint.
+
+    Raises:
+        LareError: If one of them is unknown.
+    """
+    try:
+        return Sizes(**model.sizes, overrides=dict(model.settings)) if model.text == "embedded" else Sizes()
+    except TypeError as error:
+        raise LareError(f"model.sizes: {error}; see lare.embedded.model.Sizes") from None
 
 
 def build_model(

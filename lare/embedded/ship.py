@@ -17,6 +17,8 @@ from pathlib import Path
 
 from transformers import ViTImageProcessor
 
+from lare.embedded.card import card, renewed
+from lare.embedded.card_answers import Evaluation, family_figures, read_evaluation
 from lare.embedded.encoder import MEAN, STD
 from lare.embedded.parts import HISTORY, PARTS, last_entry
 from lare.embedded.tokenizer import build_tokenizer
@@ -24,8 +26,6 @@ from lare.errors import LareError
 from lare.files import save_text
 from lare.loading import fingerprint, load_checkpoint
 from lare.model import LareForConditionalGeneration, LareProcessor
-from lare.training.card import card, renewed
-from lare.training.card_answers import Evaluation, family_figures, read_evaluation
 from lare.training.plan.run_file import load_run_config
 
 __all__ = ["build_processor", "main", "renew_card", "ship"]

@@ -14,9 +14,9 @@ from pathlib import Path
 import yaml
 from safetensors.torch import load_file, save_file
 
+from lare.embedded.card import read_log
 from lare.embedded.identify import identification
 from lare.errors import LareError
-from lare.training.card import read_log
 from lare.training.plan.run_file import load_run_config
 from lare.training.saving.checkpoints import read_meta
 

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from lare.embedded.batches import WorldBatches
+from lare.embedded.world_data import WorldData
 from lare.losses.looking import pick_tokens
 from lare.model.outputs import LareOutput
 from lare.training.feeding.loader import Mode, Split, stage_mode
 from lare.training.model import TrainingModel
-from lare.training.plan.config import DataConfig, StageConfig
+from lare.training.plan.config import StageConfig
 
 if TYPE_CHECKING:
     from lare.model import LareConfig, LareProcessor
@@ -46,7 +47,7 @@ def main_mode(stage: StageConfig, config: LareConfig) -> Mode:
 def validate_world(
     model: TrainingModel,
     stage: StageConfig,
-    data: DataConfig,
+    data: WorldData,
     processor: LareProcessor,
     features: np.ndarray | None,
     scenes: int,

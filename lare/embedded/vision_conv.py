@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 
@@ -133,3 +133,7 @@ class LareVisionModel(PreTrainedModel):
         return BaseModelOutput(
             last_hidden_state=self.place(features, self.config.feature_scale, self.config.place_scale)
         )
+
+
+AutoConfig.register("lare_vision", LareVisionConfig, exist_ok=True)
+AutoModel.register(LareVisionConfig, LareVisionModel, exist_ok=True)

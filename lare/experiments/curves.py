@@ -82,10 +82,11 @@ def held_out_curve(config: RunConfig, questions: int) -> dict[str, Any]:
         LareError: If the last stage's questions are not the world's.
     """
     from lare.embedded import held_out
+    from lare.embedded.world_data import WorldData
     from lare.training.prepare import Prepared
 
     data = config.stages[-1].data[0]
-    if data.format != "world":
+    if not isinstance(data, WorldData):
         raise LareError("held-out questions are those of the embedded world; leave --questions out")
     asked = held_out.draw_questions(data, max(1, questions // held_out.PER_SCENE))
     scenes = np.array([one.scene for one in asked])

@@ -86,6 +86,7 @@ def jobs_of(rows: Sequence[SweepRow], base: Path, runs: Path) -> list[tuple[Swee
 def _ask(row: SweepRow, seed: int, run: RowRun, scenes: int) -> dict[str, Any]:
     """Judge a trained row; once for each state of its weights."""
     from lare.embedded.held_out import answers, draw_questions, held_out_losses, majority, share_right
+    from lare.embedded.world_data import world_of
     from lare.training.prepare import Prepared
     from lare.training.saving.checkpoints import file_hash, load_final, read_meta
 
@@ -96,7 +97,7 @@ def _ask(row: SweepRow, seed: int, run: RowRun, scenes: int) -> dict[str, Any]:
     config = load_run_config(run.out / "run.yaml")
     prepared = Prepared(config)
     load_final(run.out / run.last, prepared.model)
-    data = config.stages[-1].data[0]
+    data = world_of(config.stages[-1])
     asked = draw_questions(data, scenes)
     right = share_right(answers(prepared.model, prepared.processor, asked), asked)
     meta = read_meta(run.checkpoint)

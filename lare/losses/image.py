@@ -30,7 +30,7 @@ from lare.errors import LareError
 from lare.losses.image_codes import build_tokenizer, downscaling, image_features
 
 if TYPE_CHECKING:
-    from lare.training.plan.config import ImageConfig
+    from lare.losses.settings import ImageConfig
 
 __all__ = ["ImageReconstruction", "build_unet"]
 

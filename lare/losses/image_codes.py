@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from lare.errors import LareError
+from lare.registry import IMAGE_AUTOENCODERS
 
 __all__ = ["autoencoder", "build_tokenizer", "downscaling", "image_features", "image_pixels"]
 
@@ -40,8 +41,8 @@ def build_tokenizer(name: str) -> AutoencoderKL:
     Raises:
         LareError: If there is none of that name, or it is of another kind, incomplete or damaged.
     """
-    if name == "embedded":
-        raise LareError("the embedded image tokenizer is made by a run; give the folder it was written to")
+    if name in IMAGE_AUTOENCODERS:
+        raise LareError(f"the {name} image tokenizer is made by a run; give the folder it was written to")
     if name == "kl16":
         tokenizer = autoencoder((128, 128, 256, 256, 512), 16, True, layers_per_block=2, sample_size=256)
     else:
@@ -51,7 +52,8 @@ def build_tokenizer(name: str) -> AutoencoderKL:
 
 
 def _load(name: str) -> AutoencoderKL:
-    mend = "give kl16, or a folder or hub id of an AutoencoderKL in safetensors"
+    made = ", ".join(IMAGE_AUTOENCODERS.names())
+    mend = f"give kl16, a folder or hub id of an AutoencoderKL in safetensors, or one that a run trains itself ({made})"
     try:
         kind = AutoencoderKL.load_config(name).get("_class_name")
         if kind == "AutoencoderKL":

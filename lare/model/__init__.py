@@ -8,12 +8,12 @@ and `modeling_lare`, which ties them together.
 
 from __future__ import annotations
 
-from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-from lare.embedded.vision_conv import LareVisionConfig, LareVisionModel
 from lare.model.configuration_lare import LareConfig
 from lare.model.extractor import Extractor
 from lare.model.loop import LoopState, extend, prefill
+from lare.model.model_types import register_model_types
 from lare.model.modeling_lare import LareForConditionalGeneration
 from lare.model.outputs import LareGeneration, LareOutput
 from lare.model.processing_lare import LareProcessor
@@ -27,8 +27,6 @@ __all__ = [
     "LareGeneration",
     "LareOutput",
     "LareProcessor",
-    "LareVisionConfig",
-    "LareVisionModel",
     "LoopState",
     "Thoughts",
     "VisualTokens",
@@ -38,7 +36,6 @@ __all__ = [
 ]
 
 AutoConfig.register("lare", LareConfig, exist_ok=True)
-AutoConfig.register("lare_vision", LareVisionConfig, exist_ok=True)
-AutoModel.register(LareVisionConfig, LareVisionModel, exist_ok=True)
 AutoModelForImageTextToText.register(LareConfig, LareForConditionalGeneration, exist_ok=True)
 AutoProcessor.register(LareConfig, LareProcessor, exist_ok=True)
+register_model_types()

@@ -17,11 +17,10 @@ from typing import Any, TextIO
 import torch
 import transformers
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, CLIPVisionConfig, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from lare.embedded.vision_conv import LareVisionConfig
 from lare.errors import LareError
 from lare.model.configuration_lare import LareConfig
 from lare.model.loading import _quiet
@@ -183,7 +182,8 @@ def _randomise(model: PreTrainedModel, generator: torch.Generator) -> None:
 
 
 def _lare(text: PreTrainedConfig) -> LareForConditionalGeneration:
-    vision = LareVisionConfig(image_size=32, widths=(4, 4, 4, 4), blocks=(0, 0, 0, 0))
+    vision = CLIPVisionConfig(image_size=32, patch_size=16, hidden_size=4, intermediate_size=4, num_hidden_layers=1,
+                              num_attention_heads=1)  # fmt: skip
     sizes: dict[str, Any] = dict(image_size=32, grid=2, window=1, extractor_dim=8, extractor_heads=2)
     return _Unchecked(LareConfig(text_config=text, vision_config=vision, **sizes))
 

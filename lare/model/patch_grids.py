@@ -16,6 +16,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from lare.errors import LareError
+from lare.registry import MODEL_TYPES
 
 __all__ = ["ENCODERS", "TIMM", "Picture", "own_grid", "picture_of", "width_of"]
 
@@ -62,8 +63,8 @@ def picture_of(config: PreTrainedConfig) -> Picture:
     if config.model_type in TIMM:
         facts = _timm_facts(config)
         return Picture(facts.side, facts.stride, not facts.tokens)
-    if config.model_type == "lare_vision":
-        return Picture(int(config.image_size), 16, False)
+    if config.model_type in MODEL_TYPES:
+        return Picture(int(config.image_size), int(config.image_size) // int(config.grid), False)
     if config.model_type not in ENCODERS:
         raise LareError(
             f"the encoder is of type {config.model_type!r}, whose grid of patches is not known; give one of "

@@ -18,6 +18,7 @@ from transformers import AutoModel, PreTrainedConfig
 from lare.errors import LareError
 from lare.model.configuration_lare import LareConfig
 from lare.model.patch_grids import TIMM, own_grid, width_of
+from lare.registry import MODEL_TYPES
 
 __all__ = ["Projector", "VisionTower", "VisualTokens", "pool_grid"]
 
@@ -72,7 +73,8 @@ class VisionTower(nn.Module):
     """The frozen encoder: pixels (B, 3, H, W) -> features on the fine grid (B, N_f, d_vis).
 
     Handles ViTs (patch tokens of a chosen hidden state, what stands before them dropped), timm models through
-    transformers (the last tokens, or the last feature map pooled to the grid) and LaRe's own small encoder.
+    transformers (the last tokens, or the last feature map pooled to the grid) and those of
+    `lare.registry.MODEL_TYPES`, whose last hidden state is the grid.
 
     Raises:
         LareError: If the encoder is of an unknown type, or does not give the configured grid.
@@ -83,6 +85,7 @@ class VisionTower(nn.Module):
         self.grid = config.grid
         self.layer = config.vision_feature_layer
         self.model_type = config.vision_config.model_type
+        self.layered = self.model_type not in MODEL_TYPES  # else the last hidden state is the grid
         self.own_grid = own_grid(config.vision_config, config.image_size)
         self.encoder = AutoModel.from_config(config.vision_config).train(False)
         for parameter in self.encoder.parameters():
@@ -107,7 +110,7 @@ class VisionTower(nn.Module):
         pixels = pixel_values.to(next(self.encoder.parameters()).dtype)
         if self.model_type in TIMM:
             return self._from_map(self.encoder(pixels))
-        if self.model_type == "lare_vision":
+        if not self.layered:
             features: Tensor = self.encoder(pixels).last_hidden_state
         else:
             features = self.encoder(pixels, output_hidden_states=True).hidden_states[self.layer]

@@ -1,1 +1,1 @@
-"""Training of the embedded model and, for any backbone, the plain loop it is made with."""
+"""Training of LaRe models: plan, data feeding, update, optimiser, distribution over processes, checkpoints."""

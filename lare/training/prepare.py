@@ -1,7 +1,8 @@
 """From a run's configuration to model, processor and plan: what has to exist before the first update.
 
-For full-size models these are pre-trained parts. For the embedded model they are made here, each once, in the run's
-folder: the vision encoder (dense labels of the world), the image tokenizer, and the features of all scenes.
+Full-size models are put together from pre-trained parts. What a run file names from `lare.registry` instead (a base
+model, an encoder, an image autoencoder, a data format) is made by `lare.training.extensions`' objects, each part once,
+in the run's folder.
 """
 
 from __future__ import annotations
@@ -9,34 +10,20 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from lare.data.packed import Packed, pack, token_limit
-from lare.data.source import Source
-from lare.embedded.autoencoder import train_tokenizer
-from lare.embedded.batches import WorldBatches, cache_world_features
-from lare.embedded.encoder import train_encoder
-from lare.embedded.model import Sizes, build_model, warm_start
-from lare.embedded.projector_warmup import align_projector
-from lare.embedded.ship import build_processor
-from lare.embedded.tokenizer import build_tokenizer
-from lare.embedded.validation import validate_world
-from lare.embedded.vision_conv import LareVisionModel
-from lare.errors import LareError
 from lare.losses.image import ImageReconstruction
 from lare.model import LareForConditionalGeneration, LareProcessor
-from lare.progress import note
-from lare.training.feeding.features import PackedFeatures, cache_packed_features
-from lare.training.feeding.loader import PackedBatches, Split, StageBatches
+from lare.registry import BASE_MODELS, DATA_FORMATS, IMAGE_AUTOENCODERS, VISION_ENCODERS
+from lare.training.extensions import DataFeed, RunParts
+from lare.training.feeding.files import FileFeed
+from lare.training.feeding.loader import Split, StageBatches
 from lare.training.model import TrainingModel
-from lare.training.plan.config import DataConfig, RunConfig, StageConfig
+from lare.training.plan.config import RunConfig, StageConfig
 from lare.training.precision import settled
 from lare.training.trainer import Plan
 
 __all__ = ["Prepared"]
-
-VALIDATION_SCENES = 1_000
 
 
 class Prepared:
@@ -56,64 +43,47 @@ class Prepared:
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config = settled(config)
-        self.out = Path(config.out)
-        self.parts = _parts_folder(config)
-        self.embedded = config.model.text == "embedded"
-        lare, self.processor = self._base()
-        self.model = TrainingModel(lare, self._shared_dim(), self._reconstruction(lare), config.precision)
-        self._features: dict[str, np.ndarray] = {}
-        self._packs: dict[DataConfig, Packed] = {}
-        self._encoded: dict[Path, PackedFeatures] = {}
+        folder = _parts_folder(config)
+        lare, self.processor = self._base(folder)
+        self.model = TrainingModel(lare, self._shared_dim(), self._reconstruction(lare, folder), config.precision)
+        self.run = RunParts(config, folder, self.model, self.processor, self.feed)
+        self._feeds: dict[str, DataFeed] = {}
         self.plan = Plan(self._batches, self._enter, self._validate)
 
     def files(self) -> None:
         """Make what the plan reads from disk, so that processes find it there."""
         for stage in self.config.stages:
-            for data in stage.data:
-                if data.format == "world":
-                    self._world_features("train", data)
-                    continue
-                packed = self._pack(data, stage)
-                if self.config.cache_features:
-                    self._packed_features(packed)
-        if self.config.validate_every and any(data.format == "world" for s in self.config.stages for data in s.data):
-            self._world_features("validation", self.config.stages[0].data[0])
+            self._feed_of(stage).files(stage)
+
+    def feed(self, name: str) -> DataFeed:
+        """The data of a format; all formats of files share one."""
+        own = name in DATA_FORMATS
+        key = name if own else ""
+        if key not in self._feeds:
+            self._feeds[key] = DATA_FORMATS.get(name).feed(self.run) if own else FileFeed(self.run)
+        return self._feeds[key]
+
+    def _feed_of(self, stage: StageConfig) -> DataFeed:
+        return self.feed(stage.data[0].format)
 
     # Parts -----------------------------------------------------------------------------------------------------
 
-    def _base(self) -> tuple[LareForConditionalGeneration, LareProcessor]:
-        chosen = self.config.model
+    def _base(self, folder: Path) -> tuple[LareForConditionalGeneration, LareProcessor]:
+        config, chosen = self.config, self.config.model
         if chosen.checkpoint is not None:
             from lare.loading import load_checkpoint
 
             model, processor, _ = load_checkpoint(chosen.checkpoint, "cpu")
             return model, processor
-        if self.embedded:
-            return self._embedded()
+        text, vision = str(chosen.text), str(chosen.vision)
+        if vision in VISION_ENCODERS:
+            vision = str(VISION_ENCODERS.get(vision).make(config, folder))
+        if text in BASE_MODELS:
+            model, processor = BASE_MODELS.get(text).build(config, vision)
+            return model, processor
         from lare.backbones.assemble import assemble
 
-        assert chosen.text is not None and chosen.vision is not None
-        return assemble(chosen.text, chosen.vision, chosen.settings, self.config.seed, chosen.trust_remote_code)
-
-    @property
-    def sizes(self) -> Sizes:
-        """Sizes of the embedded model."""
-        try:
-            return Sizes(**self.config.model.sizes, overrides=dict(self.config.model.settings))
-        except TypeError as error:
-            raise LareError(f"model.sizes: {error}; see lare.embedded.model.Sizes") from None
-
-    def _embedded(self) -> tuple[LareForConditionalGeneration, LareProcessor]:
-        folder, vision = self.parts / "encoder", self.config.model.vision
-        if vision != "embedded":
-            folder = Path(str(vision))
-            if not (folder / "config.json").is_file():
-                raise LareError(f"model.vision {vision!r} holds no encoder of the embedded world; give embedded")
-        else:
-            train_encoder(folder, self.sizes.encoder_images, seed=self.config.seed)
-        encoder = LareVisionModel.from_pretrained(folder)
-        model = build_model(self.sizes, encoder, build_tokenizer().get_vocab(), self.config.seed)
-        return model, build_processor(model.config.image_size, model.config.lm_grid)
+        return assemble(text, vision, chosen.settings, config.seed, chosen.trust_remote_code)
 
     def _uses(self, loss: str) -> bool:
         return any(self.config.weights(stage)[loss] for stage in self.config.stages)
@@ -122,96 +92,34 @@ class Prepared:
         torch.manual_seed(self.config.seed + 1)
         return self.config.losses.shared_dim if self._uses("alignment") else 0
 
-    def _reconstruction(self, lare: LareForConditionalGeneration) -> ImageReconstruction | None:
+    def _reconstruction(self, lare: LareForConditionalGeneration, folder: Path) -> ImageReconstruction | None:
         if not self._uses("image"):
             return None
         image = self.config.image
-        if image.tokenizer == "embedded":
-            folder = self.parts / "image_tokenizer"
-            train_tokenizer(folder, self.sizes_or_default().tokenizer_images, self.config.seed)
-            image = replace(image, tokenizer=str(folder))
+        if image.tokenizer in IMAGE_AUTOENCODERS:
+            made = IMAGE_AUTOENCODERS.get(image.tokenizer).make(self.config, folder)
+            image = replace(image, tokenizer=str(made))
         torch.manual_seed(self.config.seed + 2)
         return ImageReconstruction.from_config(int(lare.config.text_config.hidden_size), image)
 
-    # Data ------------------------------------------------------------------------------------------------------
-
-    def _world_features(self, split: str, data: DataConfig) -> np.ndarray | None:
-        """Cached features of the embedded encoder; None where pixels are encoded as they come."""
-        encoder = self.model.lare.vision_tower.encoder
-        if not isinstance(encoder, LareVisionModel):
-            return None
-        count = VALIDATION_SCENES if split == "validation" else data.limit or self.sizes_or_default().scenes
-        key = f"{split}_{count}"
-        if key not in self._features:
-            self._features[key] = cache_world_features(encoder, self.parts / f"features_{key}.npy", split, count)
-        return self._features[key]
-
-    def sizes_or_default(self) -> Sizes:
-        """`sizes`, also of runs that start from a checkpoint."""
-        return self.sizes if self.embedded else Sizes()
-
-    def _pack(self, data: DataConfig, stage: StageConfig) -> Packed:
-        if data not in self._packs:
-            assert data.path is not None
-            images = Path(data.images) if data.images else None
-            source = Source(Path(data.path), data.format, images, data.on_bad, data.check_images, data.turns)
-            number = len(self._packs)
-            folder = self.out / "data" / f"{number}-{Path(data.path).stem}"
-            config = self.model.lare.config
-            latents = config.iterations * config.latents_per_iteration + 2  # and the two delimiters
-            room = token_limit(self.processor) - latents
-            self._packs[data] = pack(source, self.processor, folder, data.limit, room)
-        return self._packs[data]
+    # The plan --------------------------------------------------------------------------------------------------
 
     def _batches(self, stage: StageConfig, number: int, split: Split) -> StageBatches:
-        seed = self.config.seed * 1_009 + number
-        config, pictures = self.model.lare.config, bool(self.config.weights(stage)["image"])
-        if stage.data[0].format == "world":
-            if len(stage.data) > 1:
-                raise LareError(f"stage {stage.name} mixes the world with other sources; give them stages of their own")
-            data = stage.data[0]
-            features = self._world_features("train", data)
-            scenes = data.limit or self.sizes_or_default().scenes
-            return WorldBatches(data, stage, self.processor, config, split, seed, features, scenes, pictures=pictures)
-        packs = [self._pack(data, stage) for data in stage.data]
-        cached = [self._packed_features(pack) for pack in packs] if self.config.cache_features else None
-        batches = PackedBatches(packs, self.processor, config, stage, split, seed, pictures, cached)
-        if batches.without_image and not split.rank:
-            note(
-                f"stage {stage.name}: {batches.without_image:,} samples without an image are left out: they train the "
-                "decoder alone, where it trains, in batches of their own"
-            )
-        return batches
+        return self._feed_of(stage).batches(stage, number, split)
 
-    def _packed_features(self, packed: Packed) -> PackedFeatures:
-        if packed.folder not in self._encoded:
-            self._encoded[packed.folder] = cache_packed_features(self.model.lare, self.processor, packed)
-        return self._encoded[packed.folder]
-
-    # Starts ----------------------------------------------------------------------------------------------------
+    def _validate(self, stage: StageConfig) -> dict[str, float]:
+        return self._feed_of(stage).validate(stage)
 
     def _enter(self, stage: StageConfig, before: StageConfig | None) -> None:
         """First weights that a stage needs and the one before could not leave."""
-        lare = self.model.lare
+        lare, text = self.model.lare, self.config.model.text
         if before is None and self.config.start is not None:
             return
-        if self.embedded and before is None:
-            data = self._world_features("train", stage.data[0])
-            vocab = self.processor.tokenizer.get_vocab()
-            assert data is not None
-            align_projector(lare, data, "train", vocab, self.config.seed)
-        if self.embedded and before is not None and _delimited(stage) and not _delimited(before):
-            warm_start(lare, self.processor.tokenizer.get_vocab()["<|assistant|>"])
+        if text is not None and text in BASE_MODELS:
+            BASE_MODELS.get(text).enter(self.run, stage, before)
         first = stage.stage != "I" and (before is None or before.stage == "I")
         if first and lare.refocus_projector is not None and self.config.model.checkpoint is None:
             lare.refocus_projector.load_state_dict(lare.projector.state_dict())
-
-    def _validate(self, stage: StageConfig) -> dict[str, float]:
-        data = stage.data[0]
-        if data.format != "world":
-            return {}
-        features = self._world_features("validation", data)
-        return validate_world(self.model, stage, data, self.processor, features, VALIDATION_SCENES)
 
 
 def _parts_folder(config: RunConfig) -> Path:
@@ -221,7 +129,3 @@ def _parts_folder(config: RunConfig) -> Path:
     """
     before = Path(config.start).parent if config.start is not None else None
     return before if before is not None and (before / "encoder" / "config.json").is_file() else Path(config.out)
-
-
-def _delimited(stage: StageConfig) -> bool:
-    return stage.stage != "I" or stage.text_share > 0

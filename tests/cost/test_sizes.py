@@ -360,5 +360,5 @@ def test_key_value_words_need_a_run_file(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_unknown_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(LareError, match="give a complete CLIP folder"):
+    with pytest.raises(LareError, match="give a complete folder of an encoder"):
         skeleton(replace(run().model, vision="no/such-encoder"))

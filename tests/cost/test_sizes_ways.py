@@ -12,7 +12,7 @@ import pytest
 
 from lare.cli import main as lare
 from lare.cost.flops import Row
-from lare.cost.sizes import Lengths, run_report, stage_row, stage_rows, world_lengths
+from lare.cost.sizes import Lengths, assumed_lengths, run_report, stage_row, stage_rows
 from lare.cost.skeleton import skeleton
 from lare.embedded.batches import WorldBatches
 from lare.embedded.ship import build_processor
@@ -102,7 +102,7 @@ def test_rows_have_the_lengths_of_the_trainers_batches() -> None:
     """Each way of answering: its share, its tokens, and what is done with them."""
     config = world_run()
     model = skeleton(config.model)
-    rows = stage_rows(config, config.stages[0], model, world_lengths(config.stages[0].data[0]))
+    rows = stage_rows(config, config.stages[0], model, assumed_lengths(config.stages[0]))
     assert [round(share, 6) for share, _ in rows] == [0.1, 0.2, 0.15, 0.25, 0.3]
     direct, text, full, fetch, latents = (row for _, row in rows)
     assert [row.iterations for _, row in rows] == [0, 0, 0, model.config.iterations, model.config.iterations]

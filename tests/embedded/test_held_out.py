@@ -13,14 +13,15 @@ from lare.embedded.batches import WorldBatches
 from lare.embedded.held_out import answers, by_family, draw_questions, held_out_losses, majority, share_right
 from lare.embedded.validation import main_mode
 from lare.embedded.world.scene import sample_scene
+from lare.embedded.world_data import WorldData
 from lare.loading import load_checkpoint
 from lare.training.feeding.loader import Split
 from lare.training.model import TrainingModel
-from lare.training.plan.config import DataConfig, StageConfig
+from lare.training.plan.config import StageConfig
 from lare.training.trainer import make_draws
 from tests.training.plain import DATA, plain_losses, processor, run_config, tiny_model
 
-OPEN = DataConfig(format="world", per_image=4, families={"what_at": 1.0, "exist": 1.0}, styles={"open": 1.0})
+OPEN = WorldData(per_image=4, families={"what_at": 1.0, "exist": 1.0}, styles={"open": 1.0})
 
 
 def test_losses_are_those_of_the_plain_formulas(tmp_path) -> None:
@@ -67,7 +68,7 @@ def test_questions_are_the_validation_splits_and_the_same_each_time() -> None:
         scene = sample_scene("validation", one.scene)
         if one.item.question.family == "what_at":
             assert one.item.question.cells[0] in scene.things
-    captions = DataConfig(format="world", families={"caption": 1.0, "exist": 1.0})
+    captions = WorldData(families={"caption": 1.0, "exist": 1.0})
     assert {one.item.question.family for one in draw_questions(captions, 3)} == {"exist"}
 
 

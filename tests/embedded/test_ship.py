@@ -12,6 +12,7 @@ import torch
 import yaml
 from accelerate import Accelerator
 
+from lare.embedded.card_answers import family_section, read_evaluation
 from lare.embedded.parts import HISTORY, PARTS
 from lare.embedded.ship import build_processor, main, renew_card, ship
 from lare.embedded.world.benchmark import make_task, stand_in
@@ -20,7 +21,6 @@ from lare.errors import LareError
 from lare.loading import fingerprint
 from lare.model import LareForConditionalGeneration, LareProcessor
 from lare.trace import AnswerRecord, TraceWriter
-from lare.training.card_answers import family_section, read_evaluation
 from lare.training.trainer import Plan, Trainer
 from tests.training.plain import processor, run_config, tiny_model, tiny_plan
 

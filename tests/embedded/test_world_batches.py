@@ -23,9 +23,9 @@ from lare.embedded.world.concepts import VENDORS
 from lare.embedded.world.questions import name_of, place
 from lare.embedded.world.render import render
 from lare.embedded.world.scene import sample_scene
+from lare.embedded.world_data import WorldData
 from lare.errors import LareError
 from lare.training.feeding.loader import Split, batch_loader
-from lare.training.plan.config import DataConfig
 from tests.training.loading import (
     FEATURES,
     FEW,
@@ -94,7 +94,7 @@ def test_rows_of_an_image_share_its_features_and_group() -> None:
 def test_texts_share_a_group_where_they_are_equal() -> None:
     """Captions have no rationale: their own text stands for it."""
     for families in ({"caption": 1.0}, {"exist": 1.0, "count": 1.0}):
-        data = DataConfig(format="world", per_image=4, families=families)
+        data = WorldData(per_image=4, families=families)
         _, items, _ = world(data=data).draw(0)
         (batch,) = world(data=data).micro_batches(0)
         texts = [" ".join(item.question.rationale) or item.final for item in items]
@@ -172,7 +172,7 @@ def test_training_and_validation_share_no_picture() -> None:
 
 @pytest.mark.parametrize("of", ["train", "validation"])
 def test_questions_are_about_their_scenes(of: str) -> None:
-    data = DataConfig(format="world", per_image=4, families={"what_at": 1.0}, styles={"open": 1.0})
+    data = WorldData(per_image=4, families={"what_at": 1.0}, styles={"open": 1.0})
     scenes, items, _ = world(of=of, data=data).draw(0)
     for scene, item in zip(np.repeat(scenes, 4).tolist(), items, strict=True):
         (cell,) = (one for one in range(16) if item.prompt == f"What is at {place(one)}?")
@@ -180,7 +180,7 @@ def test_questions_are_about_their_scenes(of: str) -> None:
 
 
 def test_the_worlds_fingerprint() -> None:
-    other = DataConfig(format="world", per_image=4, families={"count": 1.0})
+    other = WorldData(per_image=4, families={"count": 1.0})
     made = [world(), world(of="validation"), world(data=other), world(features=FEATURES[:9])]
     assert len({one.fingerprint for one in made}) == 4 and world(seed=3).fingerprint == made[0].fingerprint
     assert [one.samples for one in made] == [160, 160, 160, 36]

@@ -15,10 +15,10 @@ import yaml
 
 from lare import default_checkpoint
 from lare.checkpoints import shipped_checkpoints
+from lare.embedded.card import _sections, beyond
 from lare.embedded.world import benchmark
 from lare.loading import resolve_checkpoint
 from lare.methods import load_method
-from lare.training.card import _sections, beyond
 from lare.training.plan.run_file import run_config_from
 from lare_eval import demo, mini
 

@@ -11,7 +11,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from tokenizers.decoders import ByteLevel
 from transformers import CLIPImageProcessor, LlamaConfig, PreTrainedTokenizerFast
 
-from lare.model import LareConfig, LareForConditionalGeneration, LareProcessor, LareVisionConfig
+from lare.embedded.vision_conv import LareVisionConfig
+from lare.model import LareConfig, LareForConditionalGeneration, LareProcessor
 
 SIDE, GRID, LM_GRID = 64, 4, 2
 SENTENCES = ["Is there a dog in the image? Answer yes or no.", "A. cup B. cat C. car D. dog Answer with the letter."]

@@ -15,12 +15,13 @@ import lare
 from lare.data import Source
 from lare.data.packed import Packed, pack
 from lare.embedded.batches import WorldBatches
+from lare.embedded.world_data import WorldData
 from lare.model import LareConfig, LareProcessor
 from lare.training.feeding.batch import MicroBatch
 from lare.training.feeding.loader import PackedBatches, Split
 from lare.training.plan.config import DataConfig, StageConfig
 
-FILE, WORLD = DataConfig(path="data.json"), DataConfig(format="world", per_image=4)
+FILE, WORLD = DataConfig(path="data.json"), WorldData(per_image=4)
 WHOLE = Split()
 SPLITS = [
     [Split(0, 1, 8)],

@@ -14,15 +14,16 @@ from lare.embedded.batches import WorldBatches
 from lare.embedded.model import Sizes, build_model
 from lare.embedded.ship import build_processor
 from lare.embedded.vision_conv import LareVisionConfig, LareVisionModel
+from lare.embedded.world_data import WorldData
 from lare.losses.image import ImageReconstruction, build_unet
 from lare.model.loop import run_decoder
 from lare.training.feeding.batch import Draws, MicroBatch
 from lare.training.feeding.loader import Split
 from lare.training.model import TrainingModel
-from lare.training.plan.config import DataConfig, ImageConfig, LossConfig, ModelConfig, RunConfig, StageConfig
+from lare.training.plan.config import ImageConfig, LossConfig, ModelConfig, RunConfig, StageConfig
 from lare.training.trainer import Plan
 
-DATA = DataConfig(format="world", per_image=4)
+DATA = WorldData(per_image=4)
 WEIGHTS = {"alignment": 0.3, "image": 0.4, "text": 0.5, "look": 0.2}
 ROWS = 32
 WHOLE = Split()

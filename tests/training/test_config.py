@@ -33,7 +33,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "checkpoint and vision": (run(model={"checkpoint": "c", "vision": "v"}), "model.checkpoint.*leave one"),
     "no vision": (run(model={"text": "t"}), "model needs text and vision.*add them"),
     "no model": (run(model={}), "model needs text and vision.*or checkpoint; add them"),
-    "sizes": (run(model=MODEL | {"sizes": {"hidden": 3}}), "model.sizes is only for text: embedded; leave it out"),
+    "sizes": (run(model=MODEL | {"sizes": {"hidden": 3}}), "model.sizes is only for .*text: embedded.*; leave it out"),
     **{
         f"losses {name}": (run(losses={name: -0.1}), f"losses.{name} is -0.1; give a weight of 0 or more")
         for name in ("alignment", "image", "text", "look")
@@ -56,7 +56,10 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "betas": (run(optimiser={"betas": [0.9, 1.0]}), r"optimiser.betas are \(0.9, 1.0\); give numbers below 1"),
     "world with a path": (run(stage(data=[WORLD | FILE])), "'world' takes no path"),
     "no path": (run(stage(data=[{"format": "llava"}])), "data of format 'llava' needs a path"),
-    "families of a file": (run(stage(data=[FILE | {"families": {"count": 1}}])), "families and styles are only for"),
+    "families of a file": (
+        run(stage(data=[FILE | {"families": {"count": 1}}])),
+        r"stages\.0\.data\.0\.families is only for the data format 'world'; leave it out",
+    ),
     "unknown family": (run(stage(data=[WORLD | {"families": {"cuont": 1}}])), "families: cuont is unknown; choose"),
     "unknown style": (run(stage(data=[WORLD | {"styles": {"mme": 1}}])), "styles: mme is unknown; choose from open"),
     "negative family": (run(stage(data=[WORLD | {"families": {"count": -1}}])), "families: .*give numbers of 0"),
@@ -84,7 +87,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "II without latents": (run(stage("II", iterations=0)), "stage II makes no latents, and extractor.*change train"),
     "II answers at once": (run(stage("II", direct_share=0.1)), "stage II: text_share, direct_share and.*leave them"),
     "II sees all": (run(stage("II", full_share=0.1)), "stage II: text_share, direct_share and full_share make.*leave"),
-    "fetched boxes": (run(stage(fetch_share=0.1)), "stage III: fetch_share needs the boxes .* only .* world has"),
+    "fetched boxes": (run(stage(fetch_share=0.1)), "stage III: fetch_share needs the boxes .* do not have; leave it 0"),
     "fetched alone": (
         run(stage("II", data=[WORLD], fetch_share=0.1, train=["extractor"])),
         "stage II: fetch_share makes batches on which extractor can't train; leave it 0",
@@ -106,7 +109,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "tokenizer": (run(image={"tokenizer": "embedded"}), "image.tokenizer embedded.*or set losses.image=0"),
     "processes and batch": (run(processes=3), "stage III: batch 16 does not divide over 3 processes; change one"),
     "process's share": (run(stage(micro_batch=16), processes=2), "micro_batch 16 does not divide a process's share 8"),
-    "mixed": (run(stage(data=[WORLD, FILE])), "stage III mixes the world with other sources; give them stages"),
+    "mixed": (run(stage(data=[WORLD, FILE])), "stage III mixes the data format world with other.*; give them stages"),
     "no whole image": (run(stage(data=[WORLD], micro_batch=2)), "2 rows a forward pass hold no whole images.*change"),
     # Types and keys.
     "unknown key": (run(sed=1), "unknown key 'sed'; known here: model, stages, out, start, seed"),

@@ -17,14 +17,15 @@ from lare.embedded.world.concepts import COLOUR_NAMES, DIRECTIONS, KINDS, SIZES
 from lare.embedded.world.items import ItemSampler
 from lare.embedded.world.questions import FAMILIES, TRAINING_FAMILIES, place
 from lare.embedded.world.scene import sample_scene
+from lare.embedded.world_data import WorldData
 from lare.model import LareConfig, LareProcessor
 from lare.training.feeding.batch import pad
 from lare.training.feeding.loader import Mode, Split
-from lare.training.plan.config import DataConfig, StageConfig
+from lare.training.plan.config import StageConfig
 from lare.training.plan.run_file import load_run_config
 
 ROOT = Path(lare.__file__).parent
-DATA = DataConfig(format="world", per_image=6)
+DATA = WorldData(per_image=6)
 STAGE = StageConfig("III", (DATA,), batch=12)
 
 

@@ -17,9 +17,10 @@ from PIL import Image
 
 from lare.data import Source
 from lare.data.packed import Packed, pack
+from lare.embedded.world_data import WorldData
 from lare.errors import LareError
 from lare.training.feeding.loader import Mode, PackedBatches, Split, batch_loader, encode_rows, stage_mode
-from lare.training.plan.config import DataConfig, StageConfig
+from lare.training.plan.config import StageConfig
 from tests.training.loading import (
     FEW,
     SAMPLES,
@@ -250,7 +251,7 @@ def test_images_that_are_all_gone_are_an_error(tmp_path: Path) -> None:
 
 
 def test_modes_follow_their_shares() -> None:
-    batches = world(batch=1, data=DataConfig(format="world", per_image=1), text_share=0.3, direct_share=0.2)
+    batches = world(batch=1, data=WorldData(per_image=1), text_share=0.3, direct_share=0.2)
     modes = Counter(batches.draw(step)[2] for step in range(600))
     direct, text = Mode(), Mode(delimiters=True, rationale=True)
     latents = Mode(config().iterations, True, True, config().text_prefix, 2, "saliency")
@@ -260,7 +261,7 @@ def test_modes_follow_their_shares() -> None:
     assert [batches.draw(s)[2] for s in range(30)] == [world(**_SHARES).draw(s)[2] for s in range(30)]
 
 
-_SHARES: dict[str, Any] = {"batch": 1, "data": DataConfig(format="world", per_image=1), "text_share": 0.3}
+_SHARES: dict[str, Any] = {"batch": 1, "data": WorldData(per_image=1), "text_share": 0.3}
 _SHARES["direct_share"] = 0.2
 
 

@@ -7,13 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+from lare.embedded.world_data import WorldData
 from lare.training.optimiser.muon import Muon
 from lare.training.optimiser.optim import make_optimisers, set_rates
-from lare.training.plan.config import DataConfig, OptimiserConfig, StageConfig
+from lare.training.plan.config import OptimiserConfig, StageConfig
 from lare.training.plan.stages import STAGES, freeze_all_but
 from tests.training.plain import tiny_model
 
-STAGE = StageConfig("III", (DataConfig(format="world"),), learning_rate=1e-5, new_learning_rate=3e-4, floor=0.1)
+STAGE = StageConfig("III", (WorldData(),), learning_rate=1e-5, new_learning_rate=3e-4, floor=0.1)
 ADAMW = OptimiserConfig(weight_decay=0.05, warmup=0.5)
 
 

@@ -1,9 +1,8 @@
 """A stage's batches as a function of the update's number: nothing to remember, so a resumed run goes on bit by bit.
 
-Two kinds: `WorldBatches` makes questions about the embedded world as it goes, with many questions behind one shared
-visual prefix; `PackedBatches` reads data files, in an order that is shuffled anew each epoch and keeps samples of like
-length together, and samples without an image in batches of their own. Both hand a process its own micro-batches of the
-global batch.
+`PackedBatches` reads data files, in an order that is shuffled anew each epoch and keeps samples of like length
+together, and samples without an image in batches of their own. Data formats of `lare.registry.DATA_FORMATS` bring
+batches of their own. All hand a process its own micro-batches of the global batch.
 """
 
 from __future__ import annotations

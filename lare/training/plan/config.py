@@ -11,7 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lare.training.plan.stage_config import PARTS, STAGE_NAMES, WEIGHTED, DataConfig, StageConfig, require
+from lare.errors import require
+from lare.losses.settings import ImageConfig
+from lare.registry import BASE_MODELS, DATA_FORMATS, IMAGE_AUTOENCODERS, VISION_ENCODERS
+from lare.training.plan.stage_config import PARTS, STAGE_NAMES, WEIGHTED, DataConfig, StageConfig
 
 __all__ = [
     "PARTS",
@@ -33,12 +36,12 @@ class ModelConfig:
 
     Attributes:
         checkpoint: Folder or hub id of a LaRe checkpoint to start from; then the others are None.
-        text: Folder or hub id of a causal language model; ``FOLDER::FILE.gguf`` for GGUF weights; ``embedded`` builds
-            the small decoder of the embedded model from nothing.
-        vision: Folder or hub id of a CLIP vision model, ``efficientnet-lite0`` (ImageNet weights from the package
-            index), or ``embedded``: the encoder that ``lare train`` makes of the embedded world first.
+        text: Folder or hub id of a causal language model; ``FOLDER::FILE.gguf`` for GGUF weights; or a name of
+            `lare.registry.BASE_MODELS`, which the run builds from nothing.
+        vision: Folder or hub id of a CLIP vision model; ``efficientnet-lite0`` (ImageNet weights from the package
+            index); or a name of `lare.registry.VISION_ENCODERS`, which the run trains first.
         settings: Fields of `LareConfig` other than its sub-configurations.
-        sizes: Sizes of the embedded decoder (see `lare.embedded.model.Sizes`); only with text ``embedded``.
+        sizes: Sizes of a model that the run builds from nothing; only then.
         trust_remote_code: Whether code from a hub repository may run.
     """
 
@@ -60,7 +63,16 @@ class ModelConfig:
                 self.text is not None and self.vision is not None,
                 "model needs text and vision (a decoder and an encoder), or checkpoint; add them",
             )
-        require(not self.sizes or self.text == "embedded", "model.sizes is only for text: embedded; leave it out")
+        require(
+            not self.sizes or self.text in BASE_MODELS,
+            f"model.sizes is only for models that a run builds (text: {', '.join(BASE_MODELS.names())}); leave it out",
+        )
+        if self.vision in VISION_ENCODERS:
+            texts = VISION_ENCODERS.get(str(self.vision)).texts
+            require(
+                self.text in texts,
+                f"model.vision {self.vision} goes only with model.text {' or '.join(texts)}; change one",
+            )
 
 
 @dataclass(frozen=True)
@@ -89,47 +101,6 @@ class LossConfig:
             require(getattr(self, name) >= 0, f"losses.{name} is {getattr(self, name)}; give a weight of 0 or more")
         require(self.temperature > 0, f"losses.temperature is {self.temperature}; give a number above 0")
         require(self.shared_dim >= 1, f"losses.shared_dim is {self.shared_dim}; give at least 1")
-
-
-@dataclass(frozen=True)
-class ImageConfig:
-    """Image reconstruction (eq. 7): what is rebuilt, through which tokenizer, by which U-Net.
-
-    Attributes:
-        unet: ``paper`` (Table 7) or ``small`` (for the embedded world).
-        tokenizer: Folder or hub id of a diffusers `AutoencoderKL`; ``kl16`` is one of KL-16's shape with random
-            weights (for tests and sizes only), ``embedded`` the one that ``lare train`` makes of the embedded world.
-        size: Side in pixels to which the window's crop is resized.
-        steps: T of the noise schedule.
-        beta_start: Its first beta; the schedule is linear.
-        beta_end: Its last beta.
-        share: Share of a batch's rows that carry the loss.
-        prediction: What the U-Net predicts: ``epsilon``, the noise (eq. 7), or ``v`` (Salimans and Ho 2022), whose
-            loss at high noise asks for the picture itself, which only the latents can tell.
-        cells: Side of the crop in fine cells, around the one that the Extractor attends to most; 0 is the whole window.
-    """
-
-    unet: str = "paper"
-    tokenizer: str = "kl16"
-    size: int = 256
-    steps: int = 1000
-    beta_start: float = 1e-4
-    beta_end: float = 0.02
-    share: float = 1.0
-    prediction: str = "epsilon"
-    cells: int = 0
-
-    def __post_init__(self) -> None:
-        require(self.prediction in ("epsilon", "v"), f"image.prediction is {self.prediction!r}; give epsilon or v")
-        require(self.cells >= 0, f"image.cells is {self.cells}; give 0 (the window) or a side in cells")
-        require(self.unet in ("paper", "small"), f"image.unet is {self.unet!r}; give paper or small")
-        require(self.size >= 8, f"image.size is {self.size}; give at least 8 pixels")
-        require(self.steps >= 1, f"image.steps is {self.steps}; give at least 1")
-        require(
-            0 < self.beta_start <= self.beta_end < 1,
-            f"image.beta_start {self.beta_start} and image.beta_end {self.beta_end} must rise between 0 and 1",
-        )
-        require(0 < self.share <= 1, f"image.share is {self.share}; give a share above 0 and up to 1")
 
 
 @dataclass(frozen=True)
@@ -187,7 +158,7 @@ class RunConfig:
         save_every: Updates between checkpoints.
         keep: Checkpoints kept per stage.
         log_every: Updates between lines of the log.
-        validate_every: Updates between validations (the world only); 0 for none.
+        validate_every: Updates between validations (of data formats that have one); 0 for none.
         tensorboard: Write TensorBoard's event files.
         wandb: Project name at Weights & Biases; None for none.
     """
@@ -221,12 +192,8 @@ class RunConfig:
         require(self.precision in _PRECISIONS, f"precision is {self.precision!r}; give {' or '.join(_PRECISIONS)}")
         for name, least in _LEAST:
             require(getattr(self, name) >= least, f"{name} is {getattr(self, name)}; give at least {least}")
-        require(
-            self.image.tokenizer != "embedded"
-            or not any(self.weights(stage)["image"] for stage in self.stages)
-            or all(d.format == "world" for s in self.stages for d in s.data),
-            "image.tokenizer embedded knows only the embedded world; name an AutoencoderKL or set losses.image=0",
-        )
+        if self.image.tokenizer in IMAGE_AUTOENCODERS and any(self.weights(stage)["image"] for stage in self.stages):
+            IMAGE_AUTOENCODERS.get(self.image.tokenizer).check(self)
         for stage in self.stages:
             share, left = divmod(stage.batch, self.processes)
             require(
@@ -238,16 +205,17 @@ class RunConfig:
                 f"stage {stage.name}: micro_batch {stage.micro_batch} does not divide a process's share {share}; "
                 "give a divisor",
             )
-            world = [data for data in stage.data if data.format == "world"]
+            own = [data.format for data in stage.data if data.format in DATA_FORMATS]
             require(
-                not world or len(stage.data) == 1,
-                f"stage {stage.name} mixes the world with other sources; give them stages of their own",
+                not own or len(stage.data) == 1,
+                f"stage {stage.name} mixes the data format {''.join(own[:1])} with other sources; give them stages of "
+                "their own",
             )
-            rows = stage.micro_batch or share
+            rows, unit = stage.micro_batch or share, stage.data[0].unit
             require(
-                not world or rows % world[0].per_image == 0,
-                f"stage {stage.name}: {rows} rows a forward pass hold no whole images of per_image "
-                f"{world[0].per_image if world else 0} questions; change batch, micro_batch or per_image",
+                rows % unit == 0,
+                f"stage {stage.name}: {rows} rows a forward pass hold no whole images of per_image {unit} questions; "
+                "change batch, micro_batch or per_image",
             )
 
     def weights(self, stage: StageConfig) -> dict[str, float]:

@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 import yaml
 
 from lare.errors import LareError
-from lare.training.plan.config import RunConfig, plain
+from lare.registry import DATA_FORMATS
+from lare.training.plan.config import DataConfig, RunConfig, plain
 
 __all__ = ["load_run_config", "run_config_from"]
 
@@ -86,6 +87,8 @@ def run_config_from(content: Mapping[str, Any]) -> RunConfig:
 def _build(kind: type[T], content: Any, where: str) -> T:
     if not isinstance(content, Mapping):
         raise LareError(f"{where.rstrip('.') or 'the run'} is {content!r}; give keys and values")
+    if kind is DataConfig:
+        kind, content = _data_kind(content, where)
     hints = typing.get_type_hints(kind)
     known = {one.name: one for one in dataclasses.fields(kind)}  # type: ignore[arg-type]
     unknown = [str(key) for key in content if key not in known]
@@ -96,6 +99,29 @@ def _build(kind: type[T], content: Any, where: str) -> T:
     if missing:
         raise LareError(f"{where + missing[0]!r} is missing; add it")
     return kind(**{name: _value(hints[name], value, where + name) for name, value in content.items()})
+
+
+def _data_kind(content: Mapping[Any, Any], where: str) -> tuple[Any, Mapping[Any, Any]]:
+    """The settings' class of a source's format, and what the file says for it.
+
+    Run files of earlier versions spell the settings of every format out at their defaults; those say nothing.
+
+    Raises:
+        LareError: If a setting of another format has a value.
+    """
+    name = str(content.get("format"))
+    kind = DATA_FORMATS.get(name).settings if name in DATA_FORMATS else DataConfig
+    known = {one.name for one in dataclasses.fields(kind)}
+    if set(content) <= known:
+        return kind, content
+    kept = dict(content)
+    for other in DATA_FORMATS.names():
+        for one in dataclasses.fields(DATA_FORMATS.get(other).settings):
+            if one.name in kept and one.name not in known:
+                default = one.default_factory() if callable(one.default_factory) else one.default
+                if kept.pop(one.name) != default:
+                    raise LareError(f"{where + one.name} is only for the data format {other!r}; leave it out")
+    return kind, kept
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:

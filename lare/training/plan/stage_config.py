@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
-from lare.errors import LareError
+from lare.errors import LareError, require
+from lare.registry import DATA_FORMATS
 
-__all__ = ["PARTS", "STAGE_NAMES", "WEIGHTED", "DataConfig", "StageConfig", "require"]
+__all__ = ["PARTS", "STAGE_NAMES", "WEIGHTED", "DataConfig", "StageConfig"]
 
 STAGE_NAMES = ("I", "II", "III", "IV")
 PARTS = ("projector", "refocus_projector", "extractor", "language_model", "alignment", "unet")
@@ -19,35 +21,26 @@ _OF_LATENTS = ("extractor", "refocus_projector", "alignment", "unet")
 """Parts that only batches with latents train; stage II has no others."""
 
 
-def require(ok: bool, message: str) -> None:
-    """Refuse an impossible setting.
-
-    Raises:
-        LareError: With the message, unless it is ok.
-    """
-    if not ok:
-        raise LareError(message)
-
-
 @dataclass(frozen=True)
 class DataConfig:
-    """One source of a stage's data.
+    """One source of a stage's data: a file. Formats of `lare.registry.DATA_FORMATS` have subclasses of their own.
 
     Attributes:
-        format: ``world`` (the embedded world, nothing to read), or a format of `lare.data.FORMATS`, or ``auto``.
-        path: The data file; None for the world.
+        format: A format of `lare.data.FORMATS`, or ``auto``; in a run file also a name of
+            `lare.registry.DATA_FORMATS`, whose settings stand beside it.
+        path: The data file.
         images: Folder or archive of its images; None looks beside the file.
-        limit: Most samples taken from it; None takes all. For the world: scenes.
+        limit: Most samples taken from it; None takes all.
         on_bad: ``skip`` counts, lists and leaves out bad rows, and replaces a row whose image turns out unreadable
             later by another; ``refuse`` stops at the first.
         check_images: How far images are looked at before training: ``none``, ``exist`` (one look at each file), or
             ``decode`` (each is opened, which takes as long as an epoch's images).
         turns: ``all`` makes one sample of a conversation: latents before its first answer, every answer supervised;
             ``last`` answers only its last question, behind the turns before; ``each`` makes a sample of every turn.
-        families: Weight of each of the world's question families.
-        styles: Weight of each of the world's formats.
-        per_image: Questions asked about one of the world's pictures, which share its visual prefix.
+        boxes: Whether its samples tell where each reasoning step has to look.
     """
+
+    boxes: ClassVar[bool] = False
 
     format: str = "auto"
     path: str | None = None
@@ -56,19 +49,14 @@ class DataConfig:
     on_bad: str = "skip"
     check_images: str = "exist"
     turns: str = "all"
-    families: Mapping[str, float] = field(default_factory=dict, hash=False)
-    styles: Mapping[str, float] = field(default_factory=dict, hash=False)
-    per_image: int = 16
+
+    @property
+    def unit(self) -> int:
+        """Rows that a forward pass takes together, such as the questions about one image."""
+        return 1
 
     def __post_init__(self) -> None:
-        world = self.format == "world"
-        require(
-            world == (self.path is None),
-            "the data format 'world' takes no path" if world else f"data of format {self.format!r} needs a path",
-        )
-        require(world or not (self.families or self.styles), "families and styles are only for the data format 'world'")
-        if self.families or self.styles:
-            self._check_world()
+        self.check_source()
         require(self.on_bad in ("skip", "refuse"), f"data on_bad is {self.on_bad!r}; give skip or refuse")
         require(
             self.check_images in ("none", "exist", "decode"),
@@ -76,21 +64,18 @@ class DataConfig:
         )
         require(self.turns in ("all", "last", "each"), f"data turns is {self.turns!r}; give all, last or each")
         require(self.limit is None or self.limit >= 1, f"data limit is {self.limit}; give at least 1, or leave it out")
-        require(self.per_image >= 1, f"data per_image is {self.per_image}; give at least 1")
 
-    def _check_world(self) -> None:
-        from lare.embedded.world.items import STYLES
-        from lare.embedded.world.questions import FAMILIES, TRAINING_FAMILIES
+    def check_source(self) -> None:
+        """Refuse a source that names no file of a known format."""
+        if self.format != "auto":
+            from lare.data import FORMATS  # only now: it brings the readers of all formats
 
-        known = {"families": [*FAMILIES, *TRAINING_FAMILIES], "styles": list(STYLES)}
-        for name, names in known.items():
-            weights: Mapping[str, float] = getattr(self, name)
-            unknown = [one for one in weights if one not in names]
-            require(not unknown, f"data {name}: {', '.join(unknown)} is unknown; choose from {', '.join(names)}")
-            require(
-                all(weight >= 0 for weight in weights.values()) and (not weights or sum(weights.values()) > 0),
-                f"data {name}: the weights are {dict(weights)}; give numbers of 0 or more, one above 0",
-            )
+            if self.format not in FORMATS and self.format in DATA_FORMATS:
+                own = DATA_FORMATS.get(self.format).settings
+                raise LareError(f"data of format {self.format!r} are described by {own.__module__}.{own.__name__}")
+            known = ", ".join(("auto", *FORMATS, *DATA_FORMATS.names()))
+            require(self.format in FORMATS, f"the data format {self.format!r} is unknown; choose one of {known}")
+        require(self.path is not None, f"data of format {self.format!r} needs a path")
 
 
 @dataclass(frozen=True)
@@ -187,8 +172,8 @@ class StageConfig:
             f"{label}: text_share, direct_share, fetch_share and full_share must be 0 or more and sum up to at most 1",
         )
         require(
-            not self.fetch_share or all(one.format == "world" for one in self.data),
-            f"{label}: fetch_share needs the boxes of each reasoning step, which only the data format world has",
+            not self.fetch_share or all(one.boxes for one in self.data),
+            f"{label}: fetch_share needs the boxes of each reasoning step, which its data do not have; leave it 0",
         )
         unknown = [part for part in self.train if part not in PARTS]
         require(not unknown, f"{label}: unknown parts to train {unknown}; choose from {', '.join(PARTS)}")

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from lare.embedded.card_answers import Evaluation, family_section
 from lare.embedded.parts import PARTS, last_entry
 from lare.errors import LareError
-from lare.training.card_answers import Evaluation, family_section
 from lare.training.plan.run_file import run_config_from
 from lare.training.saving.checkpoints import read_meta
 

@@ -1,0 +1,78 @@
+"""Names that a run file or a checkpoint may use beyond the general parts, and where what they stand for lies.
+
+Five kinds: data formats (``data.format``), base models (``model.text``), vision encoders (``model.vision``), image
+autoencoders (``image.tokenizer``) and transformers model types (``vision_config.model_type``). A name stands for an
+object that is imported when it is first asked for, so that a run which names none of them loads none. What the object
+has to be able to do is written in `lare.training.extensions`. Another package adds names as entry points:
+
+    [project.entry-points."lare.data_formats"]
+    my_format = "my_package.lare:MY_FORMAT"
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from lare.errors import LareError
+
+__all__ = ["BASE_MODELS", "DATA_FORMATS", "IMAGE_AUTOENCODERS", "MODEL_TYPES", "VISION_ENCODERS", "Registry"]
+
+
+@cache
+def _installed(group: str) -> dict[str, EntryPoint]:
+    """Entry points by name; cached, since the metadata of all installed packages are read."""
+    return {entry.name: entry for entry in entry_points(group=group)}
+
+
+class Registry:
+    """Names of one kind.
+
+    Args:
+        kind: What they are, for messages; with underscores, its entry-point group is ``lare.<kind>s``.
+        own: LaRe's own names, each with ``module:attribute``. Another package can't replace them.
+    """
+
+    def __init__(self, kind: str, own: Mapping[str, str]) -> None:
+        self.kind, self.own = kind, dict(own)
+        self.group = f"lare.{kind.replace(' ', '_')}s"
+
+    def names(self) -> list[str]:
+        """All names, found without importing what they stand for."""
+        return sorted({*self.own, *_installed(self.group)})
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.own or name in _installed(self.group)
+
+    def get(self, name: str) -> Any:
+        """What a name stands for.
+
+        Raises:
+            LareError: If the name is unknown, or its package can't be imported.
+        """
+        if name in self.own:
+            module, _, attribute = self.own[name].partition(":")
+            return getattr(importlib.import_module(module), attribute)
+        entry = _installed(self.group).get(name)
+        if entry is None:
+            known = ", ".join(self.names()) or "none"
+            raise LareError(f"the {self.kind} {name!r} is unknown; known are: {known}")
+        try:
+            return entry.load()
+        except Exception as error:  # noqa: BLE001 - another package may fail in any way
+            raise LareError(f"the {self.kind} {name!r} ({entry.value}) can't be imported: {error}") from error
+
+
+DATA_FORMATS = Registry("data format", {"world": "lare.embedded.register:WORLD"})
+BASE_MODELS = Registry("base model", {"embedded": "lare.embedded.register:MODEL"})
+VISION_ENCODERS = Registry("vision encoder", {"embedded": "lare.embedded.register:ENCODER"})
+IMAGE_AUTOENCODERS = Registry("image autoencoder", {"embedded": "lare.embedded.register:AUTOENCODER"})
+MODEL_TYPES = Registry("model type", {"lare_vision": "lare.embedded.vision_conv:LareVisionConfig"})
+"""Values are configuration classes; importing their module registers them and their models with transformers.
+
+A configuration has `image_size`, `grid` (patches a side) and `hidden_size`; the model's last hidden state holds the
+patches, row by row.
+"""
