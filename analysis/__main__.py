@@ -24,7 +24,7 @@ from analysis.shared.report.document import Document
 from analysis.shared.report.index import write_index
 from analysis.shared.scheduling import Progress, machine_speed
 from lare.errors import LareError
-from lare.progress import note
+from lare.progress import note, quiet_libraries
 
 __all__ = ["ANALYSES", "Analysis", "main"]
 
@@ -138,6 +138,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run all, print their answers and the index's path; returns 1 if one failed."""
+    if arguments is None:  # the process is this command's own
+        quiet_libraries()
     options = _options(arguments)
     names = options.only or list(ANALYSES)
     started, failed = time.perf_counter(), 0

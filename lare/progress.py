@@ -53,7 +53,7 @@ class _Lines(tqdm):  # type: ignore[type-arg]
     def close(self) -> None:
         if self.disable:
             return
-        if self._shown:
+        if self._shown and self.n != self.last_print_n:
             self.display()
         self.disable = True
         self._decr_instances(self)  # type: ignore[attr-defined]
@@ -101,6 +101,8 @@ def quiet_libraries() -> None:
 
         if os.environ["TRANSFORMERS_VERBOSITY"] == "error":
             of_transformers.set_verbosity_error()
+        if os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] == "1":
+            of_transformers.disable_progress_bar()
     logging.lastResort = _Notes(logging.WARNING)
 
 

@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Any
 
 from lare.errors import LareError
 from lare.files import save_text
+from lare.progress import quiet_libraries
 from lare_eval.settings import BLIND, DIRECT, MAJORITY, TEXT, majority_pass, names, single_tasks
 from lare_eval.summary import Cell, Margin, Pass, saved_text, short_table, summarise, table
 from lare_eval.workers import Estimate, Plan, Workers, cores, progress_bar
@@ -185,6 +186,8 @@ def _short(cells: Sequence[Cell], saved: str, out: Path) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo from the command line; returns the exit code."""
+    if arguments is None:  # the process is this command's own
+        quiet_libraries()
     options = _options(arguments)
     try:
         return run(options)

@@ -375,6 +375,10 @@ def _milliseconds(row: Mapping[str, Any]) -> dict[str, float]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; returns the exit code."""
+    if arguments is None:  # the process is this command's own
+        from lare.progress import quiet_libraries
+
+        quiet_libraries()
     try:
         run(_options(arguments))
     except LareError as error:

@@ -29,6 +29,7 @@ from analysis.shared.report.index import write_index
 from analysis.shared.report.render import render
 from analysis.shared.report.values import csv_cells, plain_text
 from lare.errors import LareError
+from lare.progress import quiet_libraries
 
 __all__ = ["Computed", "REPORTS", "reproduce", "run", "standard_parser"]
 
@@ -84,6 +85,8 @@ def run(
     Returns:
         Exit status: 0, or 2 after a `LareError`, whose one message is printed.
     """
+    if arguments is None:  # the process is this command's own
+        quiet_libraries()
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = parser.parse_args(given)
     options.command = shlex.join([*parser.prog.split(), *given])

@@ -18,6 +18,7 @@ from lare.embedded.vision_conv import LareVisionModel
 from lare.errors import LareError
 from lare.files import save_text
 from lare.model import LareForConditionalGeneration
+from lare.progress import quiet_libraries
 from lare.training.saving.state import save_state
 
 __all__ = ["HISTORY", "PARTS", "last_entry", "main", "unpack_parts"]
@@ -80,6 +81,8 @@ def _write(folder: Path, entry: dict[str, Any]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Unpack from the command line."""
+    if argv is None:  # the process is this command's own
+        quiet_libraries()
     parser = argparse.ArgumentParser(
         prog="python -m lare.embedded.parts",
         description=__doc__,
