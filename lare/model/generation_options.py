@@ -147,7 +147,7 @@ class GenerationOptions:
 
 
 def read_options(
-    own: GenerationConfig | None, config: GenerationConfig | None, arguments: Mapping[str, Any]
+    own: GenerationConfig | None, config: GenerationConfig | None, arguments: Mapping[str, Any], text_config: Any = None
 ) -> GenerationOptions:
     """Options of one call.
 
@@ -155,12 +155,13 @@ def read_options(
         own: The model's `generation_config`.
         config: The call's.
         arguments: What the call names; None leaves a value to the configurations.
+        text_config: The decoder's configuration, from which transformers fills `own` where there is no file.
 
     Raises:
         LareError: If a value is impossible, or asks for what LaRe can't do.
     """
     named = {key: value for key, value in arguments.items() if value is not None}
-    given = {**_set_by_user(own), **_set_in(config), **named}
+    given = {**_set_by_user(own, text_config), **_set_in(config), **named}
     names = {entry.name for entry in fields(GenerationOptions)} - {"settings"}
     options = {key: given[key] for key in names & given.keys()}
     settings = {key: value for key, value in given.items() if key not in names}
@@ -180,13 +181,12 @@ def _set_in(config: GenerationConfig | None) -> dict[str, Any]:
     return {key: value for key, value in vars(config).items() if value is not None and not key.startswith("_")}
 
 
-def _set_by_user(own: GenerationConfig | None) -> dict[str, Any]:
-    """Fields of the model's own configuration, unless transformers derived it from the model's: those are known."""
-    derived = bool(getattr(own, "_from_model_config", False))
-    if derived and getattr(own, "_original_object_hash", None) == hash(own):
-        return {}
+def _set_by_user(own: GenerationConfig | None, text_config: Any) -> dict[str, Any]:
+    """Fields of the model's own configuration, without those that transformers took from the decoder's."""
     found = _set_in(own)
-    return {key: value for key, value in found.items() if not derived or key not in _TOKENS}
+    if not getattr(own, "_from_model_config", False):
+        return found
+    return {key: value for key, value in found.items() if getattr(text_config, key, None) != value}
 
 
 def _refuse(settings: Mapping[str, Any]) -> None:

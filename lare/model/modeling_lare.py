@@ -320,7 +320,7 @@ class LareForConditionalGeneration(StrictLoading, GenerationMixin):
         Raises:
             LareError: If an option is impossible, can't be supported (beams, ...), or the inputs do not fit together.
         """
-        chosen = read_options(self.generation_config, generation_config, options)
+        chosen = read_options(self.generation_config, generation_config, options, self.config.text_config)
         made = generate(
             self, input_ids, attention_mask, pixel_values, visual_features, chosen, shared_ids, questions_per_image
         )

@@ -11,6 +11,7 @@ from typing import Any
 
 from PIL.Image import Image
 from tokenizers import AddedToken
+from torch import Tensor
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.image_utils import load_image
 
@@ -211,15 +212,16 @@ class LareProcessor(ProcessorMixin):
 
         Args:
             images: One image per prompt: PIL images or arrays (or one of them, for one prompt).
-            text: Prompts (or one), each with one `<image>`.
+            text: Prompts (or one), each with one `<image>`; a text without it is a bare question, from which
+                `build_prompts` makes one.
             return_tensors: "pt" or "np".
-            **kwargs: Options of the image processor.
+            **kwargs: Options of the image processor; `padding` is always on.
 
         Returns:
             `input_ids` (B, S) and `attention_mask` (B, S), padded on the left, and `pixel_values` (B, 3, H, W).
 
         Raises:
-            LareError: If a prompt has no or several images, is too long, or counts differ.
+            LareError: If a prompt has several images, is rendered without one, is too long, or counts differ.
         """
         prompts = [text] if isinstance(text, str) else list(text or [])
         pictures = _flat_images(images)
@@ -227,6 +229,7 @@ class LareProcessor(ProcessorMixin):
             raise LareError("No prompt was given; pass text with one <image> per prompt (see build_prompts).")
         if len(pictures) != len(prompts):
             raise LareError(f"{len(pictures)} images for {len(prompts)} prompts; give exactly one image per prompt.")
+        prompts = [self._with_image(prompt) for prompt in prompts]
         for index, prompt in enumerate(prompts):
             _check_prompt(prompt, index)
         ids = self.encode_text(
@@ -235,8 +238,23 @@ class LareProcessor(ProcessorMixin):
         )
         self._check_lengths(ids)
         padded = self.tokenizer.pad({"input_ids": ids}, return_attention_mask=True, return_tensors=return_tensors)
+        kwargs.pop("padding", None)
         pixels = self.image_processor(pictures, return_tensors=return_tensors, **kwargs)
         return BatchFeature({**padded, "pixel_values": pixels["pixel_values"]})
+
+    def _with_image(self, prompt: Any) -> Any:
+        """A bare question as a prompt; a rendered prompt that lacks its image stays, to be refused."""
+        bare = isinstance(prompt, str) and prompt.strip() and IMAGE_PLACEHOLDER not in prompt
+        if not bare or self.user_text.holds_control(prompt):
+            return prompt
+        opening = self.build_prompts(["?"], latent=False)[0].rpartition("?")[2].strip()
+        rendered = bool(opening) and prompt.rstrip().endswith(opening)
+        return prompt if rendered else self.build_prompts([prompt], latent=False)[0]
+
+    def batch_decode(self, sequences: Any, *args: Any, **kwargs: Any) -> list[str]:
+        """Texts of ids (B, T), or of what `generate` returns; see the tokenizer's `batch_decode`."""
+        rows = sequences if isinstance(sequences, Tensor) else list(sequences)
+        return list(self.tokenizer.batch_decode(rows, *args, **kwargs))
 
     def opens_with_bos(self, prompt: str) -> bool:
         """Whether the chat template has written the tokenizer's first token."""

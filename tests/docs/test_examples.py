@@ -123,3 +123,13 @@ def test_run_files_in_the_guide_are_possible():
     data, model = (yaml.safe_load(one) for one in re.findall(r"^```yaml\n(.*?)^```", pages[0], re.M | re.S))
     config = run_config_from(data | model)
     assert config.stages[0].data[0].path == "mine.jsonl" and config.model.text.startswith("Qwen/")
+
+
+def test_asking_as_with_any_model_of_transformers(tmp_path, monkeypatch, row):
+    monkeypatch.chdir(tmp_path)
+    row["image"].save("scene.png")
+    (source,) = blocks("docs/guides/transformers.md")
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        names = run(source, {})
+    assert printed.getvalue().count("Answer:") >= 3 and len(names["answers"]) == 3

@@ -122,7 +122,7 @@ def test_placeholder_in_a_question_is_not_a_second_image(shared: LareProcessor) 
     [
         ([], ["<image> a"], "0 images for 1 prompts"),
         (None, ["<image> a"], "0 images for 1 prompts"),
-        ([picture()], ["a"], "exactly once"),
+        ([picture()], ["a <|latent_start|>"], "exactly once"),
         ([picture()], ["<image> <image> a"], "exactly once"),
         ([picture(), picture()], ["<image> a"], "2 images for 1 prompts"),
         ([[picture(), picture()]], ["<image> a"], "2 images"),
@@ -135,6 +135,19 @@ def test_placeholder_in_a_question_is_not_a_second_image(shared: LareProcessor) 
 def test_wrong_inputs_are_named(shared: LareProcessor, images: Any, text: Any, message: str) -> None:
     with pytest.raises(LareError, match=message):
         shared(images=images, text=text)
+
+
+def test_a_rendered_prompt_without_its_image_is_refused(shared: LareProcessor) -> None:
+    (prompt,) = shared.build_prompts(["a"], latent=False)
+    with pytest.raises(LareError, match="exactly once"):
+        shared(images=[picture()], text=[prompt.replace("<image>", "")])
+
+
+def test_a_bare_question_becomes_a_prompt(shared: LareProcessor) -> None:
+    bare = shared(images=[picture(1), picture(2)], text=["What?", "Which one?"], padding=True)
+    built = shared(images=[picture(1), picture(2)], text=shared.build_prompts(["What?", "Which one?"], latent=False))
+    assert torch.equal(bare["input_ids"], built["input_ids"])
+    assert torch.equal(bare["pixel_values"], built["pixel_values"])
 
 
 @pytest.mark.parametrize("question", ["", "   ", "\n"])
