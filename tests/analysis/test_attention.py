@@ -182,6 +182,7 @@ print(seconds, int(peak) / 1024)
 """
 
 
+@pytest.mark.slow
 def test_a_million_rows_in_seconds_and_little_memory(capsys):
     """All tests on two settings' 500,000 items each; the bounds asked for are 5 s and 500 MB on a free core."""
     if not Path("/proc/self/status").exists():
