@@ -4,10 +4,11 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def few_costs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two strengths of the SVM to choose from instead of six, the largest of which take most of the time on noise.
+def quick_probes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two strengths of the SVM to choose from, not six, the largest of which never settle on noise; a short code.
 
-    The tests of the classifiers themselves take them all.
+    The tests of the classifiers and of the code themselves take them all.
     """
     if request.path.name != "test_parts.py":
+        monkeypatch.setattr("analysis.probe.mdl.PREFIXES", (0.125, 0.5, 1.0))
         monkeypatch.setattr("analysis.probe.classifiers.COSTS", (1e-3, 1e-1))
