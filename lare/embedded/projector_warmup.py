@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from lare.embedded.encoder import labels
 from lare.embedded.world.concepts import COLOUR_NAMES, DIRECTIONS, KINDS, SIZES
-from lare.embedded.world.questions import place
 from lare.embedded.world.scene import SIDE, sample_scene
+from lare.embedded.world.wording import place
 from lare.model import LareForConditionalGeneration
 from lare.model.vision import pool_grid
 from lare.progress import progress

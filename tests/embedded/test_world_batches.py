@@ -20,9 +20,9 @@ from lare.embedded.encoder import pixels
 from lare.embedded.vision_conv import LareVisionConfig, LareVisionModel
 from lare.embedded.world.assets import digits
 from lare.embedded.world.concepts import VENDORS
-from lare.embedded.world.questions import name_of, place
 from lare.embedded.world.render import render
 from lare.embedded.world.scene import sample_scene
+from lare.embedded.world.wording import name_of, place
 from lare.embedded.world_data import WorldData
 from lare.errors import LareError
 from lare.training.feeding.loader import Split, batch_loader

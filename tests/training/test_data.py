@@ -15,8 +15,9 @@ from lare.embedded.projector_warmup import WEIGHTS, cell_targets, word_ids
 from lare.embedded.tokenizer import _trained, build_tokenizer
 from lare.embedded.world.concepts import COLOUR_NAMES, DIRECTIONS, KINDS, SIZES
 from lare.embedded.world.items import ItemSampler
-from lare.embedded.world.questions import FAMILIES, TRAINING_FAMILIES, place
+from lare.embedded.world.questions import FAMILIES, TRAINING_FAMILIES
 from lare.embedded.world.scene import sample_scene
+from lare.embedded.world.wording import place
 from lare.embedded.world_data import WorldData
 from lare.model import LareConfig, LareProcessor
 from lare.training.feeding.batch import pad

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from lare.embedded.world.concepts import CATEGORY_OF, COLOUR_NAMES, DIRECTIONS, FUNCTIONS, KINDS, STEPS
 from lare.embedded.world.items import STYLES, ItemSampler
 from lare.embedded.world.prompts import LETTERS
-from lare.embedded.world.questions import FAMILIES, Question, neighbour
+from lare.embedded.world.questions import FAMILIES
 from lare.embedded.world.scene import Scene, sample_scene
+from lare.embedded.world.wording import Question, neighbour
 
 
 def questions(family: str, n: int = 40) -> list[tuple[Scene, Question]]:

@@ -13,9 +13,10 @@ from typing import Any
 
 from lare.embedded.world.concepts import COLOUR_NAMES, DIRECTIONS, N_DRAWINGS, SIZES, TILE_KIND
 from lare.embedded.world.items import Item, ItemSampler, columns
-from lare.embedded.world.questions import FAMILIES, Question, exist, place, refer
+from lare.embedded.world.questions import FAMILIES, exist
 from lare.embedded.world.render import render_image
 from lare.embedded.world.scene import Scene, sample_scene
+from lare.embedded.world.wording import Question, place, refer
 from lare.errors import LareError
 
 TASKS = ("mmbench", "mmstar", "mmvp", "scienceqa", "pope")

@@ -17,8 +17,9 @@ from lare.embedded.world.concepts import (
     N_DRAWINGS,
 )
 from lare.embedded.world.prompts import LETTERS, inline_options, task_prompt
-from lare.embedded.world.questions import FAMILIES, TRAINING_FAMILIES, Question, article, exist, name_of, place
+from lare.embedded.world.questions import FAMILIES, TRAINING_FAMILIES, exist
 from lare.embedded.world.scene import Scene
+from lare.embedded.world.wording import Question, article, name_of, place
 
 STYLES = ("open", "mmbench", "mmstar", "mmvp", "scienceqa", "pope")
 NOTCH_HINT = "A dark notch shows where a thing points."

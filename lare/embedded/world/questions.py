@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from random import Random
 
 from lare.embedded.world.concepts import (
@@ -27,112 +26,12 @@ from lare.embedded.world.concepts import (
     TILE_KIND,
 )
 from lare.embedded.world.scene import CELLS, SIDE, Scene, kind_weights
+from lare.embedded.world.wording import Question, article, at_place, follow, gaze, name_of, named, place, refer
 
 MAX_COUNT = 4
 
-
-@dataclass(frozen=True)
-class Question:
-    """A question, its answer, and how the answer is reached.
-
-    Attributes:
-        family: name of the question family, e.g. `gaze2`.
-        stem: the question's text without options.
-        answer: the answer's text, e.g. `cat`, `c2`, `yes`.
-        answer_type: kind, colour, direction, size, digit, count, place, function, category, pair or yesno.
-        hops: number of look-ups that depend on one another (1 for a plain look-up).
-        rationale: one sentence a step.
-        cells: the cell that each step needs, in order.
-        blocked: names in the question that must not be offered as options.
-        options: the only possible answers, when the question names them itself.
-    """
-
-    family: str
-    stem: str
-    answer: str
-    answer_type: str
-    hops: int
-    rationale: tuple[str, ...]
-    cells: tuple[int, ...]
-    blocked: tuple[str, ...] = ()
-    options: tuple[str, ...] = ()
-
-
 _WEIGHT = tuple(kind_weights())
 Family = Callable[[Scene, Random], Question | None]
-
-
-def place(cell: int) -> str:
-    """The name of a cell as on a spreadsheet: column letter, then row number from the top, e.g. `c2`.
-
-    One short token: with `row 2 column 3` a small decoder has to put two words together before it can look anywhere.
-    """
-    return f"{'abcd'[cell % SIDE]}{cell // SIDE + 1}"
-
-
-def article(name: str) -> str:
-    """The name with its indefinite article; mass nouns stand alone."""
-    if name in ("food", "weather"):
-        return name
-    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
-
-
-def name_of(scene: Scene, cell: int) -> str:
-    """The name of the kind of the thing in `cell`."""
-    return KINDS[scene.kind[cell]]
-
-
-def refer(scene: Scene, cell: int) -> str | None:
-    """The shortest phrase that picks out one thing: `cat`, else `red cat`, else None."""
-    kind = scene.kind[cell]
-    if scene.kind.count(kind) == 1:
-        return KINDS[kind]
-    colour = scene.colour[cell]
-    if sum(scene.kind[c] == kind and scene.colour[c] == colour for c in scene.things) == 1:
-        return f"{COLOUR_NAMES[colour]} {KINDS[kind]}"
-    return None
-
-
-def neighbour(cell: int, direction: int) -> int | None:
-    """The cell one step away, or None at the border."""
-    row, column = cell // SIDE + STEPS[direction][0], cell % SIDE + STEPS[direction][1]
-    return row * SIDE + column if 0 <= row < SIDE and 0 <= column < SIDE else None
-
-
-def _named(scene: Scene, rng: Random, plain: bool = False) -> tuple[int, str] | None:
-    """A random thing that a phrase picks out; with `plain`, by its kind alone."""
-    for cell in rng.sample(scene.things, 4):
-        phrase = refer(scene, cell)
-        if phrase and not (plain and " " in phrase):
-            return cell, phrase
-    return None
-
-
-def _at(scene: Scene, cell: int, phrase: str | None = None) -> str:
-    return f"{phrase or name_of(scene, cell)} {place(cell)}."
-
-
-def _follow(scene: Scene, cell: int, directions: list[int]) -> list[int] | None:
-    """Cells along a displacement chain; None when it leaves the grid, meets an empty cell or turns back."""
-    path = [cell]
-    for direction in directions:
-        step = neighbour(path[-1], direction)
-        if step is None or scene.kind[step] < 0 or step in path:
-            return None
-        path.append(step)
-    return path
-
-
-def _gaze(scene: Scene, cell: int, hops: int) -> list[int] | None:
-    """Cells along a gaze chain of `hops` steps, under the same conditions as `_follow`."""
-    path: list[int] | None = [cell]
-    for _ in range(hops):
-        assert path is not None
-        tail = _follow(scene, path[-1], [scene.direction[path[-1]]])
-        if tail is None or tail[1] in path:
-            return None
-        path = [*path, tail[1]]
-    return path
 
 
 # --- one look-up -----------------------------------------------------------------------------------------------
@@ -147,10 +46,12 @@ def what_at(scene: Scene, rng: Random) -> Question:
 
 def where(scene: Scene, rng: Random) -> Question | None:
     """Where is the cat?"""
-    if (found := _named(scene, rng)) is None:
+    if (found := named(scene, rng)) is None:
         return None
     cell, phrase = found
-    return Question("where", f"Where is the {phrase}?", place(cell), "place", 1, (_at(scene, cell, phrase),), (cell,))
+    return Question(
+        "where", f"Where is the {phrase}?", place(cell), "place", 1, (at_place(scene, cell, phrase),), (cell,)
+    )
 
 
 _ATTRIBUTES: dict[str, tuple[str, Callable[[Scene, int], str]]] = {
@@ -179,7 +80,9 @@ def _chain_steps(scene: Scene, path: list[int], gaze: bool, by_place: bool = Fal
     Terse on purpose, every word after the one that it is looked up by. In a gaze chain the direction is seen at the
     thing (`cat b2 right. c2 dog.`), in a displacement chain the question gave it (`cat b2. right c2 dog.`).
     """
-    steps = [f"{place(path[0])} {name_of(scene, path[0])}." if by_place else _at(scene, path[0], refer(scene, path[0]))]
+    steps = [
+        f"{place(path[0])} {name_of(scene, path[0])}." if by_place else at_place(scene, path[0], refer(scene, path[0]))
+    ]
     for before, after in zip(path, path[1:], strict=False):
         delta = (after // SIDE - before // SIDE, after % SIDE - before % SIDE)
         direction, there = DIRECTIONS[STEPS.index(delta)], f"{place(after)} {name_of(scene, after)}."
@@ -203,7 +106,7 @@ def _attribute(name: str) -> Family:
             cell = rng.choice(scene.things)
             phrase = f"thing at {place(cell)}"
         else:
-            found = _named(scene, rng, plain=name == "colour")
+            found = named(scene, rng, plain=name == "colour")
             cell, phrase = found if found else (0, None)
         if phrase is None:
             return None
@@ -252,7 +155,7 @@ def exist(scene: Scene, rng: Random, negative: str = "random") -> Question | Non
     positive = rng.random() < 0.5
     kind = rng.choice(yes) if positive else rng.choices(no, weights=[_WEIGHT[k] for k in no])[0]
     cells = (scene.kind.index(kind),) if positive else ()
-    say = _at(scene, cells[0]) if cells else f"no {KINDS[kind]}."
+    say = at_place(scene, cells[0]) if cells else f"no {KINDS[kind]}."
     stem = f"Is there {article(KINDS[kind])} in the image?"
     return Question("exist", stem, "yes" if positive else "no", "yesno", 1, (say,), cells)
 
@@ -313,7 +216,7 @@ _FURTHER = ("higher", "further right", "lower", "further left")
 
 def further(scene: Scene, rng: Random) -> Question | None:
     """Which is further left, the cat or the dog?"""
-    first, second = _named(scene, rng, plain=True), _named(scene, rng, plain=True)
+    first, second = named(scene, rng, plain=True), named(scene, rng, plain=True)
     if first is None or second is None or first[0] == second[0]:
         return None
     direction = rng.randrange(4)
@@ -322,7 +225,7 @@ def further(scene: Scene, rng: Random) -> Question | None:
     if gap == 0:
         return None
     answer = first[1] if gap > 0 else second[1]
-    say = (_at(scene, *first), _at(scene, *second))
+    say = (at_place(scene, *first), at_place(scene, *second))
     stem = f"Which is {_FURTHER[direction]}, the {first[1]} or the {second[1]}?"
     return Question("further", stem, answer, "pair", 2, say, (first[0], second[0]), (), (first[1], second[1]))
 
@@ -342,11 +245,11 @@ def common_colour(scene: Scene, rng: Random) -> Question | None:
 
 def _displaced_path(scene: Scene, rng: Random, hops: int) -> tuple[list[int], str] | None:
     for _ in range(6):
-        found = _named(scene, rng)
+        found = named(scene, rng)
         if found is None:
             return None
         directions = [rng.randrange(4) for _ in range(hops)]
-        path = _follow(scene, found[0], directions)
+        path = follow(scene, found[0], directions)
         if path is None:
             continue
         phrase = f"the {found[1]}"
@@ -358,7 +261,7 @@ def _displaced_path(scene: Scene, rng: Random, hops: int) -> tuple[list[int], st
 
 def _gaze_path(scene: Scene, rng: Random, hops: int) -> tuple[list[int], str] | None:
     for cell in rng.sample(scene.things, len(scene.things)):
-        path = _gaze(scene, cell, hops)
+        path = gaze(scene, cell, hops)
         phrase = refer(scene, cell) if path else None
         if path is None or phrase is None:
             continue
