@@ -47,7 +47,7 @@ class Analysis:
 
 
 ANALYSES: Mapping[str, Analysis] = {
-    "probe": Analysis((), 95, ("--full",), 360),
+    "probe": Analysis((), 80, ("--full",), 360),
     "adaptive": Analysis(("--limit", "100", "--validation", "80"), 42, (), 90),
     "controls": Analysis(("--limit", "120"), 36, (), 135),
     "reconstruct": Analysis(("--rows", "64"), 35, (), 65),

@@ -4,7 +4,7 @@ Pairs of a latent and a partner (the rationale's states, or the visual tokens th
 one (image, question) or not; a linear SVM and a small MLP have to tell. Every control goes through the same protocol
 and stands in the same table.
 
-    python analysis/probe.py                    the shipped checkpoint: 3 seeds of 240 images, under a minute
+    python analysis/probe.py                    the shipped checkpoint: 3 seeds of 200 images, under a minute
     python analysis/probe.py --full             5 seeds of 600 images, as the committed report is
     python analysis/probe.py --model small=runs/a/final --model small=runs/b/final:without
 """
@@ -16,6 +16,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import joblib
@@ -55,7 +56,7 @@ class Sizes:
         return f"{self.images} images, {self.pairs} pairs, {len(self.seeds)} seeds"
 
 
-QUICK = Sizes(240, 500, (0, 1, 2))
+QUICK = Sizes(200, 400, (0, 1, 2))
 FULL = Sizes(600, 1000, (0, 1, 2, 3, 4))
 
 
@@ -80,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--pairs", type=int, metavar="N", help=f"pairs of a seed; default {quick.pairs}")
     made.add_argument(
         "--jobs", type=int, default=min(2, os.cpu_count() or 1), metavar="N",
-        help="seeds at once, each a process; default %(default)s",
+        help="processes side by side; default %(default)s",
     )  # fmt: skip
     made.set_defaults(seeds=None)
     made.add_argument("--feature", choices=FEATURES, default="both", help="of a pair; both: product and difference")
@@ -198,14 +199,21 @@ def compute(options: argparse.Namespace) -> Computed:
 def _seeds(
     models: Sequence[Model], seeds: Sequence[int], settings: Settings, jobs: int
 ) -> Iterator[tuple[list[Measured], Split]]:
-    """Every seed's results in their order, some seeds at a time; seeds share nothing, so the number changes nothing."""
-    if min(jobs, len(seeds)) == 1:
+    """Every seed's results in their order, some models of some seeds at a time; they share nothing but the questions.
+
+    All models have the same questions, so each draws the same split of a seed, and the number of processes changes no
+    number.
+    """
+    if jobs == 1:
         yield from (run_seed(models, seed, settings) for seed in seeds)
         return
-    # The vectors and heads are what a seed needs; a process each, of one thread, since the fits are small.
+    # A process each, of one thread, since the fits are small.
     with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
-        pool = joblib.Parallel(n_jobs=min(jobs, len(seeds)), return_as="generator")
-        yield from pool(joblib.delayed(run_seed)(models, seed, settings) for seed in seeds)
+        pool = joblib.Parallel(n_jobs=min(jobs, len(seeds) * len(models)), return_as="generator")
+        parts = pool(joblib.delayed(run_seed)([model], seed, settings) for seed in seeds for model in models)
+    for _ in seeds:
+        mine = list(islice(parts, len(models)))
+        yield [one for found, _ in mine for one in found], mine[0][1]
 
 
 def _say(line: str) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 __all__ = ["Progress", "machine_speed"]
 
-PRIOR = 10.0
+PRIOR = 5.0
 """Seconds of work that the first guess of the speed weighs as much as."""
 
 PROBE_SECONDS = 0.13
