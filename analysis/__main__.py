@@ -17,12 +17,13 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from tqdm import tqdm
 
 from analysis.shared.cli import REPORTS
 from analysis.shared.report.document import Document
 from analysis.shared.report.index import write_index
-from analysis.shared.scheduling import Progress, machine_speed
+from analysis.shared.scheduling import Progress, processor_speed
 from lare.errors import LareError
 from lare.progress import note, quiet_libraries
 
@@ -47,45 +48,60 @@ class Analysis:
 
 
 ANALYSES: Mapping[str, Analysis] = {
-    "probe": Analysis((), 80, ("--full",), 360),
-    "adaptive": Analysis(("--limit", "100", "--validation", "80"), 42, (), 90),
-    "controls": Analysis(("--limit", "120"), 36, (), 135),
-    "reconstruct": Analysis(("--rows", "64"), 35, (), 65),
-    "heatmaps": Analysis(("--sanity-questions", "40"), 24, (), 40),
-    "attention": Analysis(("--live", "60"), 24, (), 50),
-    "ablation": Analysis((), 9, (), 9),
+    "probe": Analysis((), 97, ("--full",), 360),
+    "adaptive": Analysis(("--limit", "80", "--validation", "80"), 39, (), 90),
+    "controls": Analysis(("--limit", "100"), 32, (), 140),
+    "reconstruct": Analysis(("--rows", "48"), 30, (), 65),
+    "heatmaps": Analysis(("--sanity-questions", "30"), 23, (), 40),
+    "attention": Analysis(("--live", "40"), 21, (), 50),
+    "ablation": Analysis((), 11, (), 11),
     "compare": Analysis((), 7, (), 7),
-    "tokens": Analysis((), 7, (), 7),
+    "tokens": Analysis((), 6, (), 6),
 }
 """Analyses by name. Seconds only say how they compare and what to expect; the machine's own speed is learnt."""
 
 
-def _analyse(name: str, out: Path, words: Sequence[str]) -> str | None:
-    """Run one; returns what went wrong."""
-    target = out / f"{name}.html"
-    command = [sys.executable, "-m", f"analysis.{name}", "--out", str(target), *words]
-    # One thread each: on small models two processes beat two threads.
+def _start(name: str, out: Path, words: Sequence[str]) -> subprocess.Popen[str]:
+    """Start one, with one thread: on small models two processes beat two threads."""
     quiet = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | quiet, check=False)
-    if done.returncode == 0:
+    command = [sys.executable, "-m", f"analysis.{name}", "--out", str(out / f"{name}.html"), *words]
+    return subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace", env=os.environ | quiet
+    )
+
+
+def _problem(started: subprocess.Popen[str]) -> str | None:
+    """Wait for one; returns what went wrong."""
+    _, told = started.communicate()
+    if started.returncode == 0:
         return None
-    last = [line for line in done.stderr.strip().splitlines() if line.strip()][-1:] or ["no message"]
+    last = [line for line in told.strip().splitlines() if line.strip()][-1:] or ["no message"]
     return last[0].removeprefix("lare: ")
+
+
+def _processor_seconds(started: subprocess.Popen[str]) -> float:
+    try:
+        times = psutil.Process(started.pid).cpu_times()
+    except psutil.Error:  # it has just ended
+        return 0.0
+    return float(times.user + times.system)
 
 
 def _run(names: Sequence[str], options: argparse.Namespace) -> tuple[dict[str, str | None], Progress]:
     """Run all, the longest first; returns what went wrong with each, and how long each took."""
     full = options.full
     costs = {name: ANALYSES[name].full_seconds if full else ANALYSES[name].seconds for name in names}
-    progress = Progress(costs, min(options.at_once, len(names)), machine_speed())
+    progress = Progress(costs, min(options.at_once, len(names)), processor_speed())
     problems: dict[str, str | None] = {}
+    processes: dict[str, subprocess.Popen[str]] = {}
 
     def one(name: str) -> str | None:
-        progress.start(name, time.perf_counter())
         words = list(ANALYSES[name].full if full else ANALYSES[name].quick)
         if name == "probe" and len(names) > 1:
             words += ["--jobs", "1"]  # the other processor has the other analyses
-        return _analyse(name, options.out, words)
+        progress.start(name, time.perf_counter())
+        processes[name] = _start(name, options.out, words)
+        return _problem(processes[name])
 
     live = sys.stderr.isatty()
     told = "analyses: {percentage:3.0f}%|{bar}| {desc}"
@@ -98,12 +114,15 @@ def _run(names: Sequence[str], options: argparse.Namespace) -> tuple[dict[str, s
             for job in ended:
                 problems[jobs[job]] = job.result()
                 progress.finish(jobs[job], now)
+            for name in progress.running:
+                if name in processes:
+                    progress.used[name] = max(progress.used.get(name, 0.0), _processor_seconds(processes[name]))
             line = f"{len(problems)} of {len(names)} reports"
             if waiting:
                 line += f", about {_left(progress.remaining(now))} left: {', '.join(progress.running)}"
             if ended and waiting and not live:
                 note(line)
-            bar.n = progress.share(now) if waiting else 1.0
+            bar.n = progress.share() if waiting else 1.0
             bar.set_description_str(line)
     return problems, progress
 

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import lare
 from analysis.reconstruct.answer import answer
 from analysis.reconstruct.sampling import (
     TITLES,
@@ -50,7 +51,7 @@ __all__ = ["compute", "main"]
 
 SAMPLED = ("own", "other", "mean", "noise", "zeros")
 
-SHIPPED = Path(__file__).parents[1] / "lare" / "checkpoints" / "embedded_unet"
+SHIPPED = Path(lare.__file__).parent / "checkpoints" / "embedded_unet"
 """U-Net and tokenizer of ``lare train lare/configs/embedded_unet.yaml``."""
 
 ByStep = Mapping[str, Sequence[Scores]]

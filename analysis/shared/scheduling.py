@@ -1,7 +1,8 @@
 """How long analyses take that run side by side: which starts first, how far they are, how much is left.
 
-What each costs was measured once, so only the machine's speed is unknown. A short piece of work like theirs gives a
-first guess of it, every analysis that ends, or takes longer than it should, corrects it.
+What each costs of a processor was measured once. How fast a processor is here says a short piece of work like theirs;
+how much of one each gets beside whatever else runs says the processor time that it has had. Both soon tell how long the
+rest will take, and every analysis that ends corrects them.
 """
 
 from __future__ import annotations
@@ -13,29 +14,30 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-__all__ = ["Progress", "machine_speed"]
+__all__ = ["Progress", "processor_speed"]
 
-PRIOR = 5.0
+PRIOR = 3.0
 """Seconds of work that the first guess of the speed weighs as much as."""
 
-PROBE_SECONDS = 0.13
-"""What `machine_speed`'s work took of a processor where the costs of analyses were measured."""
+REFERENCE = 0.0145
+"""Seconds of a processor that `processor_speed`'s work took where the costs of analyses were measured."""
 
 RUNNING = 0.05
 """Share of a running analysis's cost that is always taken to be still to come."""
 
 
-def machine_speed() -> float:
-    """Speed of one process on this machine as it is loaded now, by a short piece of work; see `PROBE_SECONDS`."""
-    matrix = np.random.default_rng(0).random((512, 512), dtype=np.float32)
-    started = time.perf_counter()
-    for _ in range(40):
-        matrix = matrix @ matrix
-        matrix /= matrix.max()
-    total = 0
-    for number in range(1_500_000):
-        total += number & 7
-    return PROBE_SECONDS / (time.perf_counter() - started)
+def processor_speed() -> float:
+    """Speed of a processor of this machine by a short piece of work of one thread; 1 where costs were measured."""
+    values = np.random.default_rng(0).random(400_000)
+    seconds = []
+    for _ in range(3):  # the best of three, since the first also warms up
+        started = time.thread_time()
+        np.exp(np.sort(values)).sum()
+        total = 0
+        for number in range(400_000):
+            total += number & 7
+        seconds.append(time.thread_time() - started)
+    return REFERENCE / max(min(seconds), 1e-4)
 
 
 @dataclass
@@ -43,11 +45,12 @@ class Progress:
     """Analyses on the way, each of known cost, on a machine of a speed that is learnt.
 
     Attributes:
-        costs: Seconds of each at speed 1.
+        costs: Seconds of a processor that each takes, at speed 1.
         workers: How many run side by side.
-        guess: Speed before anything has ended.
+        guess: Speed of a processor.
         started: When each began, in seconds of any clock.
         took: Seconds of each that ended.
+        used: Seconds of a processor that each has had.
     """
 
     costs: Mapping[str, float]
@@ -55,10 +58,11 @@ class Progress:
     guess: float = 1.0
     started: dict[str, float] = field(default_factory=dict)
     took: dict[str, float] = field(default_factory=dict)
+    used: dict[str, float] = field(default_factory=dict)
 
     @property
     def order(self) -> list[str]:
-        """The longest first, so that workers end together; also a short one that fails does so late but soon."""
+        """The longest first, so that workers end together."""
         return sorted(self.costs, key=lambda name: -self.costs[name])
 
     @property
@@ -74,20 +78,28 @@ class Progress:
         """One ends."""
         self.took[name] = now - self.started[name]
 
+    def done(self, name: str) -> float:
+        """Part of one's cost that is behind it."""
+        if name in self.took:
+            return self.costs[name]
+        return min(self.used.get(name, 0.0) * self.processor, (1 - RUNNING) * self.costs[name])
+
+    @property
+    def processor(self) -> float:
+        """Speed of a processor, by the guess and by those that ended."""
+        work = PRIOR + sum(self.costs[name] for name in self.took)
+        return work / (PRIOR / self.guess + sum(self.used.get(name, self.took[name]) for name in self.took))
+
     def speed(self, now: float) -> float:
-        """Work done by seconds it took, the first guess among it; a running one that is late counts as it stands."""
-        done = PRIOR + sum(self.costs[name] for name in self.took)
-        seconds = PRIOR / self.guess + sum(self.took.values())
-        for name in self.running:
-            elapsed = now - self.started[name]
-            if elapsed > self.costs[name] * seconds / done:
-                done, seconds = done + self.costs[name], seconds + elapsed
-        return done / seconds
+        """Work done by seconds it took, the first guess among it."""
+        work = PRIOR + sum(map(self.done, self.started))
+        seconds = sum(self.took.get(name, now - begun) for name, begun in self.started.items())
+        return work / (PRIOR / self.guess + seconds)
 
     def remaining(self, now: float) -> float:
         """Seconds until all have ended, if those that wait start in `order` as workers become free."""
         speed = self.speed(now)
-        free = [self._left(name, now, speed) for name in self.running]
+        free = [(self.costs[name] - self.done(name)) / speed for name in self.running]
         free += [0.0] * (self.workers - len(free))
         heapq.heapify(free)
         for name in self.order:
@@ -95,13 +107,6 @@ class Progress:
                 heapq.heapreplace(free, free[0] + self.costs[name] / speed)
         return max(free)
 
-    def share(self, now: float) -> float:
+    def share(self) -> float:
         """Share of the work that is done, 0 to 1."""
-        speed, total = self.speed(now), sum(self.costs.values())
-        left = sum(self.costs[name] for name in self.costs if name not in self.started)
-        left += sum(self._left(name, now, speed) * speed for name in self.running)
-        return 1 - left / total
-
-    def _left(self, name: str, now: float, speed: float) -> float:
-        whole = self.costs[name] / speed
-        return max(whole - (now - self.started[name]), RUNNING * whole)
+        return sum(map(self.done, self.started)) / sum(self.costs.values())
