@@ -14,6 +14,7 @@ from torch import nn
 
 from lare.errors import LareError
 from lare.training.optimiser.muon import Muon
+from lare.training.saving.checkpoints import circumstances
 from lare.training.saving.state import load_state, save_state
 
 
@@ -85,3 +86,13 @@ def test_truncated_state_names_the_file(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(LareError, match=r"state\.safetensors"):
         load_state(tmp_path, make()[1])
+
+
+def test_a_checkpoint_names_the_commit_of_the_code_that_made_it() -> None:
+    """Asked of git itself, from the top of the repository that holds the tests."""
+    top = Path(__file__).parents[2]
+    if not (top / ".git").exists():
+        pytest.skip("the code lies in no repository")
+    words = ["git", "-C", str(top), "describe", "--always", "--dirty", "--abbrev=12"]
+    told = subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+    assert circumstances()["commit"] == told

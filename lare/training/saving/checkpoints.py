@@ -266,7 +266,7 @@ def circumstances() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     if not (root / ".git").exists() or shutil.which("git") is None:
         return None
     # Without locks: a run that is killed, or whose disk is full, must not leave the repository locked.
