@@ -22,6 +22,7 @@ from typing import Any
 __all__ = ["BLOCKS", "ROOT", "fill", "main", "pages"]
 
 ROOT = Path(__file__).resolve().parents[1]
+REPORTS = ROOT / "reports"
 _BLOCK = re.compile(r"(<!-- (?:table|text) ([a-z0-9-]+) -->)(.*?)(<!-- end -->)", re.DOTALL)
 BLOCKS: dict[str, Callable[[], str]] = {}
 """What writes each block, by the block's name."""
@@ -35,7 +36,7 @@ def _block(function: Callable[[], str]) -> Callable[[], str]:
 @cache
 def _read(name: str) -> Any:
     """A JSON file under reports/."""
-    return json.loads((ROOT / "reports" / name).read_text(encoding="utf-8"))
+    return json.loads((REPORTS / name).read_text(encoding="utf-8"))
 
 
 def _rows(report: str, table: str) -> list[dict[str, Any]]:
@@ -281,7 +282,7 @@ def _smollm2() -> str:
 
 @_block
 def _sizes() -> str:
-    return (ROOT / "reports" / "sizes.md").read_text(encoding="utf-8").strip()
+    return (REPORTS / "sizes.md").read_text(encoding="utf-8").strip()
 
 
 @_block

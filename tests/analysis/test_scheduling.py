@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.__main__ import ANALYSES
-from analysis.shared.scheduling import Progress, processor_speed
+from analysis.shared.scheduling import RUNNING, Progress, processor_speed
 
 COSTS = {name: one.seconds for name, one in ANALYSES.items()}
 
@@ -72,7 +72,8 @@ def test_shares_and_what_is_left_move_one_way(seconds: list[float], workers: int
     costs = {str(number): one for number, one in enumerate(seconds)}
     run = simulate(costs, workers)
     assert run[0][1] == pytest.approx(run[0][2])
-    assert all(after[1] <= before[1] + 1e-6 for before, after in pairwise(run))
+    # One that is about to end counts as RUNNING short of it, which slows the estimated speed by no more than that.
+    assert all(after[1] <= before[1] / (1 - RUNNING) + 1e-6 for before, after in pairwise(run))
     plan = Progress(costs, workers)
     assert plan.share() == 0
     for name in plan.order:
