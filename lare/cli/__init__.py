@@ -37,6 +37,11 @@ _COMMANDS = {
         "lare.cli.trace", "write traces as a Parquet file", "lare trace export traces/run --out run.parquet"
     ),
     "train": _Command("lare.training.cli", "train LaRe", "lare train lare/configs/embedded.yaml"),
+    "experiments": _Command(
+        "lare.experiments.cli",
+        "run a declared grid of trainings, and table it",
+        "lare experiments status lare/configs/experiments/example.yaml",
+    ),
     "data": _Command("lare.data.cli", "check training data", "lare data check llava.json --images llava_images"),
     "world": _Command("lare.embedded.world.cli", "make a data set of the embedded world", "lare world --help"),
     "info": _Command("lare.cli.info", "sizes and settings of a checkpoint, or of a run file", "lare info"),

@@ -19,7 +19,7 @@ from lare.errors import LareError
 from lare.registry import DATA_FORMATS
 from lare.training.plan.config import DataConfig, RunConfig, plain
 
-__all__ = ["load_run_config", "run_config_from"]
+__all__ = ["load_run_config", "read_yaml", "run_config_from", "typed"]
 
 T = TypeVar("T")
 
@@ -34,17 +34,31 @@ def load_run_config(path: Path, changes: Sequence[str] = ()) -> RunConfig:
     Raises:
         LareError: If the file can't be read, a key is unknown, or a value is impossible.
     """
+    content = read_yaml(path, "run file")
+    for change in changes:
+        _apply(content, change)
+    return run_config_from(content)
+
+
+def read_yaml(path: Path, what: str) -> dict[str, Any]:
+    """Keys and values of a YAML file, with a copy for each use of a YAML alias.
+
+    Args:
+        path: The file.
+        what: What it is, for messages.
+
+    Raises:
+        LareError: If it can't be read or holds something else.
+    """
     try:
-        content = plain(yaml.safe_load(path.read_text(encoding="utf-8")))  # a copy for each use of a YAML alias
+        content = plain(yaml.safe_load(path.read_text(encoding="utf-8")))
     except OSError as error:
-        raise LareError(f"the run file {str(path)!r} can't be read ({error.strerror}); check the path") from None
+        raise LareError(f"the {what} {str(path)!r} can't be read ({error.strerror}); check the path") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise LareError(f"{str(path)!r} is no YAML ({' '.join(str(error).split())[:160]}); mend the file") from None
     if not isinstance(content, dict):
         raise LareError(f"{str(path)!r} holds no keys and values; see the files in lare/configs")
-    for change in changes:
-        _apply(content, change)
-    return run_config_from(content)
+    return content
 
 
 def _apply(content: Any, change: str) -> None:
@@ -82,6 +96,20 @@ def run_config_from(content: Mapping[str, Any]) -> RunConfig:
         LareError: If a key is unknown or missing, or a value is of the wrong type or impossible.
     """
     return _build(RunConfig, content, "")
+
+
+def typed(kind: type[T], content: Any, where: str) -> T:
+    """Build a dataclass from plain values by its fields' types, those of nested dataclasses too.
+
+    Args:
+        kind: The dataclass.
+        content: Keys and values.
+        where: Name for messages, as ``arms.lare.``; empty for the whole file.
+
+    Raises:
+        LareError: If a key is unknown or missing, or a value is of the wrong type or impossible.
+    """
+    return _build(kind, content, where)
 
 
 def _build(kind: type[T], content: Any, where: str) -> T:

@@ -1,0 +1,127 @@
+"""``lare experiments run|status|table|time|jobs FILE``: a declared grid of trainings, asked and tabled."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from lare.errors import LareError
+from lare.experiments.order import Choice
+from lare.experiments.plan import Plan
+from lare.experiments.work import Settings
+
+__all__ = ["main"]
+
+_EPILOG = """examples:
+  lare experiments status lare/configs/experiments/example.yaml
+  lare experiments run    lare/configs/experiments/example.yaml --at-once 2
+  lare experiments run    lare/configs/experiments/example.yaml --test --arms lare
+  lare experiments table  lare/configs/experiments/example.yaml --contrast lare random
+
+A grid is a YAML file (docs/guides/experiments.md). What is done is left as it is, so a run that was stopped or killed
+goes on when the same command is given again. Rows are written to reports/experiments/NAME/rows as each ends.
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lare experiments", description=__doc__, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )  # fmt: skip
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="train and ask what is missing")
+    status = commands.add_parser("status", help="what is done, running and missing, and how long the rest will take")
+    for one in (run, status):
+        _shared(one)
+        one.add_argument("--test", action="store_true", help="the test questions, asked once a row (default: validation)")
+        one.add_argument("--at-once", type=int, help="processes side by side (default: one a GPU, else 1)")
+        one.add_argument("--limit", type=int, help="questions of each task (default: all)")
+    run.add_argument("--again", action="store_true", help="with --test: ask rows that were asked already; recorded")
+    run.add_argument("--no-train", action="store_true", help="only ask what is trained")
+    run.add_argument("--launcher", default="", help="starts training in place of Python, as 'accelerate launch ...'")
+    run.add_argument(
+        "--keep-weights", action="store_true", help="keep every stage's weights and checkpoints of a finished arm"
+    )
+    run.add_argument("--drop-traces", action="store_true", help="delete an answer's traces once its row is written")
+    return parser
+
+
+def _shared(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, metavar="FILE", help="the grid")
+    parser.add_argument("--arms", nargs="+", default=[], help="names of arms (default: all)")
+    parser.add_argument("--starts", nargs="+", default=[], help="names of starts (default: all)")
+    parser.add_argument("--asks", nargs="+", default=[], help="names of ways of asking (default: all)")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs (default: %(default)s)")
+    parser.add_argument(
+        "--reports", type=Path, default=Path("reports/experiments"), help="folder of rows (default: %(default)s)"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``lare experiments``; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    plan = Plan(options.file, options.runs, options.reports)
+    choice = Choice(tuple(options.arms), tuple(options.starts), tuple(options.asks))
+    choice.check(plan)
+    return int({"run": _run, "status": _status}[options.command](plan, choice, options))
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    if options.limit is not None and options.limit < 1:
+        raise LareError(f"--limit is {options.limit}; give at least 1")
+    return Settings(split="test" if options.test else "validation", limit=options.limit)
+
+
+def _run(plan: Plan, choice: Choice, options: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    from lare.experiments.runner import run_grid
+
+    settings = replace(
+        _settings(options),
+        train=not options.no_train and not options.test,
+        again=options.again,
+        launcher=options.launcher,
+        keep_weights=options.keep_weights,
+        keep_traces=not options.drop_traces,
+    )
+    if options.again and not options.test:
+        raise LareError("--again goes with --test")
+    if options.test and not options.arms:
+        raise LareError("--test wants --arms, those that were chosen on the validation split")
+    if options.test and "test" not in plan.grid.tasks:
+        raise LareError(f"{str(plan.file)!r} names no test tasks; add test under tasks")
+    check_methods(plan, choice)
+    gpus = _gpus()
+    at_once = options.at_once or max(1, gpus)
+    if at_once < 1:
+        raise LareError(f"--at-once is {at_once}; give at least 1")
+    return run_grid(plan, choice, settings, at_once, gpus)
+
+
+def check_methods(plan: Plan, choice: Choice) -> None:
+    """Refuse unknown methods and impossible options before hours of training.
+
+    Raises:
+        LareError: If an ask names one.
+    """
+    from lare.methods import get_method
+
+    for arm in choice.of(plan):
+        for ask in choice.asked(plan, arm):
+            options = dict(plan.grid.arms[arm].asks[ask])
+            name = str(options.pop("method"))
+            get_method(name).options_type.read(name, options)
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def _status(plan: Plan, choice: Choice, options: argparse.Namespace) -> int:
+    from lare.experiments.status import status
+
+    print(status(plan, choice, _settings(options), options.at_once or 1))
+    return 0
