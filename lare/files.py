@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
 from lare.errors import LareError
 
-__all__ = ["save_text"]
+__all__ = ["file_hash", "save_text"]
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, in short."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()[:16]
 
 
 def save_text(path: Path, body: str) -> None:

@@ -1,8 +1,8 @@
-"""``python -m lare_eval.asking REQUEST.json``: asks one trained checkpoint one group of tasks, for ``lare experiments``.
+"""``python -m lare_eval.asking REQUEST.json``: asks a trained checkpoint a group of tasks, for ``lare experiments``.
 
 The runner of experiments starts this in a process of its own, since `lare` itself knows nothing of lmms-eval. The
-request names ``checkpoint``, ``method``, ``options``, ``group``, ``batch``, ``limit`` and ``out``. What is found goes to
-``OUT/answers.json``, last of all, so that it is there only when the rest is: traces (``traces/answers``) and samples
+request names ``checkpoint``, ``method``, ``options``, ``group``, ``batch``, ``limit`` and ``out``. What is found goes
+to ``OUT/answers.json``, last of all, so that it is there only when the rest is: traces (``traces/answers``) and samples
 (``samples.jsonl``).
 """
 
@@ -109,7 +109,7 @@ def _facts(traces: TraceReader, task: str, scores: Mapping[int, float]) -> tuple
         return [values[place] for place in order]
 
     numbers = [int(one) for one in column("doc_id")]
-    questions = {
+    questions: dict[str, list[Any]] = {
         "doc": numbers,
         "scene": [scene or f"{task}/{number}" for scene, number in zip(column("meta.scene"), numbers, strict=True)],
         "family": [str(one) for one in column("meta.sort")],

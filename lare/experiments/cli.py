@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lare.errors import LareError
-from lare.experiments.order import Choice
+from lare.experiments.looks import check_look
+from lare.experiments.order import Choice, chosen_rate, jobs
 from lare.experiments.plan import Plan
+from lare.experiments.store import Slot
 from lare.experiments.work import Settings
 
 __all__ = ["main"]
@@ -26,14 +28,17 @@ goes on when the same command is given again. Rows are written to reports/experi
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="lare experiments", description=__doc__, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )  # fmt: skip
+        prog="lare experiments",
+        description=__doc__,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="train and ask what is missing")
     status = commands.add_parser("status", help="what is done, running and missing, and how long the rest will take")
     for one in (run, status):
         _shared(one)
-        one.add_argument("--test", action="store_true", help="the test questions, asked once a row (default: validation)")
+        one.add_argument("--test", action="store_true", help="test questions, asked once a row (default: validation)")
         one.add_argument("--at-once", type=int, help="processes side by side (default: one a GPU, else 1)")
         one.add_argument("--limit", type=int, help="questions of each task (default: all)")
     run.add_argument("--again", action="store_true", help="with --test: ask rows that were asked already; recorded")
@@ -60,16 +65,17 @@ def _shared(parser: argparse.ArgumentParser) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``lare experiments``; returns the exit code."""
     options = _parser().parse_args(arguments)
-    plan = Plan(options.file, options.runs, options.reports)
+    limit = getattr(options, "limit", None)
+    if limit is not None and limit < 1:
+        raise LareError(f"--limit is {limit}; give at least 1")
+    plan = Plan(options.file, options.runs, options.reports, limit)
     choice = Choice(tuple(options.arms), tuple(options.starts), tuple(options.asks))
     choice.check(plan)
     return int({"run": _run, "status": _status}[options.command](plan, choice, options))
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    if options.limit is not None and options.limit < 1:
-        raise LareError(f"--limit is {options.limit}; give at least 1")
-    return Settings(split="test" if options.test else "validation", limit=options.limit)
+    return Settings(split="test" if options.test else "validation")
 
 
 def _run(plan: Plan, choice: Choice, options: argparse.Namespace) -> int:
@@ -92,11 +98,30 @@ def _run(plan: Plan, choice: Choice, options: argparse.Namespace) -> int:
     if options.test and "test" not in plan.grid.tasks:
         raise LareError(f"{str(plan.file)!r} names no test tasks; add test under tasks")
     check_methods(plan, choice)
+    if options.test and not options.again:
+        _check_looks(plan, choice, settings)
     gpus = _gpus()
     at_once = options.at_once or max(1, gpus)
     if at_once < 1:
         raise LareError(f"--at-once is {at_once}; give at least 1")
     return run_grid(plan, choice, settings, at_once, gpus)
+
+
+def _check_looks(plan: Plan, choice: Choice, settings: Settings) -> None:
+    """Refuse, before anything is asked, test questions that were asked already.
+
+    Raises:
+        LareError: If a wanted row was asked them by other weights, or every wanted row was.
+    """
+    left = jobs(plan, choice, settings)
+    for slot in (slot for job in left for slot in job.slots):
+        check_look(plan, slot, False)
+    if not left:
+        rates = {arm: chosen_rate(plan, arm) or 1.0 for arm in choice.of(plan)}
+        runs = [run for arm, rate in rates.items() for run in plan.arm_runs(arm, rate) if choice.takes(run)]
+        for run in runs:
+            for ask in choice.asked(plan, str(run.arm)):
+                check_look(plan, Slot(run, ask, settings.split), False)
 
 
 def check_methods(plan: Plan, choice: Choice) -> None:

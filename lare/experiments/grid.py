@@ -1,4 +1,6 @@
-"""A declared grid of experiments, as a YAML file: starts, arms, ways of asking, tasks, tuning and the primary contrast.
+"""A declared grid of experiments, as a YAML file: starts, arms, asks, tasks, tuning and the primary contrast.
+
+Paths are looked up from the working directory, beside the grid's file, and in the folder that LaRe lies in. ::
 
     title: Does looking pay?
     base: lare/configs/refocus.yaml            # the run file of every arm
@@ -201,8 +203,8 @@ class Grid:
         for name, arm in self.arms.items():
             self._check_arm(name, arm, names)
         self._check_starts("tuning", self.tuning.starts, names)
-        for arm in (self.primary.arm, self.primary.minus) if self.primary else ():
-            self.row_of(arm)
+        for row in (self.primary.arm, self.primary.minus) if self.primary else ():
+            self.row_of(row)
 
     def _check_arm(self, name: str, arm: Arm, starts: list[str]) -> None:
         _check_words(f"arm {name!r}", arm.change)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lare.errors import LareError
+from lare.files import file_hash
 from lare.training.plan.config import RunConfig, plain
 from lare.training.plan.run_file import run_config_from
 
@@ -63,8 +64,6 @@ def same_run(wanted: RunConfig, found: Mapping[str, Any]) -> bool:
 
 def weights_hash(folder: Path) -> str | None:
     """Short SHA-256 of the weights in a checkpoint's folder; None if there are none."""
-    from lare.training.saving.checkpoints import file_hash
-
     whole = folder / "model.safetensors"
     if whole.is_file():
         return file_hash(whole)

@@ -43,7 +43,7 @@ def check_look(plan: Plan, slot: Slot, again: bool) -> list[Any]:
     looks = list(earlier.get("asked") or [{"time": "unknown", "weights": str(earlier.get("fingerprint", "unknown"))}])
     if not again:
         raise LareError(
-            f"{slot.run.name} ({slot.ask}) was asked the test questions already ({looks[-1]['time']}); choose on the "
+            f"the test questions were asked already ({slot.run.name}, {slot.ask}: {looks[-1]['time']}); choose on the "
             "validation split (leave --test out), or give --again, which is recorded"
         )
     return looks

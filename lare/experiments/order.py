@@ -49,6 +49,10 @@ class Choice:
         """The wanted arms, in the grid's order."""
         return [arm for arm in plan.grid.arms if not self.arms or arm in self.arms]
 
+    def takes(self, run: Run) -> bool:
+        """Whether a run is of a wanted start."""
+        return not self.starts or run.start in self.starts
+
     def asked(self, plan: Plan, arm: str) -> list[str]:
         """The wanted ways of asking an arm."""
         return [ask for ask in plan.grid.arms[arm].asks if not self.asks or ask in self.asks]
@@ -105,7 +109,7 @@ def jobs(plan: Plan, choice: Choice, settings: Settings) -> list[Job]:
 def _arm_jobs(plan: Plan, choice: Choice, settings: Settings) -> Iterator[Job]:
     for arm in choice.of(plan):
         asks = choice.asked(plan, arm)
-        rate = chosen_rate(plan, arm, settings.limit)
+        rate = chosen_rate(plan, arm)
         if settings.split == "validation":
             own = (plan.grid.arms[arm].own,)
             tuning = [run for runs in plan.tuning_runs(arm).values() for run in runs]
@@ -118,7 +122,7 @@ def _left(
     plan: Plan, choice: Choice, settings: Settings, runs: Sequence[Run], asks: Sequence[str], known: bool = True
 ) -> Iterator[Job]:
     for run in runs:
-        if choice.starts and run.start not in choice.starts:
+        if not choice.takes(run):
             continue
         slots = missing(plan, run, asks, settings)
         if slots:

@@ -72,22 +72,28 @@ class Plan:
         file: The grid's YAML file.
         runs: Folder of all runs.
         reports: Folder of all experiments' rows.
+        limit: Questions of each task; None is all. Rows of fewer have a folder of their own.
 
     Raises:
         LareError: If the grid or a run file is impossible; all are read at once.
     """
 
     def __init__(
-        self, file: Path, runs: Path = Path("runs"), reports: Path = Path("reports/experiments"), check: bool = True
+        self,
+        file: Path,
+        runs: Path = Path("runs"),
+        reports: Path = Path("reports/experiments"),
+        limit: int | None = None,
     ) -> None:
         self.file = file
         self.grid: Grid = load_grid(file)
         self.root = runs / "experiments" / self.grid.name
-        self.out = reports / self.grid.name
+        self.limit = limit
+        self.out = reports / (self.grid.name if limit is None else f"{self.grid.name}-first-{limit}")
         self.runs = runs
         self._configs: dict[tuple[str, tuple[str, ...]], RunConfig] = {}
         self.starts = {one.name: self._start(one) for one in self.grid.starts}
-        for name in self.grid.arms if check else ():
+        for name in self.grid.arms:
             self._config(self._arm(name).base or self.grid.base, self._arm(name).change)
 
     def _arm(self, name: str) -> Arm:
@@ -206,4 +212,3 @@ class Plan:
 def _hash_at(folder: Path, changed: int) -> str | None:
     """Hash of weights, read again only where the checkpoint was made anew."""
     return weights_hash(folder)
-

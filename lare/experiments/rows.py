@@ -1,159 +1,100 @@
-"""A row of an experiment: everything that the tables and tests need of one trained and asked model, in a few kilobytes."""
+"""Rows of a comparison: run files that differ in a few values, each trained by ``lare train`` in a process of its own.
+
+A row that is trained already is left as it is, and one that was stopped goes on from its last checkpoint.
+"""
 
 from __future__ import annotations
 
-import shutil
+import os
 import subprocess
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-import numpy as np
 import yaml
 
 from lare.errors import LareError
-from lare.experiments.grid import Primary
-from lare.experiments.identity import definition
-from lare.experiments.plan import Plan
-from lare.experiments.store import Slot, pack, save_questions
-from lare.training.plan.run_file import typed
+from lare.progress import progress
 
-__all__ = ["declared_at", "finished", "make_row"]
+__all__ = ["RowRun", "read_rows", "train_row", "train_rows"]
 
-_CIRCUMSTANCES = ("lare", "torch", "transformers", "python", "machine", "commit")
+T = TypeVar("T")
+
+_THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
-def finished(folder: Path, last: str) -> dict[str, Any]:
-    """What a finished run's checkpoints say: samples, updates and seconds up to its last stage, commit and versions.
+def read_rows(path: Path, kind: Callable[..., T]) -> list[T]:
+    """Read a YAML file of rows by name.
 
     Args:
-        folder: Of the run.
-        last: The stage whose weights count.
+        path: The file.
+        kind: Makes a row of its name and its keys; ``train``, the ``key=value`` words, comes as a tuple.
+
+    Raises:
+        LareError: If the file can't be read or a row has unknown keys.
     """
-    from lare.training.saving.checkpoints import read_meta
-
-    final = read_meta(folder / last / "final")
-    metas = [read_meta(path.parent) for path in folder.glob("*/final/meta.json")]
-    metas = [one for one in metas if int(one["number"]) <= int(final["number"])]
-    return {
-        "samples": sum(int(one["samples"]) for one in metas),
-        "updates": sum(int(one["step"]) for one in metas),
-        "seconds": round(sum(float(one["seconds"]) for one in metas), 1),
-        "precision": final["config"]["precision"],
-        **{name: final.get(name) for name in _CIRCUMSTANCES},
-    }
-
-
-def declared_at(file: Path, primary: Primary | None) -> str | None:
-    """Commit in which the primary contrast got the form that it has now; None where it is not committed.
-
-    Args:
-        file: The grid's file.
-        primary: Its contrast.
-    """
-    if primary is None:
-        return None
-    folder, name = file.resolve().parent, file.name
-    found = None
-    for commit in (_git(folder, "log", "--format=%H", "--", name) or "").split():
-        if _hash_in(_git(folder, "show", f"{commit}:./{name}")) != primary.hash():
-            break
-        found = commit
-    return found
-
-
-def _hash_in(text: str | None) -> str | None:
-    """Hash of the primary contrast that an earlier version of the file declares."""
     try:
-        return typed(Primary, yaml.safe_load(text or "")["primary"], "primary.").hash()
-    except (yaml.YAMLError, LareError, KeyError, TypeError):
-        return None
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return [kind(name, **{**row, "train": tuple(row.get("train", ()))}) for name, row in content.items()]
+    except OSError as error:
+        raise LareError(f"{str(path)!r} can't be read ({error.strerror}); start in the repository") from None
+    except (TypeError, AttributeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise LareError(f"{str(path)!r} is no file of rows ({reason}); see those in lare/configs/rows") from None
 
 
-def _git(folder: Path, *words: str) -> str | None:
-    if shutil.which("git") is None:
-        return None
-    command = ["git", "-C", str(folder), "--no-optional-locks", *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout if done.returncode == 0 else None
+@dataclass(frozen=True)
+class RowRun:
+    """One training run of a comparison.
 
-
-def make_row(plan: Plan, slot: Slot, found: Mapping[str, Any], limit: int | None, asked: Sequence[Any]) -> dict[str, Any]:
-    """The row of a slot; its questions are written beside it.
-
-    Args:
-        plan: The grid.
-        slot: Where it belongs.
-        found: What asking has found (``answers.json`` of `lare_eval.asking`).
-        limit: Questions of each task; None for all.
-        asked: When test questions were asked and by which weights, earlier times first.
+    Attributes:
+        base: The run file.
+        out: Its folder.
+        words: ``key=value`` words that make the row, its seed among them.
+        last: Name of the plan's last stage.
     """
-    run, grid = slot.run, plan.grid
-    arm, folder = grid.arms[str(run.arm)], plan.folder(run)
-    assert folder is not None
-    answers = found["answers"]
-    right = {task: np.array(one["score"], bool) for task, one in answers.items()}
-    start = None if run.start is None else plan.starts[run.start]
-    begun = None if start is None else finished(start.place, start.last)
-    done = finished(folder, run.last)
-    row = {
-        "experiment": grid.name,
-        "arm": run.arm,
-        "title": arm.title or run.arm,
-        "ask": slot.ask,
-        "split": slot.split,
-        "group": grid.tasks[slot.split],
-        "limit": limit,
-        "start": run.start,
-        "start_hash": plan.start_hash(run),
-        "start_settings": None if start is None else definition(start.config),
-        "seed": run.seed,
-        "rate": run.rate,
-        "tried": list(grid.tuning.rates),
-        "supervision": arm.supervision,
-        "options": dict(arm.asks[slot.ask]),
-        "settings": definition(run.config),
-        "key": plan.key(run, plan.start_hash(run)),
-        "weights": plan.weights(run),
-        "fingerprint": found["fingerprint"],
-        **done,
-        "start_samples": begun["samples"] if begun else 0,
-        "start_updates": begun["updates"] if begun else 0,
-        "asking_seconds": found["seconds"],
-        "asked": list(asked),
-        "primary": None
-        if grid.primary is None
-        else {"hash": grid.primary.hash(), "commit": declared_at(plan.file, grid.primary)},
-        "questions": save_questions(found["questions"], plan.out / "questions"),
-        "right": {task: pack(one) for task, one in right.items()},
-        "scores": {task: float(one.mean()) for task, one in right.items()},
-        "tokens": _tokens(answers, right),
-        "by": _by(found["questions"], right),
-        "costs": found["costs"],
-    }
-    return row
+
+    base: Path
+    out: Path
+    words: tuple[str, ...] = ()
+    last: str = "IV"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Folder of the finished last stage."""
+        return self.out / self.last / "final"
+
+    @property
+    def trained(self) -> bool:
+        """Whether that is there."""
+        return (self.checkpoint / "meta.json").is_file()
 
 
-def _tokens(answers: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, dict[str, float | None]]:
-    """By task: mean text tokens and latent steps of all answers, and of those that are right (None without any)."""
-    found: dict[str, dict[str, float | None]] = {}
-    for task, one in answers.items():
-        found[task] = {}
-        for name in ("text_tokens", "latent_steps"):
-            values = np.array(one[name], float)
-            found[task][name] = float(values.mean())
-            found[task][f"{name}_right"] = float(values[right[task]].mean()) if right[task].any() else None
-    return found
+def train_row(run: RowRun) -> str | None:
+    """Train a row unless it is done, on one thread, with its output in ``train.log``; returns what went wrong."""
+    if run.trained:
+        return None
+    run.out.mkdir(parents=True, exist_ok=True)
+    started = (run.out / "run.yaml").is_file()
+    words = ["--resume", str(run.out)] if started else [str(run.base), f"out={run.out}", *run.words]
+    log = run.out / "train.log"
+    with log.open("a", encoding="utf-8") as file:
+        command = [sys.executable, "-m", "lare", "train", *words]
+        done = subprocess.run(command, env=os.environ | _THREADS, stdout=file, stderr=file, check=False)
+    return None if done.returncode == 0 else f"{run.out}: ended with {done.returncode}; see {log}"
 
 
-def _by(questions: Mapping[str, Any], right: Mapping[str, Any]) -> dict[str, dict[str, list[float]]]:
-    """Questions and share of right answers by family, by hops and by difficulty, over all tasks."""
-    every = np.concatenate([right[task] for task in questions])
-    found: dict[str, dict[str, list[float]]] = {}
-    for name in ("family", "hops", "difficulty"):
-        labels = np.array([str(label) for one in questions.values() for label in one[name]])
-        kinds = [label for label in np.unique(labels) if label not in ("", "-1")]
-        if kinds:
-            counts = {str(kind): every[labels == kind] for kind in kinds}
-            found[name] = {kind: [len(one), round(float(one.mean()), 5)] for kind, one in counts.items()}
-    return found
+def train_rows(runs: Sequence[RowRun], at_once: int = 1) -> None:
+    """Train what is missing, some side by side.
+
+    Raises:
+        LareError: If a row failed; the others are trained first.
+    """
+    with ThreadPoolExecutor(at_once) as pool:
+        done = progress(pool.map(train_row, runs), total=len(runs), desc="rows", unit="run")
+        failures = [one for one in done if one]
+    if failures:
+        raise LareError("; ".join(failures))

@@ -63,7 +63,7 @@ class _Runner:
 
     def run(self) -> None:
         while self._fill(jobs(self.plan, self.choice, self.settings)) or self.active:
-            while self.active and not any([self._moved(one) for one in list(self.active)]):
+            while self.active and not sum([self._moved(one) for one in list(self.active)]):
                 time.sleep(PAUSE)
 
     def _fill(self, left: list[Job]) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 
 from lare.experiments.order import Choice, Job, chosen_rate, jobs
 from lare.experiments.plan import Plan, Run
-from lare.experiments.rows import declared_at, finished
+from lare.experiments.record import declared_at, finished
 from lare.experiments.runner import locked
 from lare.experiments.store import Slot, done
 from lare.experiments.work import Settings
@@ -37,12 +37,14 @@ def status(plan: Plan, choice: Choice, settings: Settings, at_once: int = 1) -> 
     for arm in choice.of(plan):
         made, wanted, running = [], 0, 0
         for run, asks in _wanted(plan, choice, settings, arm):
-            found = [done(plan, Slot(run, ask, settings.split), settings.limit) for ask in asks]
+            found = [done(plan, Slot(run, ask, settings.split)) for ask in asks]
             made += [row for row in found if row is not None]
             wanted += len(found)
             running += locked(run.place.with_name(f"{run.place.name}.lock"))
         rows += made
-        lines.append(f"  {arm:<18} {len(made)} of {wanted} done{f', {running} running' * bool(running)}{_rate(plan, arm)}")
+        lines.append(
+            f"  {arm:<18} {len(made)} of {wanted} done{f', {running} running' * bool(running)}{_rate(plan, arm)}"
+        )
     lines += ["", *_minutes(plan, rows, left, at_once)]
     return "\n".join(lines)
 
@@ -82,16 +84,12 @@ def _progress(folder: Path) -> str:
 
 def _wanted(plan: Plan, choice: Choice, settings: Settings, arm: str) -> Iterator[tuple[Run, Sequence[str]]]:
     """Runs of an arm and how each is asked, tuning included."""
-    rate, asks = chosen_rate(plan, arm, settings.limit), choice.asked(plan, arm)
+    rate, asks = chosen_rate(plan, arm), choice.asked(plan, arm)
     if settings.split == "validation":
         for one, runs in plan.tuning_runs(arm).items():
-            yield from ((run, (plan.grid.arms[arm].own,)) for run in runs if one != rate and _in(choice, run))
+            yield from ((run, (plan.grid.arms[arm].own,)) for run in runs if one != rate and choice.takes(run))
     runs = plan.arm_runs(arm, rate or 1.0)
-    yield from ((run, asks) for run in runs if _in(choice, run))
-
-
-def _in(choice: Choice, run: Run) -> bool:
-    return not choice.starts or run.start in choice.starts
+    yield from ((run, asks) for run in runs if choice.takes(run))
 
 
 def _rate(plan: Plan, arm: str) -> str:

@@ -20,11 +20,11 @@ from lare.errors import LareError
 from lare.experiments.identity import definition
 from lare.experiments.looks import check_look
 from lare.experiments.plan import NOTE, Plan, Run
-from lare.experiments.rows import make_row
+from lare.experiments.record import make_row
 from lare.experiments.store import Slot, done, read_row
 from lare.files import save_text
 
-__all__ = ["Command", "Settings", "missing", "steps", "train_command"]
+__all__ = ["Command", "Settings", "ask_command", "missing", "steps", "train_command"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,6 @@ class Settings:
         split: Which questions are asked.
         train: Whether what is not trained is trained.
         again: Ask test questions that were asked already.
-        limit: Questions of each task; None for all.
         launcher: Command that starts training in place of Python, such as ``accelerate launch --config_file X``.
         keep_weights: Keep every stage's weights and checkpoints of a finished arm; else only what it is asked with.
         keep_traces: Keep the traces of its answers.
@@ -44,7 +43,6 @@ class Settings:
     split: str = "validation"
     train: bool = True
     again: bool = False
-    limit: int | None = None
     launcher: str = ""
     keep_weights: bool = False
     keep_traces: bool = True
@@ -75,7 +73,7 @@ def missing(plan: Plan, run: Run, asks: Sequence[str], settings: Settings) -> li
         settings: How the grid is run.
     """
     slots = [Slot(run, ask, settings.split) for ask in asks]
-    return [slot for slot in slots if settings.again or done(plan, slot, settings.limit) is None]
+    return [slot for slot in slots if settings.again or done(plan, slot) is None]
 
 
 def steps(plan: Plan, run: Run, asks: Sequence[str], settings: Settings) -> Iterator[Command]:
@@ -142,6 +140,11 @@ def train_command(folder: Path, launcher: str = "") -> list[str]:
     return [*first, "-m", "lare", "train", "--resume", str(folder)]
 
 
+def ask_command(request: Path) -> list[str]:
+    """Command that asks; `lare` imports nothing of the evaluation's, it starts it."""
+    return [sys.executable, "-m", "lare_eval.asking", str(request)]
+
+
 def _log(folder: Path, name: str) -> Path:
     """Beside the folder: a run's folder holds what `lare train` knows."""
     return folder.with_name(f"{folder.name}.{name}.log")
@@ -161,14 +164,14 @@ def _asking(plan: Plan, slot: Slot, folder: Path, settings: Settings) -> Iterato
     earlier = check_look(plan, slot, settings.again)
     options = dict(plan.grid.arms[str(slot.run.arm)].asks[slot.ask])
     method, weights = options.pop("method"), plan.weights(slot.run)
-    place = folder / "asks" / f"{slot.ask}-{slot.split}"
+    place = folder / "asks" / f"{slot.ask}-{slot.split}{'' if plan.limit is None else f'-first-{plan.limit}'}"
     wanted = {
         "checkpoint": str(folder / slot.run.last / "final"),
         "method": method,
         "options": options,
         "group": plan.grid.tasks[slot.split],
         "batch": plan.grid.batch,
-        "limit": settings.limit,
+        "limit": plan.limit,
     }
     identity = {**{name: value for name, value in wanted.items() if name != "checkpoint"}, "weights": weights}
     found = None if settings.again else _answered(place, identity)
@@ -177,13 +180,14 @@ def _asking(plan: Plan, slot: Slot, folder: Path, settings: Settings) -> Iterato
         # Before it is asked: a kill after the last answer must not make a second look.
         save_text(place / "identity.json", json.dumps(identity))
         save_text(place / "request.json", json.dumps({**wanted, "out": str(place)}))
-        words = [sys.executable, "-m", "lare_eval.asking", str(place / "request.json")]
-        yield Command(words, place / "ask.log", f"{slot.run.name}: asked {slot.ask}, {slot.split}")
+        yield Command(
+            ask_command(place / "request.json"), place / "ask.log", f"{slot.run.name}: asked {slot.ask}, {slot.split}"
+        )
         found = _answered(place, identity)
     if found is None:
         raise LareError(f"{slot.run.name}: asking {slot.ask} left no answers; see {place / 'ask.log'}")
     looks = [*earlier, {"time": found["time"], "weights": found["fingerprint"]}] if slot.split == "test" else []
-    row = make_row(plan, slot, found, settings.limit, looks)
+    row = make_row(plan, slot, found, looks)
     save_text(slot.path(plan), json.dumps(row, separators=(",", ":")))
     if not settings.keep_traces:
         shutil.rmtree(place / "traces", ignore_errors=True)
@@ -194,4 +198,3 @@ def _answered(place: Path, identity: Any) -> Any:
     if not (place / "answers.json").is_file() or read_row(place / "identity.json") != identity:
         return None
     return read_row(place / "answers.json")
-

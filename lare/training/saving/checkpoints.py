@@ -11,7 +11,6 @@ the earlier checkpoints as they were.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -26,6 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from lare.errors import LareError
+from lare.files import file_hash
 from lare.training.model import TrainingModel
 from lare.training.plan.stages import OWNERS
 from lare.training.saving.state import HasState, TakesState, load_state, save_state
@@ -238,15 +238,6 @@ def load_final(stage: Path, model: TrainingModel) -> dict[str, Any]:
     folder = stage / "final"
     _load(model, _tensors(folder, model), folder)
     return read_meta(folder)
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, in short."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()[:16]
 
 
 def circumstances() -> dict[str, Any]:
