@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lare.errors import LareError
+from lare.experiments.grid import SPLITS
 from lare.experiments.looks import check_look
 from lare.experiments.order import Choice, chosen_rate, jobs
 from lare.experiments.plan import Plan
@@ -41,6 +42,13 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("--test", action="store_true", help="test questions, asked once a row (default: validation)")
         one.add_argument("--at-once", type=int, help="processes side by side (default: one a GPU, else 1)")
         one.add_argument("--limit", type=int, help="questions of each task (default: all)")
+    table = commands.add_parser("table", help="accuracy, terms, costs and contrasts of the rows")
+    _shared(table)
+    table.add_argument("--split", choices=SPLITS, default="validation", help="which questions (default: %(default)s)")
+    table.add_argument("--markdown", action="store_true", help="as Markdown")
+    table.add_argument(
+        "--contrast", nargs=2, action="append", default=[], metavar=("A", "B"), help="arm A (or A/ASK) minus arm B"
+    )
     run.add_argument("--again", action="store_true", help="with --test: ask rows that were asked already; recorded")
     run.add_argument("--no-train", action="store_true", help="only ask what is trained")
     run.add_argument("--launcher", default="", help="starts training in place of Python, as 'accelerate launch ...'")
@@ -71,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plan = Plan(options.file, options.runs, options.reports, limit)
     choice = Choice(tuple(options.arms), tuple(options.starts), tuple(options.asks))
     choice.check(plan)
-    return int({"run": _run, "status": _status}[options.command](plan, choice, options))
+    return int({"run": _run, "status": _status, "table": _table}[options.command](plan, choice, options))
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -149,4 +157,11 @@ def _status(plan: Plan, choice: Choice, options: argparse.Namespace) -> int:
     from lare.experiments.status import status
 
     print(status(plan, choice, _settings(options), options.at_once or 1))
+    return 0
+
+
+def _table(plan: Plan, choice: Choice, options: argparse.Namespace) -> int:
+    from lare.experiments.table import table
+
+    print(table(plan, options.split, [(a, b) for a, b in options.contrast], options.markdown))
     return 0

@@ -152,3 +152,16 @@ def evaluate(model, tasks: list[str], include_path: list[str] | str, limit: int 
 def _stay_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Some tasks write submissions into the current directory."""
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def few_rows(monkeypatch):
+    """Four questions a task."""
+    from lare.embedded.world import benchmark
+    from lare_eval import mini
+
+    whole = benchmark.make_task
+    monkeypatch.setattr(benchmark, "make_task", lambda name, split="test", **k: whole(name, split, n=4))
+    mini.mini_rows.cache_clear()
+    yield
+    mini.mini_rows.cache_clear()

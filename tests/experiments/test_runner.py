@@ -17,6 +17,7 @@ import pytest
 from lare.cli import main as lare
 from lare.experiments import runner, store
 from lare.experiments.order import Choice, chosen_rate, jobs
+from lare.experiments.record import declared_at
 from lare.experiments.store import Slot, pack, read_questions, unpack
 from lare.experiments.work import Settings
 from tests.experiments.grids import World
@@ -294,6 +295,44 @@ def _end_training(folder: str) -> None:
         if folder in words:
             os.kill(int(path.parent.name), signal.SIGKILL)
     time.sleep(0.5)
+
+
+# The primary contrast -----------------------------------------------------------------------------------------------
+
+
+def test_a_contrast_counts_from_the_commit_that_declared_it(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    def git(*words: str) -> str:
+        who = ["-c", "user.name=a", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
+        done = subprocess.run(
+            ["git", "-C", str(world.folder), *who, *words], capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    def declared() -> str | None:
+        plan = world.plan
+        return declared_at(plan.file, plan.grid.primary)
+
+    assert declared() is None
+    git("init", "-q")
+    primary = {"arm": "lare", "minus": "random"}
+    commits = []
+    for changes in ({}, {"primary": primary}, {"primary": primary, "title": "another title"}):
+        assert declared() is None or commits
+        world.write(**changes)
+        git("add", "tiny.yaml")
+        git("commit", "-qm", "a")
+        commits.append(git("rev-parse", "HEAD"))
+    assert declared() == commits[1]  # a title declares nothing
+    assert lare(world.words("run", "--starts", "0", "--arms", "random")) == 0
+    assert {row["primary"]["commit"] for row in world.rows.values()} == {commits[1]}
+    assert lare(world.words("status")) == 0
+    assert f"lare minus random, accuracy on test questions [{world.plan.grid.primary.hash()}, declared in commit" in (
+        capsys.readouterr().out
+    )
+    world.write(primary=primary | {"exclude_families": ["exist"]})
+    assert declared() is None
+    assert lare(world.words("status")) == 0
+    assert "NOT committed" in capsys.readouterr().out
 
 
 # Mistakes -----------------------------------------------------------------------------------------------------------
