@@ -6,16 +6,21 @@ score here is never a score on the benchmark that it imitates.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import count as counter
+from dataclasses import dataclass
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 from lare.embedded.world.concepts import COLOUR_NAMES, DIRECTIONS, N_DRAWINGS, SIZES, TILE_KIND
 from lare.embedded.world.items import Item, ItemSampler, columns
-from lare.embedded.world.questions import FAMILIES, exist
+from lare.embedded.world.questions import FAMILIES
 from lare.embedded.world.render import render_image
-from lare.embedded.world.scene import Scene, sample_scene
+from lare.embedded.world.scene import Scene
+from lare.embedded.world.v2 import categories as categories_2
+from lare.embedded.world.v2 import pairs as pairs_2
+from lare.embedded.world.v2.difficulty import difficulty
+from lare.embedded.world.versions import World, world
 from lare.embedded.world.wording import Question, place, refer
 from lare.errors import LareError
 
@@ -52,86 +57,108 @@ MMSTAR_CATEGORIES: dict[str, tuple[str, dict[str, float]]] = {
 SCIENCEQA_FAMILIES = {"function": 1.0, "gaze1": 0.7, "gaze2": 0.7, "gaze3": 0.4, "count": 0.5}
 
 
-def _extras(scene: Scene, question: Question, task: str, images: bool) -> dict[str, Any]:
-    """The picture, and what analyses need beside the benchmark's own columns."""
-    picture = {"image": render_image(scene)} if images else {}
-    return picture | {
-        "sort": question.family,
-        "hops": question.hops,
-        "boxes": [list(scene.box(cell)) for cell in question.cells],
-        "rationale": " ".join(question.rationale),
-        "scene": f"{scene.split}/{scene.seed}",
-        "task": f"lare_mini_{task}",
-    }
+Categories = Mapping[str, tuple[str, Mapping[str, float]]]
 
 
-def _items(split: str, first: int, families: dict[str, float], style: str, seed: int) -> Iterator[tuple[Scene, Item]]:
-    """One item a scene, from scene `first` on, endlessly."""
-    sampler = ItemSampler(families, {style: 1.0}, (seed, first))
-    for number in counter(first):
-        scene = sample_scene(split, number)
+@dataclass(frozen=True)
+class _Draw:
+    """What questions are drawn: the world and split, how many, which draw, with or without pictures."""
+
+    world: World
+    split: str
+    n: int
+    seed: int
+    images: bool
+
+    @property
+    def group(self) -> str:
+        """Name of the evaluation's group of tasks."""
+        return f"lare_mini{self.world.version if self.world.version > 1 else ''}"
+
+    def scenes(self, task: str, skip: int = 0) -> Iterator[Scene]:
+        """A task's scenes, endlessly."""
+        for number in counter(_FIRST_SCENE[task] + self.seed * 1_000_000 + skip):
+            yield self.world.sample_scene(self.split, number)
+
+    def extras(self, scene: Scene, question: Question, task: str) -> dict[str, Any]:
+        """The picture, and what analyses need beside the benchmark's own columns."""
+        picture = {"image": render_image(scene)} if self.images else {}
+        level = {"difficulty": difficulty(question)} if self.world.version > 1 else {}
+        return picture | {
+            "sort": question.family,
+            "hops": question.hops,
+            **level,
+            "boxes": [list(scene.box(cell)) for cell in question.cells],
+            "rationale": " ".join(question.rationale),
+            "scene": scene.name,
+            "task": f"{self.group}_{task}",
+        }
+
+
+def _items(draw: _Draw, task: str, skip: int, families: Mapping[str, float]) -> Iterator[tuple[Scene, Item]]:
+    """One item a scene, from a task's scene number `skip` on, endlessly."""
+    first = _FIRST_SCENE[task] + draw.seed * 1_000_000 + skip
+    sampler = ItemSampler(families, {task: 1.0}, (draw.seed, first), draw.world.version)
+    for scene in draw.scenes(task, skip):
         for _ in range(40):
-            item = sampler.draw(scene, style)
+            item = sampler.draw(scene, task)
             if item is not None:
                 yield scene, item
                 break
 
 
-def _choice_rows(
-    task: str, categories: dict[str, tuple[str, dict[str, float]]], split: str, n: int, seed: int, images: bool
-) -> list[dict[str, Any]]:
+def _choice_rows(task: str, categories: Categories, draw: _Draw) -> list[dict[str, Any]]:
     """Rows of a task whose categories take turns."""
-    start = _FIRST_SCENE[task] + seed * 1_000_000
     streams = {
-        name: _items(split, start + 10_000 * i, families, task, seed)
-        for i, (name, (_, families)) in enumerate(categories.items())
+        name: _items(draw, task, 10_000 * i, families) for i, (name, (_, families)) in enumerate(categories.items())
     }
     rows = []
-    for i in range(n):
+    for i in range(draw.n):
         name = list(categories)[i % len(categories)]
         scene, item = next(streams[name])
         row = columns(task, item.question, item.choices, item.index, item.hint)
         row |= {"category": name, "question_id": f"{task}-{i}"}
-        rows.append(row | _extras(scene, item.question, task, images) | {"l2": categories[name][0]})
+        rows.append(row | draw.extras(scene, item.question, task) | {"l2": categories[name][0]})
     return rows
 
 
-def _mmbench(split: str, n: int, seed: int, images: bool) -> list[dict[str, Any]]:
-    rows = _choice_rows("mmbench", MMBENCH_CATEGORIES, split, n, seed, images)
+def _mmbench(draw: _Draw) -> list[dict[str, Any]]:
+    rows = _choice_rows("mmbench", _CATEGORIES[draw.world.version]["mmbench"], draw)
     for i, row in enumerate(rows):
-        row |= {"index": i + 1, "L2-category": row.pop("l2"), "source": "lare_mini", "split": split, "comment": "nan"}
+        row |= {"index": i + 1, "L2-category": row.pop("l2"), "source": draw.group, "split": draw.split}
+        row["comment"] = "nan"
     return rows
 
 
-def _mmstar(split: str, n: int, seed: int, images: bool) -> list[dict[str, Any]]:
-    rows = _choice_rows("mmstar", MMSTAR_CATEGORIES, split, n, seed, images)
+def _mmstar(draw: _Draw) -> list[dict[str, Any]]:
+    rows = _choice_rows("mmstar", _CATEGORIES[draw.world.version]["mmstar"], draw)
     for i, row in enumerate(rows):
         row |= {"index": i, "l2_category": row.pop("l2")}
     return rows
 
 
-def _scienceqa(split: str, n: int, seed: int, images: bool) -> list[dict[str, Any]]:
-    rows = _choice_rows("scienceqa", {"embedded world": ("", SCIENCEQA_FAMILIES)}, split, n, seed, images)
+def _scienceqa(draw: _Draw) -> list[dict[str, Any]]:
+    rows = _choice_rows("scienceqa", _CATEGORIES[draw.world.version]["scienceqa"], draw)
     for row in rows:
         row.pop("l2")
     return rows
 
 
-def _pope(split: str, n: int, seed: int, images: bool) -> list[dict[str, Any]]:
-    rng = Random(repr((split, seed, "pope")))
+def _pope(draw: _Draw) -> list[dict[str, Any]]:
+    rng = Random(repr((draw.split, draw.seed, "pope")))
+    exist: Callable[..., Question | None] = draw.world.families["exist"]
     rows: list[dict[str, Any]] = []
-    for number in counter(_FIRST_SCENE["pope"] + seed * 1_000_000):
-        scene = sample_scene(split, number)
+    for scene in draw.scenes("pope"):
         found = [(c, exist(scene, rng, c)) for c in ("random", "popular", "adversarial")]
         if any(q is None for _, q in found):
             continue
         for category, question in found:
             assert question is not None
-            row = columns("pope", question, (), 0, "") | _extras(scene, question, "pope", images)
+            row = columns("pope", question, (), 0, "") | draw.extras(scene, question, "pope")
             row |= {"question_id": str(len(rows) + 1), "image_source": row["scene"], "category": category}
             rows.append(row)
-        if len(rows) >= n:
-            return rows[:n]
+        if len(rows) >= draw.n:
+            return rows[: draw.n]
     raise AssertionError("unreachable")
 
 
@@ -201,14 +228,13 @@ def _same_question(changed: Scene, question: Question, cell: int) -> Question | 
     return None
 
 
-def _mmvp(split: str, n: int, seed: int, images: bool) -> list[dict[str, Any]]:
-    rng = Random(repr((split, seed, "mmvp")))
+def _mmvp(draw: _Draw) -> list[dict[str, Any]]:
+    rng = Random(repr((draw.split, draw.seed, "mmvp")))
     rows: list[dict[str, Any]] = []
-    for number in counter(_FIRST_SCENE["mmvp"] + seed * 1_000_000):
-        if len(rows) >= n - n % 2:
+    for scene in draw.scenes("mmvp"):
+        if len(rows) >= draw.n - draw.n % 2:
             return rows
-        scene = sample_scene(split, number)
-        pair = minimal_pair(scene, rng)
+        pair = _PAIRS[draw.world.version](scene, rng)
         if pair is None:
             continue
         changed, first, second = pair
@@ -216,11 +242,24 @@ def _mmvp(split: str, n: int, seed: int, images: bool) -> list[dict[str, Any]]:
         for picture, question in ((scene, first), (changed, second)):
             row = columns("mmvp", question, choices, choices.index(question.answer), "")
             row |= {"Index": len(rows) + 1, "question_id": f"mmvp-{len(rows) + 1}"}
-            rows.append(row | _extras(picture, question, "mmvp", images))
+            rows.append(row | draw.extras(picture, question, "mmvp"))
     raise AssertionError("unreachable")
 
 
-_MAKERS: dict[str, Callable[[str, int, int, bool], list[dict[str, Any]]]] = {
+_PAIRS = {1: minimal_pair, 2: pairs_2.minimal_pair}
+_CATEGORIES: Mapping[int, Mapping[str, Categories]] = {
+    1: {
+        "mmbench": MMBENCH_CATEGORIES,
+        "mmstar": MMSTAR_CATEGORIES,
+        "scienceqa": {"embedded world": ("", SCIENCEQA_FAMILIES)},
+    },
+    2: {
+        "mmbench": categories_2.MMBENCH,
+        "mmstar": categories_2.MMSTAR,
+        "scienceqa": {"embedded world": ("", categories_2.SCIENCEQA)},
+    },
+}
+_MAKERS: dict[str, Callable[[_Draw], list[dict[str, Any]]]] = {
     "mmbench": _mmbench,
     "mmstar": _mmstar,
     "mmvp": _mmvp,
@@ -228,18 +267,40 @@ _MAKERS: dict[str, Callable[[str, int, int, bool], list[dict[str, Any]]]] = {
     "pope": _pope,
 }
 
+GROUPS: Mapping[str, tuple[int, str]] = {
+    "lare_mini": (1, "test"),
+    "lare_mini_val": (1, "validation"),
+    "lare_mini2": (2, "test"),
+    "lare_mini2_val": (2, "validation"),
+}
+"""Group of evaluation tasks -> version of the world and split."""
 
-def stand_in(task: str) -> tuple[str, str] | None:
-    """Benchmark and split of an evaluation task such as ``lare_mini_val_pope``; None for any that is no stand-in."""
-    for prefix, split in (("lare_mini_val_", "validation"), ("lare_mini_", "test")):
-        name = task.removeprefix(prefix)
-        if name != task and name in TASKS:
-            return name, split
-    return None
+
+class StandIn(NamedTuple):
+    """What an evaluation task asks.
+
+    Attributes:
+        name: The benchmark whose format it has.
+        split: Split of the world's scenes.
+        version: Version of the world.
+    """
+
+    name: str
+    split: str
+    version: int
+
+
+def stand_in(task: str) -> StandIn | None:
+    """What an evaluation task such as ``lare_mini_val_pope`` asks; None for any that is no stand-in."""
+    group, _, name = task.rpartition("_")
+    if group not in GROUPS or name not in TASKS:
+        return None
+    version, split = GROUPS[group]
+    return StandIn(name, split, version)
 
 
 def make_task(
-    task: str, split: str = "test", n: int | None = None, seed: int | None = None, images: bool = True
+    task: str, split: str = "test", n: int | None = None, seed: int | None = None, images: bool = True, version: int = 1
 ) -> list[dict[str, Any]]:
     """The rows of one mini task, in the imitated benchmark's columns, with a PIL image in column `image`.
 
@@ -249,15 +310,17 @@ def make_task(
         n: number of rows (pairs count two in mmvp); the default sizes are about 500 a task.
         seed: another draw of the same task; None is the published one.
         images: False leaves the column `image` out, and its drawing, which takes most of the time.
+        version: version of the world.
 
     Returns:
-        Rows with the benchmark's columns plus question_id, sort, hops, boxes, rationale, scene.
+        Rows with the benchmark's columns plus question_id, sort, hops, boxes, rationale, scene, and from version 2 on
+        difficulty.
 
     Raises:
-        LareError: unknown task or split.
+        LareError: unknown task, split or version.
     """
     if task not in _MAKERS:
         raise LareError(f"unknown mini task {task!r}; choose one of {', '.join(TASKS)}")
     if split not in ("train", "validation", "test"):
         raise LareError(f"unknown split {split!r}; choose train, validation or test")
-    return _MAKERS[task](split, SIZES_BY_TASK[task] if n is None else n, seed or 0, images)
+    return _MAKERS[task](_Draw(world(version), split, SIZES_BY_TASK[task] if n is None else n, seed or 0, images))

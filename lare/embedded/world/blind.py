@@ -88,25 +88,30 @@ class BlindScore:
     blind: float
 
 
-def blind_answers(task: str, rows: Sequence[Mapping[str, Any]], n_train: int = 3000) -> list[int]:
-    """Blind answers (option indices) to rows, learnt from `n_train` training questions of the same task."""
-    train = [blind_view(task, row) for row in make_task(task, "train", n_train, seed=7, images=False)]
+def blind_answers(
+    task: str, rows: Sequence[Mapping[str, Any]], n_train: int = 3000, version: int = 1
+) -> list[int]:
+    """Blind answers (option indices) to rows, learnt from `n_train` training questions of the same task and version."""
+    made = make_task(task, "train", n_train, seed=7, images=False, version=version)
+    train = [blind_view(task, row) for row in made]
     baseline = BlindBaseline().fit(train)
     return [baseline.answer(blind_view(task, row)) for row in rows]
 
 
-def blind_score(task: str, rows: Sequence[Mapping[str, Any]], n_train: int = 3000) -> BlindScore:
+def blind_score(task: str, rows: Sequence[Mapping[str, Any]], n_train: int = 3000, version: int = 1) -> BlindScore:
     """Blind accuracy over single questions (for mmvp too: its pairs are unanswerable blind by construction)."""
     views = [blind_view(task, row) for row in rows]
-    answers = blind_answers(task, rows, n_train)
+    answers = blind_answers(task, rows, n_train, version)
     right = sum(a == v.index for a, v in zip(answers, views, strict=True))
     chance = sum(1.0 / len(v.options) for v in views) / len(views)
     return BlindScore(task, len(views), chance, right / len(views))
 
 
-def blind_table(split: str = "test", n: int | None = None) -> list[BlindScore]:
+def blind_table(split: str = "test", n: int | None = None, version: int = 1) -> list[BlindScore]:
     """Blind scores of every mini task."""
-    return [blind_score(task, make_task(task, split, n, images=False)) for task in TASKS]
+    return [
+        blind_score(task, make_task(task, split, n, images=False, version=version), version=version) for task in TASKS
+    ]
 
 
 def format_table(scores: Iterable[BlindScore]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from random import Random
 
@@ -17,9 +17,11 @@ from lare.embedded.world.concepts import (
     N_DRAWINGS,
 )
 from lare.embedded.world.prompts import LETTERS, inline_options, task_prompt
-from lare.embedded.world.questions import FAMILIES, TRAINING_FAMILIES, exist
 from lare.embedded.world.scene import Scene
-from lare.embedded.world.wording import Question, article, name_of, place
+from lare.embedded.world.v2.difficulty import difficulty
+from lare.embedded.world.versions import world
+from lare.embedded.world.wording import Question, article, name_of, place, scene_graph
+from lare.errors import LareError
 
 STYLES = ("open", "mmbench", "mmstar", "mmvp", "scienceqa", "pope")
 NOTCH_HINT = "A dark notch shows where a thing points."
@@ -36,6 +38,7 @@ class Item:
         index: position of the right option (0 without options).
         hint: context given before the question, empty when there is none.
         prompt: the user's text.
+        scene: the scene that is asked about.
     """
 
     question: Question
@@ -44,6 +47,22 @@ class Item:
     index: int
     hint: str
     prompt: str
+    scene: Scene | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def difficulty(self) -> str:
+        """`easy`, `medium` or `hard` (see `lare.embedded.world.v2.difficulty`)."""
+        return difficulty(self.question)
+
+    def scene_graph(self) -> str:
+        """The things of the picture as compact JSON: place to kind, colour and size (see `wording.scene_graph`).
+
+        Raises:
+            LareError: If the item was made without its scene.
+        """
+        if self.scene is None:
+            raise LareError("this item does not know its scene; make it with make_item or an ItemSampler")
+        return scene_graph(self.scene)
 
     @property
     def final(self) -> str:
@@ -84,7 +103,7 @@ _CLOSED: dict[str, Sequence[str]] = {
 def offer(scene: Scene, question: Question, rng: Random, n: int = 4) -> tuple[tuple[str, ...], int] | None:
     """Options for a question and the index of the right one; None when no options can be had.
 
-    Distractors come from the scene, as often as they stand there, so that neither the look of an option nor its
+    Distractors come from the scene (in version 1 as often as they stand there), so that neither the look of an option nor its
     presence tells anything without the image.
     """
     if question.options:
@@ -92,7 +111,8 @@ def offer(scene: Scene, question: Question, rng: Random, n: int = 4) -> tuple[tu
     else:
         banned = {question.answer, *question.blocked}
         pool = [p for p in _pool(scene, question) if p not in banned]
-        rest = [p for p in _CLOSED.get(question.answer_type, ()) if p not in banned]
+        if scene.version > 1:  # there a kind is asked for as often as another, however often it stands in the scene
+            pool = list(dict.fromkeys(pool))
         rng.shuffle(pool)
         distinct = list(dict.fromkeys(pool))[: n - 1]
         if len(distinct) < n - 1:
@@ -131,16 +151,16 @@ def columns(style: str, question: Question, choices: tuple[str, ...], index: int
 def make_item(scene: Scene, question: Question, style: str, rng: Random) -> Item | None:
     """Put a question into a format; None when the format cannot hold it."""
     if question.answer_type == "caption" or style == "open" or (style == "pope" and question.answer_type != "yesno"):
-        return Item(question, "open", (), 0, "", question.stem)
+        return Item(question, "open", (), 0, "", question.stem, scene)
     if question.answer_type == "yesno":
-        return Item(question, "pope", (), 0, "", task_prompt("pope", {"question": question.stem}))
+        return Item(question, "pope", (), 0, "", task_prompt("pope", {"question": question.stem}), scene)
     offered = offer(scene, question, rng, 2 if style == "mmvp" else 4)
     if offered is None or (style == "mmvp" and len(offered[0]) != 2):
         return None
     choices, index = offered
     hint = _hint(question, choices) if style == "scienceqa" else ""
     prompt = task_prompt(style, columns(style, question, choices, index, hint))
-    return Item(question, style, choices, index, hint, prompt)
+    return Item(question, style, choices, index, hint, prompt, scene)
 
 
 class ItemSampler:
@@ -150,17 +170,24 @@ class ItemSampler:
         families: weight of each question family.
         styles: weight of each format.
         seed: seed of the sampler's own random stream (its state goes into checkpoints).
+        version: version of the world whose families they are; scenes must be of the same.
     """
 
-    def __init__(self, families: Mapping[str, float], styles: Mapping[str, float], seed: int | tuple[int, ...]) -> None:
-        self.rng = Random(repr(seed))
+    def __init__(
+        self,
+        families: Mapping[str, float],
+        styles: Mapping[str, float],
+        seed: int | tuple[int, ...],
+        version: int = 1,
+    ) -> None:
+        self.rng, self._world = Random(repr(seed)), world(version)
         self._families, self._family_sum = list(families), list(accumulate(families.values()))
         self._styles, self._style_sum = list(styles), list(accumulate(styles.values()))
         self._seen: Counter[tuple[str, str]] = Counter()
 
     def _even(self, question: Question) -> bool:
         """Whether this answer may be taken without making one count more likely than another."""
-        if question.answer_type != "count":
+        if question.answer_type != "count" or self._world.version > 1:  # whose counts are even by themselves
             return True
         group = "colour" if question.stem.split()[2] in COLOUR_NAMES else "category"
         low = min(self._seen[group, option] for option in question.options)
@@ -176,11 +203,11 @@ class ItemSampler:
     def draw(self, scene: Scene, style: str | None = None) -> Item | None:
         """One item (of the given style, else a drawn one), or None when the drawn family does not fit the scene."""
         family = self.rng.choices(self._families, cum_weights=self._family_sum)[0]
-        if family == "exist":
-            negative = self.rng.choice(("random", "popular", "adversarial"))
-            question = exist(scene, self.rng, negative)
-        else:
-            question = (FAMILIES | TRAINING_FAMILIES)[family](scene, self.rng)
+        question = None
+        for _ in range(self._world.tries):
+            question = self._world.ask(family, scene, self.rng)
+            if question is not None:
+                break
         if question is None or not self._even(question):
             return None
         return make_item(scene, question, style or self.style(), self.rng)
@@ -198,7 +225,7 @@ class ItemSampler:
             if item is not None:
                 items.append(item)
         while len(items) < n:
-            question = FAMILIES["what_at"](scene, self.rng)
-            assert question is not None
-            items.append(Item(question, "open", (), 0, "", question.stem))
+            question = self._world.families["what_at"](scene, self.rng)
+            if question is not None:
+                items.append(Item(question, "open", (), 0, "", question.stem, scene))
         return items

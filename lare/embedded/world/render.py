@@ -166,7 +166,8 @@ def render(scene: Scene, variants: int = 0) -> np.ndarray:
         scene: what to draw; background and shades follow from its split and seed alone.
         variants: number of augmented versions of each drawing to choose from (0: the drawing as it is).
     """
-    rng = np.random.default_rng((SPLIT_SALT[scene.split], scene.seed, 99))
+    named = (SPLIT_SALT[scene.split], scene.seed, 99)
+    rng = np.random.default_rng(named if scene.version == 1 else (*named, scene.version))
     canvas = _background(rng)
     for cell in scene.things:
         left, top, right, bottom = scene.box(cell)

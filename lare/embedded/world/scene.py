@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -51,6 +51,9 @@ class Scene:
         vendor: drawing vendor of the scene.
     """
 
+    version: ClassVar[int] = 1
+    """Version of the world whose scene it is."""
+
     split: str
     seed: int
     kind: tuple[int, ...]
@@ -61,6 +64,11 @@ class Scene:
     label: tuple[int, ...]
     offset: tuple[tuple[int, int], ...]
     vendor: str
+
+    @property
+    def name(self) -> str:
+        """The scene's name in question files and traces: `test/12`, from version 2 on `test@2/12`."""
+        return f"{self.split}{f'@{self.version}' if self.version > 1 else ''}/{self.seed}"
 
     @cached_property
     def things(self) -> list[int]:

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from random import Random
 
-from lare.embedded.world.concepts import COLOUR_NAMES, KINDS, STEPS
+from lare.embedded.world.concepts import COLOUR_NAMES, KINDS, SIZES, STEPS
 from lare.embedded.world.scene import SIDE, Scene
 
-__all__ = ["Question", "article", "at_place", "follow", "gaze", "name_of", "named", "neighbour", "place", "refer"]
+__all__ = [
+    "Question",
+    "article",
+    "at_place",
+    "follow",
+    "gaze",
+    "name_of",
+    "named",
+    "neighbour",
+    "place",
+    "refer",
+    "scene_graph",
+]
 
 
 @dataclass(frozen=True)
@@ -25,6 +38,7 @@ class Question:
         cells: the cell that each step needs, in order.
         blocked: names in the question that must not be offered as options.
         options: the only possible answers, when the question names them itself.
+        near: things that are nearly what is asked for (version 2).
     """
 
     family: str
@@ -36,6 +50,7 @@ class Question:
     cells: tuple[int, ...]
     blocked: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
+    near: int = 0
 
 
 def place(cell: int) -> str:
@@ -110,3 +125,15 @@ def gaze(scene: Scene, cell: int, hops: int) -> list[int] | None:
             return None
         path = [*path, tail[1]]
     return path
+
+
+def scene_graph(scene: Scene) -> str:
+    """A scene's things in reading order as compact JSON, place to kind, colour and size: `{"b2":"panda red small"}`.
+
+    For methods that write or read scene graphs (CCoT). Kind, colour and size are words that the tokenizer knows whole.
+    """
+    things = {
+        place(cell): f"{name_of(scene, cell)} {COLOUR_NAMES[scene.colour[cell]]} {SIZES[scene.size[cell]]}"
+        for cell in scene.things
+    }
+    return json.dumps(things, separators=(",", ":"))

@@ -1,0 +1,190 @@
+"""Scenes of version 2: fewer kinds, so that every thing has near misses, and a planted chain of things that point on.
+
+Drawings, digits, colours, sizes, picture format and splits are those of version 1, so that an encoder and a tokenizer
+serve both. What differs is what stands together: 5 or 6 drawings out of three categories, one shape and the digit tile
+share 8 to 12 places and 3 or 4 colours, and most scenes hold a chain of up to six looks without a repeat.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import ClassVar
+
+import numpy as np
+
+from lare.embedded.world.assets import digits
+from lare.embedded.world.concepts import (
+    CATEGORY_NAMES,
+    COLOUR_NAMES,
+    KINDS,
+    SHAPE_START,
+    SHAPES,
+    SIZES,
+    STEPS,
+    TILE_KIND,
+    VENDORS,
+)
+from lare.embedded.world.scene import CELLS, SIDE, SPLIT_SALT, Scene, kind_weights
+from lare.embedded.world.wording import neighbour
+
+__all__ = ["MAX_HOPS", "Scene2", "sample_scene", "walks"]
+
+MAX_HOPS = 6
+"""Steps of the longest chain."""
+_PLANTED = (0.1, 0.1, 0.1, 0.15, 0.55)
+"""Shares of scenes with a planted chain of 2, 3, 4, 5 and 6 steps."""
+_PLANTED_UP_TO = np.cumsum(_PLANTED)
+_TILES = 2.0
+"""Weight of the digit tile among the kinds of a scene, where any other kind has 1: reading digits needs a close look."""
+
+
+@dataclass(frozen=True)
+class Scene2(Scene):
+    """A scene of version 2; attributes as in `Scene`."""
+
+    version: ClassVar[int] = 2
+
+    @cached_property
+    def ahead(self) -> list[int | None]:
+        """(16,) the cell of the thing that the thing in a cell points at; None where there is none."""
+        found = [neighbour(cell, self.direction[cell]) for cell in range(CELLS)]
+        return [
+            to if self.kind[cell] >= 0 and to is not None and self.kind[to] >= 0 else None
+            for cell, to in enumerate(found)
+        ]
+
+    @cached_property
+    def gazes(self) -> list[tuple[int, ...]]:
+        """From every thing that a phrase names, the cells that one is led to by looking on, until one comes back."""
+        return [self.led(cell) for cell in self.things if self.phrases[cell]]
+
+    def led(self, cell: int) -> tuple[int, ...]:
+        """The cells of the longest gaze chain from a cell, itself first, without a repeat."""
+        path = [cell]
+        while (to := self.ahead[path[-1]]) is not None and to not in path:
+            path.append(to)
+        return tuple(path)
+
+    @cached_property
+    def phrases(self) -> list[str]:
+        """(16,) the shortest phrase that picks out a thing: `cat`, `red cat`, `small red cat`; empty without one."""
+        return [self._phrase(cell) if kind >= 0 else "" for cell, kind in enumerate(self.kind)]
+
+    def _phrase(self, cell: int) -> str:
+        kind, colour, size = self.kind[cell], self.colour[cell], self.size[cell]
+        if self.kind.count(kind) == 1:
+            return KINDS[kind]
+        if self.shared["kind", kind, colour] == 1:
+            return f"{COLOUR_NAMES[colour]} {KINDS[kind]}"
+        return f"{SIZES[size]} {COLOUR_NAMES[colour]} {KINDS[kind]}" if self.looks[kind, colour, size] == 1 else ""
+
+    @cached_property
+    def looks(self) -> dict[tuple[int, int, int], int]:
+        """How many things have a kind, a colour and a size together."""
+        found: dict[tuple[int, int, int], int] = {}
+        for cell in self.things:
+            look = self.kind[cell], self.colour[cell], self.size[cell]
+            found[look] = found.get(look, 0) + 1
+        return found
+
+    @cached_property
+    def shared(self) -> dict[tuple[str, int, int], int]:
+        """How many things share two of the three: ("kind", kind, colour), ("size", kind, size), ("colour", colour, size)."""
+        found: dict[tuple[str, int, int], int] = {}
+        for (kind, colour, size), number in self.looks.items():
+            for pair in (("kind", kind, colour), ("size", kind, size), ("colour", colour, size)):
+                found[pair] = found.get(pair, 0) + number
+        return found
+
+    @cached_property
+    def nameable(self) -> list[int]:
+        """The cells of things that a phrase names."""
+        return [cell for cell in self.things if self.phrases[cell]]
+
+    @cached_property
+    def groups(self) -> dict[str, dict[str, list[int]]]:
+        """Groups of things by what they have in common, as far as they were asked for; see `groups.groups`."""
+        return {}
+
+    @cached_property
+    def mask(self) -> int:
+        """The occupied cells as bits; 16 bits higher the cells of things that a phrase names."""
+        return sum(1 << cell for cell in self.things) + sum(1 << cell + CELLS for cell in self.nameable)
+
+
+@lru_cache(maxsize=MAX_HOPS)
+def walks(steps: int) -> np.ndarray:
+    """(n, steps + 1) int64: every walk of `steps` steps over the grid's cells that enters no cell twice."""
+    found = [(cell,) for cell in range(CELLS)]
+    for _ in range(steps):
+        found = [
+            (*walk, to)
+            for walk in found
+            for direction in range(len(STEPS))
+            if (to := neighbour(walk[-1], direction)) is not None and to not in walk
+        ]
+    return np.array(found, dtype=np.int64)
+
+
+def _palette(rng: np.random.Generator) -> np.ndarray:
+    """Kinds of a scene: 5 or 6 drawings out of three categories, one shape, the digit tile last."""
+    themes = rng.choice(len(CATEGORY_NAMES), 3, replace=False)
+    allowed = (themes[:, None] * 8 + np.arange(8)).ravel()
+    weights = kind_weights()[allowed]
+    drawings = rng.choice(allowed, int(rng.integers(5, 7)), replace=False, p=weights / weights.sum())
+    return np.concatenate([drawings, [SHAPE_START + int(rng.integers(len(SHAPES))), TILE_KIND]])
+
+
+@lru_cache(maxsize=MAX_HOPS)
+def _turns(steps: int) -> np.ndarray:
+    """(n, steps) int64: the direction of each step of each of the `walks`."""
+    rows, columns = np.divmod(walks(steps), SIDE)
+    delta = np.stack([np.diff(rows), np.diff(columns)], -1)
+    return (delta[:, :, None] == np.array(STEPS)).all(-1).argmax(-1)
+
+
+def _places(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Cells of the things, the planted chain's first, and the (16,) directions in which things point."""
+    steps = 2 + int(np.searchsorted(_PLANTED_UP_TO, rng.random(), side="right").clip(0, MAX_HOPS - 2))
+    chosen = int(rng.integers(len(walks(steps))))
+    walk, free = walks(steps)[chosen], np.ones(CELLS, bool)
+    free[walk] = False
+    order = rng.permutation(CELLS)
+    cells = np.concatenate([walk, order[free[order]]])[: int(rng.integers(8, 13))]
+    direction = rng.integers(4, size=CELLS)
+    direction[walk[:-1]] = _turns(steps)[chosen]
+    return cells, direction
+
+
+def sample_scene(split: str, seed: int) -> Scene2:
+    """Sample the scene named (split, seed); the same name always gives the same scene.
+
+    Raises:
+        KeyError: unknown split.
+    """
+    rng = np.random.default_rng((SPLIT_SALT[split], seed, Scene2.version))
+    cells, direction = _places(rng)
+    palette = _palette(rng)
+    weights = np.ones(len(palette))
+    weights[-1] = _TILES
+    picks = np.searchsorted(np.cumsum(weights / weights.sum()), rng.random(len(cells)), side="right")
+    kind = np.full(CELLS, -1)
+    kind[cells] = palette[picks.clip(0, len(palette) - 1)]
+    colours = rng.choice(len(COLOUR_NAMES), int(rng.integers(3, 5)), replace=False)
+    labels = digits(split)[1]
+    digit = np.where(kind == TILE_KIND, rng.integers(len(labels), size=CELLS), -1)
+    size = rng.integers(2, size=CELLS)
+    slack = np.where(size == 0, 4, 1)[:, None]
+    return Scene2(
+        split=split,
+        seed=seed,
+        kind=tuple(kind.tolist()),
+        colour=tuple(rng.choice(colours, CELLS).tolist()),
+        size=tuple(size.tolist()),
+        direction=tuple(direction.tolist()),
+        digit=tuple(digit.tolist()),
+        label=tuple(np.where(digit >= 0, labels[digit], -1).tolist()),
+        offset=tuple((int(r), int(c)) for r, c in rng.integers(-slack, slack + 1, size=(CELLS, 2))),
+        vendor=str(rng.choice(VENDORS["test" if split == "test" else "train"])),
+    )
