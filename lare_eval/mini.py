@@ -1,4 +1,4 @@
-"""The `lare_mini` tasks: five stand-ins in the formats of five benchmarks, made in memory from the embedded world.
+"""The `lare_mini` and `lare_mini2` tasks: stand-ins in the formats of five benchmarks, made from the embedded world.
 
 They exist so that everything can be run and measured without any download. A result on ``lare_mini_pope`` says
 something about the embedded world and nothing about POPE; hence "mini" in every name.
@@ -64,17 +64,17 @@ class MiniTask(ConfigurableMessagesTask):  # type: ignore[misc]
     def download(self, dataset_kwargs: Any = None) -> None:
         """Make the rows."""
         split = str(self.config.test_split)
-        rows = mini_rows(str(self.config.dataset_name), split)
+        rows = mini_rows(str(self.config.dataset_name), split, int((self.config.metadata or {}).get("world", 1)))
         self.dataset = datasets.DatasetDict({split: rows})
         self.dataset_no_image = datasets.DatasetDict({split: rows.remove_columns("image")})
 
 
 @cache
-def mini_rows(name: str, split: str = "test") -> datasets.Dataset:
+def mini_rows(name: str, split: str = "test", version: int = 1) -> datasets.Dataset:
     """The rows of one stand-in; columns that lmms-eval has no use for are kept as JSON text, for the trace."""
     from lare.embedded.world.benchmark import make_task
 
-    rows = make_task(name, split)
+    rows = make_task(name, split, version=version)
     return datasets.Dataset.from_list([{key: _column(key, value) for key, value in row.items()} for row in rows])
 
 

@@ -77,10 +77,10 @@ Guesses = Mapping[str, Mapping[int, float]]
 
 
 def single_tasks(tasks: Sequence[str]) -> list[str]:
-    """Task names with the groups ``lare_mini`` and ``lare_mini_val`` replaced by their five."""
-    from lare.embedded.world.benchmark import TASKS
+    """Task names with groups of stand-ins (``lare_mini``, ``lare_mini2_val``, ...) replaced by their five."""
+    from lare.embedded.world.benchmark import GROUPS, TASKS
 
-    groups = {group: [f"{group}_{name}" for name in TASKS] for group in ("lare_mini", "lare_mini_val")}
+    groups = {group: [f"{group}_{name}" for name in TASKS] for group in GROUPS}
     return [one for task in tasks for one in groups.get(task, [task])]
 
 
@@ -92,9 +92,9 @@ def guess(tasks: Sequence[str]) -> Guesses:
     scores = {}
     for task in single_tasks(tasks):
         if (known := stand_in(task)) is not None:
-            name, split = known
-            rows = make_task(name, split, images=False)
-            answers = blind_answers(name, rows)
+            name, split, version = known
+            rows = make_task(name, split, images=False, version=version)
+            answers = blind_answers(name, rows, version=version)
             pairs = enumerate(zip(answers, rows, strict=True))
             scores[task] = {number: float(answer == blind_view(name, row).index) for number, (answer, row) in pairs}
     return scores

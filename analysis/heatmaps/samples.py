@@ -33,13 +33,13 @@ _SIDE = 4  # places a side in the embedded world's rationales
 
 def mini_pictures(tasks: Sequence[str]) -> dict[tuple[str, int], Image]:
     """Pictures of the mini tasks, the very ones that were asked about, by task and question number."""
-    from lare.embedded.world.benchmark import TASKS, make_task
+    from lare.embedded.world.benchmark import make_task, stand_in
 
     found: dict[tuple[str, int], Image] = {}
     for task in sorted(set(tasks)):
-        name = task.removeprefix("lare_mini_")
-        if task.startswith("lare_mini_") and name in TASKS:
-            found |= {(task, i): row["image"] for i, row in enumerate(make_task(name))}
+        if (known := stand_in(task)) is not None:
+            rows = make_task(known.name, known.split, version=known.version)
+            found |= {(task, i): row["image"] for i, row in enumerate(rows)}
     return found
 
 

@@ -22,6 +22,7 @@ from lare.embedded.world.items import ItemSampler
 from lare.embedded.world.questions import FAMILIES
 from lare.embedded.world.render import render_image
 from lare.embedded.world.scene import IMAGE_SIZE, sample_scene
+from lare.embedded.world.versions import scene_named
 from lare.errors import LareError
 from lare.losses.alignment import hybrid_mean_max
 from lare.methods.base import Sampling
@@ -165,10 +166,10 @@ def asked_in(reader: TraceReader) -> tuple[list[Asked], list[int], int]:
 
 @lru_cache(maxsize=4096)
 def _picture(image: str) -> Image:
-    split, _, seed = image.partition("/")
-    if not seed.isdigit() or split not in ("train", "validation", "test"):
+    scene = scene_named(image)
+    if scene is None:
         raise LareError(f"the trace's scene {image!r} is none of the embedded world (split/number); probe its traces")
-    return render_image(sample_scene(split, int(seed)))
+    return render_image(scene)
 
 
 def _batches(total: int) -> Iterator[slice]:

@@ -19,8 +19,6 @@ from lare.trace import TraceReader
 
 __all__ = ["Looks", "mini_pictures"]
 
-PREFIX = "lare_mini_"
-
 
 def mini_pictures(wanted: Iterable[tuple[str, int, str | None]]) -> Mapping[tuple[str, int], Picture]:
     """Pictures of questions of the embedded world; none for questions of other tasks.
@@ -32,15 +30,18 @@ def mini_pictures(wanted: Iterable[tuple[str, int, str | None]]) -> Mapping[tupl
     Returns:
         Task and question number to picture.
     """
-    from lare.embedded.world.benchmark import SIZES_BY_TASK, make_task
+    from lare.embedded.world.benchmark import SIZES_BY_TASK, make_task, stand_in
 
-    scenes = {(task, doc): scene for task, doc, scene in wanted if task.startswith(PREFIX)}
+    scenes = {(task, doc): scene for task, doc, scene in wanted}
     found = {}
     for task in sorted({task for task, _ in scenes}):
-        name = task.removeprefix(PREFIX)
+        if (known := stand_in(task)) is None:
+            continue
+        name, split, version = known
         # A task's first rows are the same however many are made; pairs need an even number.
         last = max(doc for asked, doc in scenes if asked == task)
-        for doc, row in enumerate(make_task(name, n=min(last + 1 + (last + 1) % 2, SIZES_BY_TASK[name]))):
+        size = min(last + 1 + (last + 1) % 2, SIZES_BY_TASK[name])
+        for doc, row in enumerate(make_task(name, split, size, version=version)):
             key = (task, doc)
             if key in scenes and row["scene"] == scenes[key]:
                 found[key] = picture(row["image"], f"The picture of question {doc} of {task}")

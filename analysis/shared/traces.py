@@ -239,7 +239,7 @@ def short(task: str) -> str:
     return f"mini {task.removeprefix('lare_mini_')}" if task.startswith("lare_mini_") else task
 
 
-META = ("scene", "category", "sort", "hops", "boxes", "rationale", "question_id")
+META = ("scene", "category", "sort", "hops", "difficulty", "boxes", "rationale", "question_id")
 """Facts of a question that get a column of their own; None where a task has none."""
 
 _COLUMNS = (

@@ -14,9 +14,9 @@ from torch import Tensor
 from lare.embedded.encoder import pixels
 from lare.embedded.vision_conv import LareVisionModel
 from lare.embedded.world.items import STYLES, Item, ItemSampler
-from lare.embedded.world.questions import FAMILIES
 from lare.embedded.world.render import render
-from lare.embedded.world.scene import IMAGE_SIZE, SIDE, sample_scene
+from lare.embedded.world.scene import IMAGE_SIZE, SIDE
+from lare.embedded.world.versions import world
 from lare.embedded.world_data import WorldData
 from lare.errors import LareError
 from lare.progress import progress
@@ -35,8 +35,8 @@ VARIANTS = 24
 """Varied drawings a kind (mirrored, turned, recoloured) in training pictures; 0 in validation."""
 
 
-def cache_world_features(encoder: LareVisionModel, path: Path, split: str, scenes: int) -> np.ndarray:
-    """Encode scenes 0..n-1 of a split once; (n, g*g, d_vis) float16 in a memory-mapped file.
+def cache_world_features(encoder: LareVisionModel, path: Path, split: str, scenes: int, version: int = 1) -> np.ndarray:
+    """Encode scenes 0..n-1 of a split of a version once; (n, g*g, d_vis) float16 in a memory-mapped file.
 
     A finished file of the right shape is used as it is; an unfinished one is made anew.
 
@@ -48,13 +48,13 @@ def cache_world_features(encoder: LareVisionModel, path: Path, split: str, scene
         raise LareError(f"the encoder reads {side} pixels a side, the world has {IMAGE_SIZE}; take embedded")
     shape = (scenes, encoder.config.grid**2, encoder.config.hidden_size)
     found = open_array(path, shape)
-    return write_array(path, shape, _encoded(encoder, split, scenes)) if found is None else found
+    return write_array(path, shape, _encoded(encoder, split, scenes, version)) if found is None else found
 
 
-def _encoded(encoder: LareVisionModel, split: str, scenes: int) -> Iterator[np.ndarray]:
+def _encoded(encoder: LareVisionModel, split: str, scenes: int, version: int) -> Iterator[np.ndarray]:
     """(up to 64, g*g, d_vis) features, scene by scene."""
     encoder.train(False)
-    variants = 0 if split == "validation" else VARIANTS
+    variants, sample_scene = 0 if split == "validation" else VARIANTS, world(version).sample_scene
     for start in progress(range(0, scenes, 64), desc=f"features {split}", mininterval=5):
         images = np.stack([render(sample_scene(split, i), variants) for i in range(start, min(scenes, start + 64))])
         with torch.no_grad():
@@ -93,12 +93,15 @@ class WorldBatches(StageBatches):
     ) -> None:
         self.data, self.stage, self.processor, self.config = data, stage, processor, config
         self.split, self.seed, self.features, self.world_split = split, seed, features, world_split
-        self.with_pictures = pictures
+        self.with_pictures, self.world = pictures, world(data.version)
         self.scenes = scenes if features is None else len(features)
         self.samples = self.scenes * data.per_image
-        self.families = dict(data.families) or dict.fromkeys(FAMILIES, 1.0)
+        self.families = dict(data.families) or dict.fromkeys(self.world.families, 1.0)
         self.styles = dict(data.styles) or dict.fromkeys(STYLES, 1.0)
-        self.fingerprint = f"world-{world_split}-{self.scenes}-{crc32(repr((self.families, self.styles)).encode()):08x}"
+        name = "world" if data.version == 1 else f"world{data.version}"
+        self.fingerprint = (
+            f"{name}-{world_split}-{self.scenes}-{crc32(repr((self.families, self.styles)).encode()):08x}"
+        )
         self._head, self._tail = _around(processor)
         self._image_id = config.image_token_id
 
@@ -109,14 +112,14 @@ class WorldBatches(StageBatches):
         """
         seed = (self.seed, step)
         rng = np.random.default_rng(seed)
-        sampler = ItemSampler(self.families, self.styles, seed)
+        sampler = ItemSampler(self.families, self.styles, seed, self.data.version)
         style = sampler.style()
         images = max(1, self.stage.batch // self.data.per_image)
         scenes = rng.integers(self.scenes, size=images).tolist()
         items = [
             item
             for scene in scenes
-            for item in sampler.sample(sample_scene(self.world_split, scene), self.data.per_image, style)
+            for item in sampler.sample(self.world.sample_scene(self.world_split, scene), self.data.per_image, style)
         ]
         return scenes, items, stage_mode(self.stage, self.config, float(rng.random()))
 
@@ -175,7 +178,7 @@ class WorldBatches(StageBatches):
     def _pictures(self, scenes: list[int]) -> Tensor:
         """(I, 3, H, W) uint8."""
         variants = 0 if self.world_split == "validation" else VARIANTS
-        images = np.stack([render(sample_scene(self.world_split, scene), variants) for scene in scenes])
+        images = np.stack([render(self.world.sample_scene(self.world_split, scene), variants) for scene in scenes])
         return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
 
 

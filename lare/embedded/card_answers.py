@@ -92,15 +92,15 @@ def read_evaluation(folder: Path) -> Evaluation:
             f"{str(folder)!r} is no finished evaluation ({error}); make one with python -m lare_eval.demo"
         ) from None
     known = {task: stand_in(task) for task in scores}
-    splits = {one[1] if one else "" for one in known.values()}
+    splits = {one.split if one else "" for one in known.values()}
     if len(splits) != 1 or "" in splits:
         raise LareError(f"{str(folder)!r} asks {', '.join(scores)}; give an evaluation of lare_mini or lare_mini_val")
     families: defaultdict[str, Family] = defaultdict(Family)
     reader = TraceReader(folder / "traces" / setting)
     for task, of_task in scores.items():
-        name, split = stand_in(task) or ("", "")
-        rows = make_task(name, split, images=False)
-        guesses = blind_answers(name, rows)
+        name, split, version = stand_in(task) or ("", "", 1)
+        rows = make_task(name, split, images=False, version=version)
+        guesses = blind_answers(name, rows, version=version)
         asked = reader.select(task=task)
         for number, scene in zip(asked.column("doc_id"), asked.column("meta.scene"), strict=True):
             row, view = rows[number], blind_view(name, rows[number])

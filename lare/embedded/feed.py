@@ -10,7 +10,7 @@ from lare.embedded.batches import WorldBatches, cache_world_features
 from lare.embedded.model import run_sizes
 from lare.embedded.validation import validate_world
 from lare.embedded.vision_conv import LareVisionModel
-from lare.embedded.world_data import world_of
+from lare.embedded.world_data import world_data, world_of
 from lare.training.extensions import DataFeed, RunParts
 from lare.training.plan.config import DataConfig, StageConfig
 
@@ -43,9 +43,11 @@ class WorldFeed(DataFeed):
         if not isinstance(encoder, LareVisionModel):
             return None
         count = VALIDATION_SCENES if split == "validation" else self.scenes(data)
-        key = f"{split}_{count}"
+        version = world_data(data).version
+        key = f"{split}_{count}" if version == 1 else f"world{version}_{split}_{count}"
         if key not in self._features:
-            self._features[key] = cache_world_features(encoder, self.run.folder / f"features_{key}.npy", split, count)
+            path = self.run.folder / f"features_{key}.npy"
+            self._features[key] = cache_world_features(encoder, path, split, count, version)
         return self._features[key]
 
     def files(self, stage: StageConfig) -> None:

@@ -20,9 +20,8 @@ from PIL import Image
 from lare.embedded.batches import WorldBatches
 from lare.embedded.validation import main_mode
 from lare.embedded.world.items import STYLES, Item, ItemSampler
-from lare.embedded.world.questions import FAMILIES, TRAINING_FAMILIES
 from lare.embedded.world.render import render
-from lare.embedded.world.scene import sample_scene
+from lare.embedded.world.versions import world
 from lare.embedded.world_data import WorldData
 from lare.losses.alignment import alignment_loss
 from lare.methods.base import Sampling
@@ -58,12 +57,21 @@ class Asked:
 
 def draw_questions(data: WorldData, scenes: int, split: str = "validation") -> list[Asked]:
     """`PER_SCENE` questions about each of a split's first scenes, by the weights of a source of the world."""
-    families = dict(data.families) or dict.fromkeys(FAMILIES, 1.0)
-    asked = {name: weight for name, weight in families.items() if name not in TRAINING_FAMILIES}
-    sampler = ItemSampler(asked or families, dict(data.styles) or dict.fromkeys(STYLES, 1.0), SEED)
+    made = world(data.version)
+    families = dict(data.families) or dict.fromkeys(made.families, 1.0)
+    asked = {name: weight for name, weight in families.items() if name not in made.training_families}
+    sampler = ItemSampler(asked or families, dict(data.styles) or dict.fromkeys(STYLES, 1.0), SEED, data.version)
     return [
-        Asked(scene, item) for scene in range(scenes) for item in sampler.sample(sample_scene(split, scene), PER_SCENE)
+        Asked(scene, item)
+        for scene in range(scenes)
+        for item in sampler.sample(made.sample_scene(split, scene), PER_SCENE)
     ]
+
+
+def _version(asked: Sequence[Asked]) -> int:
+    """The version of the world that questions are about."""
+    scene = asked[0].item.scene if asked else None
+    return 1 if scene is None else scene.version
 
 
 @torch.no_grad()
@@ -81,7 +89,7 @@ def held_out_losses(
     """
     stage = config.stages[-1]
     settings = model.lare.config
-    source = WorldData(per_image=PER_SCENE)
+    source = WorldData(per_image=PER_SCENE, version=_version(asked))
     pictures = model.image is not None
     made = WorldBatches(
         source, stage, processor, settings, Split(), 0, None, len(asked), "validation", pictures=pictures
@@ -123,6 +131,7 @@ def answers(
     found: list[str] = []
     for start in range(0, len(asked), batch):
         part = asked[start : start + batch]
+        sample_scene = world(_version(part)).sample_scene
         images = [Image.fromarray(render(sample_scene("validation", one.scene), 0)) for one in part]
         replies = method.answer(images, [one.item.prompt for one in part], Sampling(max_new_tokens=most))
         found += [reply.text.rpartition("Answer:")[2].strip().lower() for reply in replies]

@@ -17,7 +17,8 @@ from torch.nn import functional as F
 
 from lare.embedded.encoder import labels
 from lare.embedded.world.concepts import COLOUR_NAMES, DIRECTIONS, KINDS, SIZES
-from lare.embedded.world.scene import SIDE, sample_scene
+from lare.embedded.world.scene import SIDE
+from lare.embedded.world.versions import world
 from lare.embedded.world.wording import place
 from lare.model import LareForConditionalGeneration
 from lare.model.vision import pool_grid
@@ -60,6 +61,7 @@ def align_projector(
     seed: int,
     steps: int = 1000,
     batch_size: int = 64,
+    version: int = 1,
 ) -> float:
     """Train the projector alone on dense labels; the decoder's embedding table stays as it is.
 
@@ -71,11 +73,12 @@ def align_projector(
         seed: seed of the choice of scenes.
         steps: number of updates.
         batch_size: scenes an update.
+        version: version of the world whose scenes they are.
 
     Returns:
         The share of the targets' variance that the last batch explains.
     """
-    rng = np.random.default_rng((seed, 11))
+    rng, sample_scene = np.random.default_rng((seed, 11)), world(version).sample_scene
     table = cast(Tensor, model.get_input_embeddings().weight).detach()
     place_Nd = table[torch.tensor([vocab["\u0120" + place(cell)] for cell in range(SIDE * SIDE)])]
     ids = word_ids(vocab)

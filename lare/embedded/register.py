@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lare.embedded.world_data import WorldData
+from lare.embedded.world_data import WorldData, world_of
 from lare.errors import LareError, require
 from lare.training.extensions import BaseModel, DataFormat, ImageAutoencoder, RunParts, VisionEncoder
 from lare.training.plan.config import DataConfig, ModelConfig, RunConfig, StageConfig
@@ -91,11 +91,11 @@ class _Model(BaseModel):
 
         vocab, lare = run.processor.tokenizer.get_vocab(), run.model.lare
         if before is None:
-            world = run.feed("world")
+            world, data = run.feed("world"), world_of(stage)
             assert isinstance(world, WorldFeed)
-            features = world.features("train", stage.data[0])
+            features = world.features("train", data)
             assert features is not None
-            align_projector(lare, features, "train", vocab, run.config.seed)
+            align_projector(lare, features, "train", vocab, run.config.seed, version=data.version)
         elif _delimited(stage) and not _delimited(before):
             warm_start(lare, vocab["<|assistant|>"])
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 from lare.errors import LareError, require
 from lare.training.plan.stage_config import DataConfig, StageConfig
 
-__all__ = ["WorldData", "world_of"]
+__all__ = ["WorldData", "world_data", "world_of"]
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class WorldData(DataConfig):
         families: Weight of each question family; all alike if empty.
         styles: Weight of each answer format; all alike if empty.
         per_image: Questions asked about one picture, which share its visual prefix.
+        version: Version of the world.
     """
 
     boxes: ClassVar[bool] = True
@@ -28,6 +29,7 @@ class WorldData(DataConfig):
     families: Mapping[str, float] = field(default_factory=dict, hash=False)
     styles: Mapping[str, float] = field(default_factory=dict, hash=False)
     per_image: int = 16
+    version: int = 1
 
     @property
     def unit(self) -> int:
@@ -38,14 +40,15 @@ class WorldData(DataConfig):
         """See `DataConfig.check_source`."""
         require(self.path is None, f"the data format {self.format!r} takes no path")
         require(self.per_image >= 1, f"data per_image is {self.per_image}; give at least 1")
-        if self.families or self.styles:
+        if self.families or self.styles or self.version != 1:
             self._check_weights()
 
     def _check_weights(self) -> None:
         from lare.embedded.world.items import STYLES
-        from lare.embedded.world.questions import FAMILIES, TRAINING_FAMILIES
+        from lare.embedded.world.versions import world
 
-        known = {"families": [*FAMILIES, *TRAINING_FAMILIES], "styles": list(STYLES)}
+        made = world(self.version)
+        known = {"families": [*made.families, *made.training_families], "styles": list(STYLES)}
         for name, names in known.items():
             weights: Mapping[str, float] = getattr(self, name)
             unknown = [one for one in weights if one not in names]
@@ -62,7 +65,15 @@ def world_of(stage: StageConfig) -> WorldData:
     Raises:
         LareError: If the stage has other data.
     """
-    data = stage.data[0]
+    return world_data(stage.data[0], f"stage {stage.name}")
+
+
+def world_data(data: DataConfig, where: str = "the run") -> WorldData:
+    """A source as one of the world.
+
+    Raises:
+        LareError: If it is of another format.
+    """
     if not isinstance(data, WorldData):
-        raise LareError(f"stage {stage.name} has data of format {data.format!r}; this needs the data format 'world'")
+        raise LareError(f"{where} has data of format {data.format!r}; this needs the data format 'world'")
     return data

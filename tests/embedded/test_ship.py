@@ -60,8 +60,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def evaluated(folder: Path, weights: str, right: Sequence[float], task: str = "lare_mini_val_pope") -> Path:
     """A folder as `lare_eval.demo` leaves it, with these scores."""
-    name, split = stand_in(task) or ("", "")
-    rows = make_task(name, split, n=len(right), images=False)
+    name, split, version = stand_in(task) or ("", "", 1)
+    rows = make_task(name, split, n=len(right), images=False, version=version)
     with TraceWriter(folder / "traces" / "K2") as writer:
         for number, row in reversed(list(enumerate(rows))):
             facts = {"scene": row["scene"], "sort": row["sort"]}

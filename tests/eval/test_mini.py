@@ -22,20 +22,22 @@ def few_rows(monkeypatch):
     from lare_eval import mini
 
     whole = benchmark.make_task
-    monkeypatch.setattr(benchmark, "make_task", lambda name, split="test", **k: whole(name, split, n=ROWS))
+    monkeypatch.setattr(
+        benchmark, "make_task", lambda name, split="test", version=1, **k: whole(name, split, n=ROWS, version=version)
+    )
     mini.mini_rows.cache_clear()
     yield
     mini.mini_rows.cache_clear()
 
 
-def right_answers() -> dict[tuple[bytes, str], str]:
+def right_answers(version: int = 1) -> dict[tuple[bytes, str], str]:
     """What a perfect model would write, by picture and question."""
     from lare.embedded.world.benchmark import make_task
     from lare.embedded.world.prompts import task_prompt
 
     right = {}
     for name in NAMES:
-        for row in make_task(name):
+        for row in make_task(name, version=version):
             answer = row["Correct Answer"] if name == "mmvp" else row["answer"]
             if name == "scienceqa":
                 answer = "ABCDE"[answer]
@@ -150,3 +152,30 @@ def test_the_validation_split_has_its_own_tasks(tmp_path):
     rows = list(task.test_docs())
     assert {row["scene"].split("/")[0] for row in rows} == {"validation"} and len(rows) == ROWS
     assert task.config.task_alias == "lare_mini_val_mmvp (stand-in)"
+
+
+def test_version_2_has_tasks_of_its_own(tmp_path):
+    """A perfect model has them all right; hops and difficulty are in the trace."""
+    from lare.trace import TraceReader
+    from lare_eval.adapter import LareAdapter
+
+    right = right_answers(version=2)
+    method = FakeMethod(lambda image, question: right[image.tobytes(), question])
+    scores = evaluate(LareAdapter(model=method, batch_size=16, trace=str(tmp_path)), ["lare_mini2"], str(TASKS))
+    assert all(scores["results"][f"lare_mini2_{name}"]["score,none"] == 1.0 for name in NAMES)
+    assert scores["groups"]["lare_mini2"]["score,none"] == 1.0
+    reader = TraceReader(tmp_path)
+    assert len(reader) == len(NAMES) * ROWS
+    assert set(reader.column("meta.difficulty")) <= {"easy", "medium", "hard"}
+    assert all(scene.startswith("test@2/") for scene in reader.column("meta.scene"))
+
+
+def test_the_validation_split_of_version_2(tmp_path):
+    from lmms_eval.tasks import TaskManager, get_task_dict
+
+    manager = TaskManager("ERROR", include_defaults=False, include_path=[str(TASKS)])
+    assert manager.task_index["lare_mini2_val"]["type"] == "group"
+    for name in NAMES:
+        (task,) = get_task_dict([f"lare_mini2_val_{name}"], manager, "chat").values()
+        assert {row["scene"].split("/")[0] for row in task.test_docs()} == {"validation@2"}
+        assert task.config.task_alias == f"lare_mini2_val_{name} (stand-in)"

@@ -15,7 +15,13 @@ from lare.embedded.world.scene import sample_scene
 
 SCENES = {"train": "2f66c15a16434826", "validation": "b79d463488aa1f82", "test": "0658bffadec96553"}
 ITEMS = {"train": "3b509324e292a428", "test": "f67e10cc77e9c1ae"}
-ROWS = {"mmbench": "da11a41ef72adf1d", "mmstar": "67a0fbe9c9b56a48", "mmvp": "c2b768dc211b4996", "scienceqa": "e58e0709ceb29955", "pope": "260f457ec462e7d6"}
+ROWS = {
+    "mmbench": "da11a41ef72adf1d",
+    "mmstar": "67a0fbe9c9b56a48",
+    "mmvp": "c2b768dc211b4996",
+    "scienceqa": "e58e0709ceb29955",
+    "pope": "260f457ec462e7d6",
+}
 
 
 def _hash(*parts: object) -> str:

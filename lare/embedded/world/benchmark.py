@@ -7,8 +7,8 @@ score here is never a score on the benchmark that it imitates.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from itertools import count as counter
 from dataclasses import dataclass
+from itertools import count as counter
 from random import Random
 from typing import Any, NamedTuple
 

@@ -88,9 +88,7 @@ class BlindScore:
     blind: float
 
 
-def blind_answers(
-    task: str, rows: Sequence[Mapping[str, Any]], n_train: int = 3000, version: int = 1
-) -> list[int]:
+def blind_answers(task: str, rows: Sequence[Mapping[str, Any]], n_train: int = 3000, version: int = 1) -> list[int]:
     """Blind answers (option indices) to rows, learnt from `n_train` training questions of the same task and version."""
     made = make_task(task, "train", n_train, seed=7, images=False, version=version)
     train = [blind_view(task, row) for row in made]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lare.embedded.world.benchmark import SIZES_BY_TASK, TASKS, make_task
 from lare.embedded.world.blind import blind_score, format_table
+from lare.embedded.world.versions import WORLDS
 from lare.errors import LareError
 from lare.progress import progress
 
@@ -22,6 +23,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tasks", default=",".join(TASKS), help=f"comma-separated, of {', '.join(TASKS)}")
     parser.add_argument("--n", type=int, default=None, help=f"questions a task; default {SIZES_BY_TASK}")
     parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--version", type=int, choices=tuple(WORLDS), default=1, help="of the world (default: 1)")
     parser.add_argument("--out", type=Path, default=Path("world_data"))
     return parser
 
@@ -31,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     scores = []
     for task in args.tasks.split(","):
-        rows = make_task(task, args.split, args.n, args.seed)
+        rows = make_task(task, args.split, args.n, args.seed, version=args.version)
         folder = args.out / task
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -42,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
                     file.write(json.dumps(row | {"image": name}) + "\n")
         except OSError as error:
             raise LareError(f"cannot write {folder}: {error.strerror}; name another folder with --out") from error
-        scores.append(blind_score(task, rows))
+        scores.append(blind_score(task, rows, version=args.version))
     print(f"{args.out}: {sum(s.n for s in scores)} questions of the {args.split} split")
     print(format_table(scores))
     return 0

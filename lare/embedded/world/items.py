@@ -103,15 +103,15 @@ _CLOSED: dict[str, Sequence[str]] = {
 def offer(scene: Scene, question: Question, rng: Random, n: int = 4) -> tuple[tuple[str, ...], int] | None:
     """Options for a question and the index of the right one; None when no options can be had.
 
-    Distractors come from the scene (in version 1 as often as they stand there), so that neither the look of an option nor its
-    presence tells anything without the image.
+    Distractors come from the scene (in version 1 as often as they stand there), so that neither the look of an option nor
+    its presence tells anything without the image.
     """
     if question.options:
         choices = list(question.options)
     else:
         banned = {question.answer, *question.blocked}
         pool = [p for p in _pool(scene, question) if p not in banned]
-        if scene.version > 1:  # there a kind is asked for as often as another, however often it stands in the scene
+        if scene.version > 1:  # there each kind is asked for alike, however often it stands in the scene
             pool = list(dict.fromkeys(pool))
         rng.shuffle(pool)
         distinct = list(dict.fromkeys(pool))[: n - 1]

@@ -15,7 +15,15 @@ MMBENCH: Categories = {
     "attribute_comparison": ("finegrained_perception (cross-instance)", {"larger_digit": 1.0, "more": 1.0}),
     "spatial_relationship": (
         "finegrained_perception (cross-instance)",
-        {"beside1": 0.6, "beside2": 1.0, "beside3": 1.0, "beside4": 1.0, "beside5": 1.0, "beside6": 1.2, "further": 0.5},
+        {
+            "beside1": 0.6,
+            "beside2": 1.0,
+            "beside3": 1.0,
+            "beside4": 1.0,
+            "beside5": 1.0,
+            "beside6": 1.2,
+            "further": 0.5,
+        },
     ),
     "function_reasoning": ("attribute_reasoning", {"function": 1.0}),
     "action_recognition": (

@@ -1,9 +1,9 @@
 """Chains of one to six steps: displacement ("above the thing right of the cat") and gaze ("what does it point at").
 
-A displacement chain has a shortcut, since displacements add up; it must not get easier with more steps. So it never ends
-at its start or beside it (from two steps on), and its words alone leave at least four places for its end: a walk that
-spans the whole board would tell where it ends without its start. A gaze chain has no shortcut: its words are the same
-wherever it leads, and each step must be seen before the next is known. No chain enters a cell twice.
+A displacement chain has a shortcut, since displacements add up; it must not get easier with more steps. So it never
+ends at its start or beside it (from two steps on), and its words alone leave at least four places for its end: a walk
+that spans the whole board would tell where it ends without its start. A gaze chain has no shortcut: its words are the
+same wherever it leads, and each step must be seen before the next is known. No chain enters a cell twice.
 """
 
 from __future__ import annotations
@@ -32,7 +32,17 @@ from lare.embedded.world.scene import CELLS, SIDE
 from lare.embedded.world.v2.scene import MAX_HOPS, Scene2, walks
 from lare.embedded.world.wording import Question, name_of, place
 
-__all__ = ["ATTRIBUTES", "Chain", "attribute_question", "displaced", "end_question", "fair_kind", "gazed", "routes", "with_tile"]
+__all__ = [
+    "ATTRIBUTES",
+    "Chain",
+    "attribute_question",
+    "displaced",
+    "end_question",
+    "fair_kind",
+    "gazed",
+    "routes",
+    "with_tile",
+]
 
 ATTRIBUTES = ("colour", "direction", "size", "digit")
 _ASK = {
@@ -77,7 +87,9 @@ class Chain:
         """The words for the last thing but one, or for the named one: `thing that the cat points at`."""
         words = f"the {self.phrase}"
         for direction in self.directions[:-1]:
-            words = f"the thing that {words} points at" if self.sort == "gaze" else f"the thing {BESIDE[direction]} {words}"
+            words = (
+                f"the thing that {words} points at" if self.sort == "gaze" else f"the thing {BESIDE[direction]} {words}"
+            )
         return words
 
     def last(self) -> str:
@@ -91,8 +103,8 @@ class Chain:
     def steps(self, scene: Scene2) -> list[str]:
         """A sentence a step, every word after the one that it is looked up by.
 
-        In a gaze chain the direction is seen at the thing (`cat b2 right. c2 dog.`), in a displacement chain the question
-        gave it (`cat b2. right c2 dog.`).
+        In a gaze chain the direction is seen at the thing (`cat b2 right. c2 dog.`), in a displacement chain the
+        question gave it (`cat b2. right c2 dog.`).
         """
         words = [DIRECTIONS[direction] for direction in self.directions]
         things = [f"{self.phrase} {place(self.cells[0])}"]
@@ -105,7 +117,7 @@ class Chain:
 
 @lru_cache(maxsize=MAX_HOPS)
 def routes(hops: int) -> tuple[np.ndarray, np.ndarray]:
-    """Every displacement chain's cells (n, hops + 1); the cells of each as bits, its start once more 16 bits higher (n,).
+    """Every displacement chain's cells (n, hops + 1), and those of each as bits, its start once more 16 bits higher (n,).
 
     See the module for which chains there are.
     """
@@ -140,16 +152,18 @@ def _displaced(scene: Scene2, rng: Random, hops: int) -> Iterator[tuple[int, ...
 
 def _gazed(scene: Scene2, rng: Random, hops: int) -> Iterator[tuple[int, ...]]:
     found = [led for led in scene.gazes if len(led) > hops]
-    for _ in range(min(_PICKS, len(found))):
-        yield found[int(rng.random() * len(found))][: hops + 1]
+    for led in rng.sample(
+        found, min(_PICKS, len(found))
+    ):  # each once: there are few, and `fair_kind` must not be worn down
+        yield led[: hops + 1]
 
 
 def with_tile(rng: Random) -> bool:
     """Whether a question about kinds may have the digit tile as an answer or an option.
 
-    One in four, since the tile stands in nearly every scene and would otherwise be the commonest answer of all.
+    One in five, since the tile stands in nearly every scene and would otherwise be the commonest answer of all.
     """
-    return rng.random() < 0.25
+    return rng.random() < 0.2
 
 
 def fair_kind(scene: Scene2, rng: Random, cell: int, tile: bool) -> bool:
@@ -220,8 +234,8 @@ def _chain(scene: Scene2, rng: Random, most: int) -> Chain | None:
 def chain_attribute(scene: Scene2, rng: Random) -> Question | None:
     """What color is the thing right of the cat? Which digit is on the thing that the cat points at?
 
-    Directions are asked for at the end of gaze chains only: things of a planted chain point at a neighbour, so the words
-    of a displacement would tell a little of where its end points.
+    Directions are asked for at the end of gaze chains only: things of a planted chain point at a neighbour, so the
+    words of a displacement would tell a little of where its end points.
     """
     chain = _chain(scene, rng, 4)
     if chain is None:

@@ -1,8 +1,8 @@
 """Existence by conjunction: is there a small red apple, in a picture that is full of near misses.
 
-Every question, yes or no, is about a kind that stands there, in a colour and a size that stand there too. What the three
-kinds of POPE say here of an absent thing: `random` is any, `popular` is of a kind that scenes draw often, `adversarial` is
-the hardest, right in kind and colour and wrong in size.
+Every question, yes or no, is about a kind that stands there, in a colour and a size that stand there too. What the
+three kinds of POPE say here of an absent thing: `random` is any, `popular` is of a kind that scenes draw often,
+`adversarial` is the hardest, right in kind and colour and wrong in size.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ def _question(scene: Scene2, look: Look, same: list[int]) -> Question:
     fits = [(scene.colour[cell], scene.size[cell]) == look[1:] for cell in same]
     cells = same[: fits.index(True) + 1] if any(fits) else same
     say = [
-        f"{KINDS[look[0]]} {place(cell)} {COLOUR_NAMES[scene.colour[cell]]} {SIZES[scene.size[cell]]}." for cell in cells
+        f"{KINDS[look[0]]} {place(cell)} {COLOUR_NAMES[scene.colour[cell]]} {SIZES[scene.size[cell]]}."
+        for cell in cells
     ]
     answer = "yes" if any(fits) else "no"
     stem = f"Is there {article(f'{SIZES[look[2]]} {COLOUR_NAMES[look[1]]} {KINDS[look[0]]}')} in the image?"

@@ -57,7 +57,9 @@ def count(scene: Scene2, rng: Random) -> Question | None:
     options = tuple(str(number) for number in range(1, MAX_COUNT + 1))
     say = tuple(f"{place(cell)} {name_of(scene, cell)}." for cell in cells)
     stem = f"How many {name} things are there?"
-    return Question("count", stem, str(len(cells)), "count", 1, say, tuple(cells), (), options, near=_nearly(scene, name))
+    return Question(
+        "count", stem, str(len(cells)), "count", 1, say, tuple(cells), (), options, near=_nearly(scene, name)
+    )
 
 
 def _nearly(scene: Scene2, name: str) -> int:
@@ -86,9 +88,7 @@ def more(scene: Scene2, rng: Random) -> Question | None:
 
 def common_colour(scene: Scene2, rng: Random) -> Question | None:
     """Which color is the most common of the animal things? Three to six things, each looked at."""
-    found = [
-        (name, cells) for name, cells in groups(scene, "category").items() if 3 <= len(cells) <= MAX_STEPS
-    ]
+    found = [(name, cells) for name, cells in groups(scene, "category").items() if 3 <= len(cells) <= MAX_STEPS]
     if not found:
         return None
     name, cells = rng.choice(found)

@@ -36,7 +36,7 @@ _PLANTED = (0.1, 0.1, 0.1, 0.15, 0.55)
 """Shares of scenes with a planted chain of 2, 3, 4, 5 and 6 steps."""
 _PLANTED_UP_TO = np.cumsum(_PLANTED)
 _TILES = 2.0
-"""Weight of the digit tile among the kinds of a scene, where any other kind has 1: reading digits needs a close look."""
+"""Weight of the digit tile among the kinds of a scene, where others have 1: reading digits needs a close look."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Scene2(Scene):
 
     @cached_property
     def shared(self) -> dict[tuple[str, int, int], int]:
-        """How many things share two of the three: ("kind", kind, colour), ("size", kind, size), ("colour", colour, size)."""
+        """How many things share two of the three, as ("kind", kind, colour), ("size", kind, size) and so on."""
         found: dict[tuple[str, int, int], int] = {}
         for (kind, colour, size), number in self.looks.items():
             for pair in (("kind", kind, colour), ("size", kind, size), ("colour", colour, size)):
