@@ -103,8 +103,8 @@ _CLOSED: dict[str, Sequence[str]] = {
 def offer(scene: Scene, question: Question, rng: Random, n: int = 4) -> tuple[tuple[str, ...], int] | None:
     """Options for a question and the index of the right one; None when no options can be had.
 
-    Distractors come from the scene (in version 1 as often as they stand there), so that neither the look of an option nor
-    its presence tells anything without the image.
+    Distractors come from the scene (in version 1 as often as they stand there), so that neither the look of an option
+    nor its presence tells anything without the image.
     """
     if question.options:
         choices = list(question.options)
@@ -115,6 +115,10 @@ def offer(scene: Scene, question: Question, rng: Random, n: int = 4) -> tuple[tu
             pool = list(dict.fromkeys(pool))
         rng.shuffle(pool)
         distinct = list(dict.fromkeys(pool))[: n - 1]
+        if len(distinct) < n - 1 and scene.version > 1 and question.answer_type == "kind":
+            return (
+                None  # a kind of another scene would show, and tell a little blind: scenes don't draw all kinds alike
+            )
         if len(distinct) < n - 1:
             rest = [p for p in _CLOSED.get(question.answer_type, ()) if p not in banned and p not in distinct]
             distinct += rng.sample(rest, min(len(rest), n - 1 - len(distinct)))

@@ -117,7 +117,7 @@ class Chain:
 
 @lru_cache(maxsize=MAX_HOPS)
 def routes(hops: int) -> tuple[np.ndarray, np.ndarray]:
-    """Every displacement chain's cells (n, hops + 1), and those of each as bits, its start once more 16 bits higher (n,).
+    """Every displacement chain's cells (n, hops + 1), and those of each as bits, its start again 16 bits higher (n,).
 
     See the module for which chains there are.
     """

@@ -1,7 +1,7 @@
 """Scenes of version 2: fewer kinds, so that every thing has near misses, and a planted chain of things that point on.
 
 Drawings, digits, colours, sizes, picture format and splits are those of version 1, so that an encoder and a tokenizer
-serve both. What differs is what stands together: 5 or 6 drawings out of three categories, one shape and the digit tile
+serve both. What differs is what stands together: 6 or 7 drawings out of three categories, one shape and the digit tile
 share 8 to 12 places and 3 or 4 colours, and most scenes hold a chain of up to six looks without a repeat.
 """
 
@@ -128,11 +128,11 @@ def walks(steps: int) -> np.ndarray:
 
 
 def _palette(rng: np.random.Generator) -> np.ndarray:
-    """Kinds of a scene: 5 or 6 drawings out of three categories, one shape, the digit tile last."""
+    """Kinds of a scene: 6 or 7 drawings out of three categories, one shape, the digit tile last."""
     themes = rng.choice(len(CATEGORY_NAMES), 3, replace=False)
     allowed = (themes[:, None] * 8 + np.arange(8)).ravel()
     weights = kind_weights()[allowed]
-    drawings = rng.choice(allowed, int(rng.integers(5, 7)), replace=False, p=weights / weights.sum())
+    drawings = rng.choice(allowed, int(rng.integers(6, 8)), replace=False, p=weights / weights.sum())
     return np.concatenate([drawings, [SHAPE_START + int(rng.integers(len(SHAPES))), TILE_KIND]])
 
 
