@@ -19,6 +19,8 @@ from lare.trace import TraceReader
 
 __all__ = ["Looks", "mini_pictures"]
 
+PREFIX = "lare_mini_"
+
 
 def mini_pictures(wanted: Iterable[tuple[str, int, str | None]]) -> Mapping[tuple[str, int], Picture]:
     """Pictures of questions of the embedded world; none for questions of other tasks.

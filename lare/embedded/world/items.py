@@ -181,7 +181,7 @@ class ItemSampler:
         self,
         families: Mapping[str, float],
         styles: Mapping[str, float],
-        seed: int | tuple[int, ...],
+        seed: int | tuple[int | str, ...],
         version: int = 1,
     ) -> None:
         self.rng, self._world = Random(repr(seed)), world(version)

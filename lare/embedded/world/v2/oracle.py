@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Callable
 
 from lare.embedded.world.concepts import (
     BESIDE,
@@ -107,7 +108,7 @@ def _larger(scene: Scene, first: str, second: str) -> str:
 
 
 _BESIDE = "|".join(BESIDE)
-_ANSWERS = {
+_ANSWERS: dict[str, Callable[..., str]] = {
     r"What is at ([a-d][1-4])\?": lambda s, at: _kind(s, _the(s, f"thing at {at}")),
     r"Where is the (.*)\?": _where,
     r"What color is the (.*)\?": lambda s, phrase: COLOUR_NAMES[s.colour[_the(s, phrase)]],

@@ -116,7 +116,7 @@ class Scene2(Scene):
 @lru_cache(maxsize=MAX_HOPS)
 def walks(steps: int) -> np.ndarray:
     """(n, steps + 1) int64: every walk of `steps` steps over the grid's cells that enters no cell twice."""
-    found = [(cell,) for cell in range(CELLS)]
+    found: list[tuple[int, ...]] = [(cell,) for cell in range(CELLS)]
     for _ in range(steps):
         found = [
             (*walk, to)
@@ -141,7 +141,8 @@ def _turns(steps: int) -> np.ndarray:
     """(n, steps) int64: the direction of each step of each of the `walks`."""
     rows, columns = np.divmod(walks(steps), SIDE)
     delta = np.stack([np.diff(rows), np.diff(columns)], -1)
-    return (delta[:, :, None] == np.array(STEPS)).all(-1).argmax(-1)
+    found: np.ndarray = (delta[:, :, None] == np.array(STEPS)).all(-1).argmax(-1)
+    return found
 
 
 def _places(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
