@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from lare.experiments.replaced import REPLACED
 from lare.moved import MOVED
 
 
@@ -16,6 +19,14 @@ def test_an_old_name_is_the_new_module(old: str) -> None:
     sys.modules.pop(old, None)
     with pytest.warns(FutureWarning, match=MOVED[old]):
         assert importlib.import_module(old) is importlib.import_module(MOVED[old])
+
+
+@pytest.mark.parametrize("old", [*REPLACED, "lare.training.sweep"])
+def test_a_replaced_command_says_what_to_use(old: str) -> None:
+    done = subprocess.run([sys.executable, "-m", old, "--seeds", "0"], capture_output=True, text=True)
+    assert done.returncode == 2
+    (grid,) = re.findall(r"lare experiments run (\S+)", done.stderr)
+    assert (Path(__file__).parents[1] / grid).is_file()
 
 
 def test_an_old_command_runs() -> None:

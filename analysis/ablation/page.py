@@ -1,8 +1,10 @@
 """Ablations over seeds (Tables 3 and 8, Figs. 5 and 6): rows of trained models, each against a reference row.
 
-Reads what `python -m lare_eval.refocus` wrote: a JSON file {"rows": [...]} with, for every trained model, its name,
-title, seed, scores by task and question, scenes, and costs. Rows that lose stand in the table as those that win.
+Reads the folder of an experiment (`lare experiments run`), or a JSON file {"rows": [...]} with, for every trained
+model, its name, title, seed, scores by task and question, scenes, and costs. Rows that lose stand in the table as
+those that win.
 
+    python analysis/ablation.py --rows reports/experiments/NAME --reference lare
     python analysis/ablation.py --rows reports/refocus/rows.json --reference fine
 """
 
@@ -25,7 +27,7 @@ from analysis.shared.report.document import Column, Document, Figure, Series, Ta
 from analysis.shared.stats import holm
 from analysis.shared.tasks import METHOD, Apart, apart_table, find_apart
 from lare.errors import LareError
-from lare_eval.looks import split_of
+from lare.experiments.looks import split_of
 
 __all__ = ["compute", "differences", "main", "moves_by_row"]
 
@@ -308,7 +310,7 @@ def compute(options: argparse.Namespace) -> Computed:
     """
     if options.traces:
         raise LareError("ablation reads rows.json and no traces; leave --traces out and give --rows")
-    content = read_rows(options.rows)
+    content = read_rows(options.rows, options.split)
     rows = merge(content)
     reference = next(iter(rows)) if options.reference is None else str(options.reference)
     if reference not in rows:
@@ -349,7 +351,17 @@ def parser() -> argparse.ArgumentParser:
         "ablation", (__doc__ or "").split("\n\n")[1], "python analysis/ablation.py --rows reports/refocus/rows.json"
     )
     made.add_argument(
-        "--rows", nargs="+", default=[DEFAULT], metavar="JSON", help="files of rows (default: %(default)s)"
+        "--rows",
+        nargs="+",
+        default=[DEFAULT],
+        metavar="PLACE",
+        help="folders of experiments, or JSON files of rows (default: %(default)s)",
+    )
+    made.add_argument(
+        "--split",
+        choices=["validation", "test"],
+        default="validation",
+        help="of a folder's rows (default: %(default)s)",
     )
     made.add_argument("--reference", metavar="ROW", help="row that others are compared with (default: the first)")
     made.set_defaults(seeds=[0])

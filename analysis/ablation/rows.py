@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats as scipy_stats
 
+from analysis.ablation.experiments import experiment_rows
 from analysis.shared.stats import LEVEL
 from lare.errors import LareError
 
@@ -98,8 +99,12 @@ class Difference:
     seeds: int
 
 
-def read_rows(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
-    """Rows of files, checked.
+def read_rows(paths: Sequence[str | Path], split: str = "validation") -> list[dict[str, Any]]:
+    """Rows of files and of experiments' folders, checked.
+
+    Args:
+        paths: JSON files of rows, and folders such as ``reports/experiments/NAME``.
+        split: Of a folder's rows.
 
     Raises:
         LareError: If a file can't be read, or a row lacks something or stands there twice.
@@ -108,16 +113,18 @@ def read_rows(paths: Sequence[str | Path]) -> list[dict[str, Any]]:
     seen: dict[tuple[str, int], str] = {}
     for path in map(str, paths):
         try:
-            rows = json.loads(Path(path).read_text(encoding="utf-8"))["rows"]
+            place = Path(path)
+            whole = place.is_dir()
+            rows = experiment_rows(place, split) if whole else json.loads(place.read_text(encoding="utf-8"))["rows"]
             checked = [_checked(row) for row in rows]
+        except LareError:
+            raise
         except FileNotFoundError:
-            raise LareError(
-                f"there is no {path!r}; make it with `python -m lare_eval.refocus`, or give --rows"
-            ) from None
+            raise LareError(f"there is no {path!r}; make it with `lare experiments run`, or give --rows") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise LareError(
-                f'{path!r} holds no rows ({type(error).__name__}: {error}); give a file {{"rows": [...]}} as '
-                "`python -m lare_eval.refocus` writes it"
+                f'{path!r} holds no rows ({type(error).__name__}: {error}); give a file {{"rows": [...]}}, or the '
+                "folder that `lare experiments run` writes"
             ) from None
         for row in checked:
             key = (row["name"], row["seed"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from lare.errors import LareError
@@ -49,9 +50,23 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument(
         "--contrast", nargs=2, action="append", default=[], metavar=("A", "B"), help="arm A (or A/ASK) minus arm B"
     )
+    clock = commands.add_parser("time", help="milliseconds an answer at batch 1 and 16; wants a quiet machine")
+    _shared(clock)
+    clock.add_argument("--questions", type=int, default=64, help="questions at batch 16 (default: %(default)s)")
+    clock.add_argument("--rounds", type=int, default=7, help="rounds in which arms take turns (default: %(default)s)")
+    scripts = commands.add_parser("jobs", help="array scripts for SLURM, one task a run")
+    _shared(scripts)
+    scripts.add_argument("--out", type=Path, required=True, help="folder of the scripts")
+    scripts.add_argument("--sbatch", action="append", default=[], help="a line for each script, as --sbatch=--gpus=1")
+    for one in (run, scripts):
+        one.add_argument(
+            "--launcher", default="", help="starts training in place of Python, as 'accelerate launch ...'"
+        )
+    run.add_argument("--seeds", type=int, nargs="+", default=[], help="seeds of arms (default: all)")
+    run.add_argument("--rates", type=float, nargs="+", default=[], help="factors on the learning rates (default: all)")
+    run.add_argument("--only-starts", action="store_true", help="train the starts and no arm")
     run.add_argument("--again", action="store_true", help="with --test: ask rows that were asked already; recorded")
     run.add_argument("--no-train", action="store_true", help="only ask what is trained")
-    run.add_argument("--launcher", default="", help="starts training in place of Python, as 'accelerate launch ...'")
     run.add_argument(
         "--keep-weights", action="store_true", help="keep every stage's weights and checkpoints of a finished arm"
     )
@@ -78,8 +93,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise LareError(f"--limit is {limit}; give at least 1")
     plan = Plan(options.file, options.runs, options.reports, limit)
     choice = Choice(tuple(options.arms), tuple(options.starts), tuple(options.asks))
+    if options.command == "run":
+        further = {"seeds": tuple(options.seeds), "rates": tuple(options.rates), "only_starts": options.only_starts}
+        choice = replace(choice, **further)
     choice.check(plan)
-    return int({"run": _run, "status": _status, "table": _table}[options.command](plan, choice, options))
+    commands = {"run": _run, "status": _status, "table": _table, "time": _time, "jobs": _jobs}
+    return commands[options.command](plan, choice, options)
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -87,8 +106,6 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 
 def _run(plan: Plan, choice: Choice, options: argparse.Namespace) -> int:
-    from dataclasses import replace
-
     from lare.experiments.runner import run_grid
 
     settings = replace(
@@ -164,4 +181,25 @@ def _table(plan: Plan, choice: Choice, options: argparse.Namespace) -> int:
     from lare.experiments.table import table
 
     print(table(plan, options.split, [(a, b) for a, b in options.contrast], options.markdown))
+    return 0
+
+
+def _time(plan: Plan, choice: Choice, options: argparse.Namespace) -> int:
+    from lare.experiments.timing import time_arms
+
+    if options.questions < 1 or options.rounds < 1:
+        raise LareError("--questions and --rounds need at least 1")
+    for name, found in time_arms(plan, choice, options.questions, options.rounds).items():
+        print(f"{name:20s} {found['batch1']:8.2f} ms at batch 1  {found['batch16']:8.2f} ms at batch 16")
+    print(f"written: {plan.out / 'times.json'}")
+    return 0
+
+
+def _jobs(plan: Plan, choice: Choice, options: argparse.Namespace) -> int:
+    from lare.experiments.jobs import write_jobs
+
+    check_methods(plan, choice)
+    places = ["--runs", str(options.runs), "--reports", str(options.reports)]
+    made = write_jobs(plan, choice, options.out, options.launcher, options.sbatch, places)
+    print(f"written: {', '.join(map(str, made))}; next: bash {options.out / 'submit.sh'}")
     return 0

@@ -19,7 +19,7 @@ def split_of(row: Mapping[str, Any]) -> str:
     Args:
         row: With ``scores`` by task.
     """
-    splits = {known[1] if (known := stand_in(task)) else "other" for task in row["scores"]}
+    splits = {known.split if (known := stand_in(task)) else "other" for task in row["scores"]}
     return splits.pop() if len(splits) == 1 else "other"
 
 

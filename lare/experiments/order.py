@@ -23,11 +23,17 @@ class Choice:
         arms: Names of arms; empty is all.
         starts: Names of starts; empty is all.
         asks: Names of ways of asking; empty is all.
+        seeds: Seeds of arms; empty is all.
+        rates: Factors on the learning rates that are tried; empty is all.
+        only_starts: Starts and no arms.
     """
 
     arms: tuple[str, ...] = ()
     starts: tuple[str, ...] = ()
     asks: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    rates: tuple[float, ...] = ()
+    only_starts: bool = False
 
     def check(self, plan: Plan) -> None:
         """Refuse names that the grid does not have.
@@ -50,8 +56,12 @@ class Choice:
         return [arm for arm in plan.grid.arms if not self.arms or arm in self.arms]
 
     def takes(self, run: Run) -> bool:
-        """Whether a run is of a wanted start."""
-        return not self.starts or run.start in self.starts
+        """Whether an arm's run is of a wanted start, seed and rate."""
+        return (
+            (not self.starts or run.start in self.starts)
+            and (not self.seeds or run.seed in self.seeds)
+            and (not self.rates or run.rate in self.rates)
+        )
 
     def asked(self, plan: Plan, arm: str) -> list[str]:
         """The wanted ways of asking an arm."""
@@ -96,6 +106,9 @@ def chosen_rate(plan: Plan, arm: str, limit: int | None = None) -> float | None:
 
 def jobs(plan: Plan, choice: Choice, settings: Settings) -> list[Job]:
     """Everything that is left to do, start by start, so that whole starts are complete early."""
+    if choice.only_starts:
+        wanted = [start for name, start in plan.starts.items() if not choice.starts or name in choice.starts]
+        return [Job(start, (), True) for start in wanted if not plan.trained(start)]
     found = list(_arm_jobs(plan, choice, settings))
     needed = dict.fromkeys(job.run.start for job in found if not plan.trained(job.run))
     order: list[Job] = []

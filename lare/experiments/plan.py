@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -112,6 +112,7 @@ class Plan:
         last = start.stage or names[-1]
         if last not in names:
             raise LareError(f"start {start.name!r} has no stage {last!r}; choose from {', '.join(names)}")
+        config = replace(config, stages=config.stages[: names.index(last) + 1])
         place = self.runs / start.folder if start.folder else self.root / "starts" / start.name
         return Run(f"start {start.name}", place, config, last, None, start.name, start.seed)
 
@@ -189,23 +190,19 @@ class Plan:
         folder = self.folder(run)
         if folder is None or not (folder / "run.yaml").is_file():
             return False
-        if run.arm is None and not same_run(run.config, read_yaml(folder / "run.yaml", "run file")):
+        if run.arm is None and not self._begins(run, folder):
             raise LareError(
                 f"{str(folder)!r} holds a run with other settings than {run.name}; move it away, or give the start "
                 "another folder"
             )
         return (folder / run.last / "final" / "meta.json").is_file()
 
-    def all_runs(self) -> Iterator[Run]:
-        """Starts, the runs that tune, and every arm at the run file's own rates; no run twice."""
-        yield from self.starts.values()
-        seen = set()
-        for arm in self.grid.arms:
-            tuning = [run for runs in self.tuning_runs(arm).values() for run in runs]
-            for run in [*tuning, *self.arm_runs(arm)]:
-                if run.stem not in seen:
-                    seen.add(run.stem)
-                    yield run
+    def _begins(self, run: Run, folder: Path) -> bool:
+        """Whether a start's folder holds it, or a run that goes on after the stage that arms begin with."""
+        found = read_yaml(folder / "run.yaml", "run file")
+        stages = found.get("stages")
+        some = stages[: len(run.config.stages)] if isinstance(stages, list) else stages
+        return same_run(run.config, {**found, "stages": some})
 
 
 @lru_cache(maxsize=1024)

@@ -184,6 +184,9 @@ def run_grid(plan: Plan, choice: Choice, settings: Settings, at_once: int = 1, g
         note(f"worked on by another process: {', '.join(runner.elsewhere)}")
     if runner.failures:
         raise LareError("; ".join(runner.failures.values()))
+    waiting = [job.run.name for job in jobs(plan, choice, settings) if not job.ready]
+    if waiting and not (runner.finished or runner.elsewhere or choice.rates):
+        raise LareError(f"not begun: {', '.join(waiting)}; run the start, and the tuning, that they wait for")
     return 0
 
 

@@ -62,6 +62,7 @@ class Questions:
     Attributes:
         hash: Of the file.
         task: Name of the task.
+        doc: Number in the task.
         scene: Questions of one scene are not independent of each other.
         family: Kind of question; empty where the task says none.
         hops: Reasoning steps; -1 where the task says none.
@@ -70,6 +71,7 @@ class Questions:
 
     hash: str
     task: Array
+    doc: Array
     scene: Array
     family: Array
     hops: Array
@@ -104,10 +106,10 @@ def read_questions(folder: Path, digest: str) -> Questions:
         content = json.loads(text)
         if hashlib.sha256(text.encode()).hexdigest()[:16] != digest:
             raise ValueError("it was changed")
-        columns = {name: [] for name in ("task", "scene", "family", "hops", "difficulty")}  # type: dict[str, list[Any]]
+        columns = {name: [] for name in ("task", "doc", "scene", "family", "hops", "difficulty")}  # type: dict[str, list[Any]]
         for task, one in content.items():
             columns["task"] += [task] * len(one["doc"])
-            for name in ("scene", "family", "hops", "difficulty"):
+            for name in ("doc", "scene", "family", "hops", "difficulty"):
                 columns[name] += one[name]
         return Questions(digest, **{name: np.array(values) for name, values in columns.items()})
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -24,6 +24,7 @@ def questions(name: str = "q") -> Questions:
     return Questions(
         name,
         task=np.where(number < 80, "a", "b"),
+        doc=number,
         scene=np.array([f"s{one // 2}" for one in number]),
         family=np.where(number % 5 == 0, "exist", "gaze"),
         hops=1 + number % 3,
@@ -194,3 +195,28 @@ def test_a_damaged_row_is_named(world: World, capsys: pytest.CaptureFixture[str]
     path.write_text(path.read_text()[:50])
     assert lare(world.words("status")) == 2
     assert "can't be read" in capsys.readouterr().err
+
+
+def test_times_stand_among_the_costs(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lare.experiments import timing
+
+    assert lare(world.words("time")) == 2
+    assert "no wanted arm is trained here" in capsys.readouterr().err
+    assert lare(world.words("run", "--starts", "0")) == 0
+    requests = []
+
+    def clock(request: dict) -> dict:
+        requests.append(request)
+        return {row["name"]: {"batch1": 10.25, "batch16": 2.5} for row in request["rows"]}
+
+    monkeypatch.setattr(timing, "_clock", clock)
+    assert lare(world.words("time", "--arms", "lare")) == 0
+    assert [row["name"] for row in requests[0]["rows"]] == ["lare", "lare/K0"]
+    assert requests[0]["rows"][0]["options"] == {"iterations": 4} and requests[0]["group"] == "lare_mini_val"
+    assert lare(world.words("time", "--arms", "random")) == 0
+    assert set(json.loads((world.folder / "reports/tiny/times.json").read_text())) == {"lare", "lare/K0", "random"}
+    capsys.readouterr()
+    assert lare(world.words("table")) == 0
+    assert "ms at batch 1" in (out := capsys.readouterr().out) and "10.2" in out

@@ -1,0 +1,130 @@
+"""The grids that are shipped, and how their rows are read by the analyses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from analysis.ablation import page as ablation
+from analysis.ablation.rows import merge, read_rows
+from lare.cli import main as lare
+from lare.errors import LareError
+from lare.experiments.gather import gather
+from lare.experiments.looks import split_of
+from lare.experiments.order import chosen_rate
+from lare.experiments.plan import Plan, scaled
+from tests.experiments.grids import World
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted((ROOT / "lare/configs/experiments").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_shipped_grid_can_be_read_and_its_arms_see_the_same_samples(file: Path, tmp_path: Path) -> None:
+    plan = Plan(file, tmp_path / "runs", tmp_path / "reports")
+    samples = {sum(stage.samples or 0 for stage in plan.arm_runs(arm)[0].config.stages) for arm in plan.grid.arms}
+    assert len(samples) == 1
+    for arm in plan.grid.arms.values():
+        assert arm.title, "every arm is told in words"
+
+
+def grid(name: str, tmp_path: Path) -> Plan:
+    return Plan(ROOT / f"lare/configs/experiments/{name}.yaml", tmp_path, tmp_path)
+
+
+def test_the_arms_of_committed_rows_are_in_their_grids(tmp_path: Path) -> None:
+    for place in ("refocus", "refocus/slim"):
+        rows = json.loads((ROOT / f"reports/{place}/rows.json").read_text())["rows"]
+        assert {row["name"] for row in rows} <= set(grid("refocus", tmp_path).grid.arms)
+    swept = json.loads((ROOT / "reports/sweep/sweep.json").read_text())["runs"]
+    assert {run["name"] for run in swept} == set(grid("sweep", tmp_path).grid.arms)
+
+
+def different(one: Any, other: Any, path: str = "") -> set[str]:
+    """Names of the values in which two nested settings differ."""
+    if isinstance(one, dict):
+        return {name for key in one for name in different(one[key], other[key], f"{path}{key}.")}
+    if isinstance(one, list):
+        pairs = enumerate(zip(one, other, strict=True))
+        return {name for key, (mine, theirs) in pairs for name in different(mine, theirs, f"{path}{key}.")}
+    return set() if one == other else {path.rstrip(".")}
+
+
+RATES = {"optimiser.matrix_rate", *(f"stages.{n}.{kind}learning_rate" for n in (0, 1) for kind in ("", "new_"))}
+
+
+def test_every_arm_of_the_sweep_changes_one_factor(tmp_path: Path) -> None:
+    plan = grid("sweep", tmp_path)
+    base = plan.run("base", "I-fetch", 0).config
+    for name in list(plan.grid.arms)[1:]:
+        config = plan.run(name, "I-fetch", 0).config
+        changed = different(base.to_dict(), config.to_dict())
+        if name.startswith("rate"):
+            assert config == scaled(base, {"rate-half": 0.5, "rate-double": 2.0}[name]) and changed == RATES
+        else:
+            assert changed == {f"losses.{name.partition('-')[0]}"}
+
+
+def test_a_rate_scales_every_learning_rate_and_nothing_else(tmp_path: Path) -> None:
+    config = grid("refocus", tmp_path).run("fine", "I-fetch", 0).config
+    assert scaled(config, 1) is config
+    assert different(config.to_dict(), scaled(config, 3).to_dict()) == RATES
+
+
+def test_a_start_is_trained_up_to_its_stage_and_a_longer_run_is_taken_for_it(tmp_path: Path) -> None:
+    plan = grid("refocus", tmp_path)
+    start = plan.starts["I-fetch"]
+    assert [stage.name for stage in start.config.stages][-1] == "I-fetch" and start.place == tmp_path / "embedded"
+    whole = plan._config("lare/configs/embedded.yaml", ())
+    assert len(whole.stages) > len(start.config.stages)
+    final = start.place / "I-fetch" / "final"
+    final.mkdir(parents=True)
+    (final / "meta.json").write_text("{}")
+    (final / "model.safetensors").write_text("w")
+    (start.place / "run.yaml").write_text(json.dumps(whole.to_dict()))
+    assert plan.trained(start) and plan.weights(start)
+    (start.place / "run.yaml").write_text(json.dumps({**whole.to_dict(), "seed": 9}))
+    with pytest.raises(LareError, match="other settings"):
+        plan.trained(start)
+    assert chosen_rate(plan, "fine") == 1.0  # nothing is tuned: the run file's own
+
+
+def test_the_split_of_rows() -> None:
+    assert split_of({"scores": {"lare_mini_pope": {}}}) == "test"
+    assert split_of({"scores": {"lare_mini_val_pope": {}}}) == "validation"
+    assert split_of({"scores": {"mmbench": {}}}) == "other"
+
+
+# Rows in the analyses -----------------------------------------------------------------------------------------------
+
+
+def test_an_experiment_s_folder_is_read_as_rows(world: World) -> None:
+    assert lare(world.words("run")) == 0
+    place = world.folder / "reports/tiny"
+    rows = merge(read_rows([place]))
+    assert list(rows) == ["lare/K0", "lare/K4", "random"] and rows["random"].title == "random windows"
+    entries = {one.name: one.asked for one in gather(world.plan, "validation")}
+    for name, mine in (("lare/K4", "lare"), ("random", "random")):
+        assert len(rows[name].seeds) == 2
+        assert sorted(rows[name].accuracy) == pytest.approx(
+            sorted(
+                np.mean([entries[mine].values[:, entries[mine].questions.task == task].mean(1)
+                         for task in entries[mine].questions.tasks], axis=0).tolist()
+            )
+        )  # fmt: skip
+    options = ablation.parser().parse_args(["--rows", str(place), "--now", "never", "--reference", "lare/K4"])
+    document, _ = ablation.compute(options)
+    assert document.title.endswith("validation questions")
+    with pytest.raises(LareError, match="holds no test row"):
+        read_rows([place], "test")
+
+
+def test_committed_rows_were_compared_on_test_questions() -> None:
+    for name in ("", "slim/"):
+        said = ablation._questions(read_rows([ROOT / "reports" / "refocus" / f"{name}rows.json"]))
+        assert said == ": test questions; the shipped design was chosen on them"
+        assert said in (ROOT / "reports" / f"ablation{'_slim' if name else ''}.html").read_text()
