@@ -161,7 +161,7 @@ def few_rows(monkeypatch):
     from lare_eval import mini
 
     whole = benchmark.make_task
-    monkeypatch.setattr(benchmark, "make_task", lambda name, split="test", **k: whole(name, split, n=4))
+    monkeypatch.setattr(benchmark, "make_task", lambda name, split="test", **k: whole(name, split, **(k | {"n": 4})))
     mini.mini_rows.cache_clear()
     yield
     mini.mini_rows.cache_clear()
