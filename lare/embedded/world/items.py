@@ -20,7 +20,7 @@ from lare.embedded.world.prompts import LETTERS, inline_options, task_prompt
 from lare.embedded.world.scene import Scene
 from lare.embedded.world.v2.difficulty import difficulty
 from lare.embedded.world.versions import world
-from lare.embedded.world.wording import Question, article, name_of, place, scene_graph
+from lare.embedded.world.wording import Question, article, place, scene_graph
 from lare.errors import LareError
 
 STYLES = ("open", "mmbench", "mmstar", "mmvp", "scienceqa", "pope")
@@ -83,7 +83,8 @@ def _pool(scene: Scene, question: Question) -> list[str]:
     """Wrong answers that look right: of the answer's type, from this scene where possible."""
     kind = question.answer_type
     if kind == "kind":
-        return [name_of(scene, c) for c in scene.things]
+        kinds = scene.kind if scene.version == 1 else scene.kinds
+        return [KINDS[one] for one in kinds if one >= 0]
     if kind == "place":
         return [place(c) for c in scene.things]
     if kind == "colour":
@@ -111,7 +112,7 @@ def offer(scene: Scene, question: Question, rng: Random, n: int = 4) -> tuple[tu
     else:
         banned = {question.answer, *question.blocked}
         pool = [p for p in _pool(scene, question) if p not in banned]
-        if scene.version > 1:  # there each kind is asked for alike, however often it stands in the scene
+        if scene.version > 1:  # there each option is right alike, however often it stands in the scene
             pool = list(dict.fromkeys(pool))
         rng.shuffle(pool)
         distinct = list(dict.fromkeys(pool))[: n - 1]

@@ -76,6 +76,11 @@ class Scene:
         return [cell for cell, kind in enumerate(self.kind) if kind >= 0]
 
     @cached_property
+    def kinds(self) -> tuple[int, ...]:
+        """The kinds in the scene, each once, in reading order."""
+        return tuple(dict.fromkeys(kind for kind in self.kind if kind >= 0))
+
+    @cached_property
     def drawings(self) -> list[int]:
         """The drawing kinds in the scene, once a thing."""
         return [kind for kind in self.kind if 0 <= kind < N_DRAWINGS]

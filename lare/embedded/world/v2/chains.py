@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from random import Random
 
 import numpy as np
@@ -22,6 +22,7 @@ from lare.embedded.world.concepts import (
     COLOUR_NAMES,
     DIRECTIONS,
     FUNCTIONS,
+    KINDS,
     N_DRAWINGS,
     SIZES,
     STEPS,
@@ -53,6 +54,7 @@ _ASK = {
 }
 _TURNS = {row * SIDE + column: direction for direction, (row, column) in enumerate(STEPS)}
 """Difference of the numbers of two neighbouring cells -> direction from one to the other."""
+_PLACES = [place(cell) for cell in range(CELLS)]
 _PICKS = 6
 """Chains that are tried for a question before it is given up."""
 _PLACES_LEFT = 4
@@ -78,7 +80,7 @@ class Chain:
         """Number of steps."""
         return len(self.cells) - 1
 
-    @cached_property
+    @property
     def directions(self) -> list[int]:
         """Direction of each step."""
         return [_TURNS[to - cell] for cell, to in zip(self.cells, self.cells[1:], strict=False)]
@@ -107,8 +109,8 @@ class Chain:
         question gave it (`cat b2. right c2 dog.`).
         """
         words = [DIRECTIONS[direction] for direction in self.directions]
-        things = [f"{self.phrase} {place(self.cells[0])}"]
-        things += [f"{place(cell)} {name_of(scene, cell)}" for cell in self.cells[1:]]
+        things = [f"{_PLACES[cell]} {KINDS[scene.kind[cell]]}" for cell in self.cells]
+        things[0] = f"{self.phrase} {_PLACES[self.cells[0]]}"
         if self.sort == "gaze":
             seen = [f"{thing} {word}." for thing, word in zip(things, words, strict=False)]
             return [*seen, f"{things[-1]}."]
@@ -145,7 +147,9 @@ def _chain_of(scene: Scene2, sort: str, cells: tuple[int, ...]) -> Chain:
 
 def _displaced(scene: Scene2, rng: Random, hops: int) -> Iterator[tuple[int, ...]]:
     cells, masks = routes(hops)
-    found = ((masks & ~scene.mask) == 0).nonzero()[0]
+    found = scene.routes.get(hops)
+    if found is None:
+        found = scene.routes[hops] = ((masks & ~scene.mask) == 0).nonzero()[0]
     for _ in range(min(_PICKS, len(found))):
         yield tuple(cells[found[int(rng.random() * len(found))]].tolist())
 

@@ -7,6 +7,7 @@ share 8 to 12 places and 3 or 4 colours, and most scenes hold a chain of up to s
 
 from __future__ import annotations
 
+from bisect import bisect
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import ClassVar
@@ -34,9 +35,14 @@ MAX_HOPS = 6
 """Steps of the longest chain."""
 _PLANTED = (0.1, 0.1, 0.1, 0.15, 0.55)
 """Shares of scenes with a planted chain of 2, 3, 4, 5 and 6 steps."""
-_PLANTED_UP_TO = np.cumsum(_PLANTED)
+_WEIGHTS = kind_weights()
+_PLANTED_UP_TO: list[float] = np.cumsum(_PLANTED).tolist()
 _TILES = 2.0
 """Weight of the digit tile among the kinds of a scene, where others have 1: reading digits needs a close look."""
+
+
+_NEXT = [[neighbour(cell, direction) for direction in range(len(STEPS))] for cell in range(CELLS)]
+"""The cell one step away in each direction, None at the border."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +54,11 @@ class Scene2(Scene):
     @cached_property
     def ahead(self) -> list[int | None]:
         """(16,) the cell of the thing that the thing in a cell points at; None where there is none."""
-        found = [neighbour(cell, self.direction[cell]) for cell in range(CELLS)]
-        return [
-            to if self.kind[cell] >= 0 and to is not None and self.kind[to] >= 0 else None
-            for cell, to in enumerate(found)
-        ]
+        found: list[int | None] = [None] * CELLS
+        for cell in self.things:
+            to = _NEXT[cell][self.direction[cell]]
+            found[cell] = to if to is not None and self.kind[to] >= 0 else None
+        return found
 
     @cached_property
     def gazes(self) -> list[tuple[int, ...]]:
@@ -61,23 +67,24 @@ class Scene2(Scene):
 
     def led(self, cell: int) -> tuple[int, ...]:
         """The cells of the longest gaze chain from a cell, itself first, without a repeat."""
-        path = [cell]
-        while (to := self.ahead[path[-1]]) is not None and to not in path:
+        path, ahead = [cell], self.ahead
+        while (to := ahead[path[-1]]) is not None and to not in path:
             path.append(to)
         return tuple(path)
 
     @cached_property
     def phrases(self) -> list[str]:
         """(16,) the shortest phrase that picks out a thing: `cat`, `red cat`, `small red cat`; empty without one."""
-        return [self._phrase(cell) if kind >= 0 else "" for cell, kind in enumerate(self.kind)]
-
-    def _phrase(self, cell: int) -> str:
-        kind, colour, size = self.kind[cell], self.colour[cell], self.size[cell]
-        if self.kind.count(kind) == 1:
-            return KINDS[kind]
-        if self.shared["kind", kind, colour] == 1:
-            return f"{COLOUR_NAMES[colour]} {KINDS[kind]}"
-        return f"{SIZES[size]} {COLOUR_NAMES[colour]} {KINDS[kind]}" if self.looks[kind, colour, size] == 1 else ""
+        found, pairs = [""] * CELLS, list(zip(self.kind, self.colour, strict=True))
+        for cell in self.things:
+            kind, colour = pairs[cell]
+            if self.kind.count(kind) == 1:
+                found[cell] = KINDS[kind]
+            elif pairs.count((kind, colour)) == 1:
+                found[cell] = f"{COLOUR_NAMES[colour]} {KINDS[kind]}"
+            elif self.looks[kind, colour, self.size[cell]] == 1:
+                found[cell] = f"{SIZES[self.size[cell]]} {COLOUR_NAMES[colour]} {KINDS[kind]}"
+        return found
 
     @cached_property
     def looks(self) -> dict[tuple[int, int, int], int]:
@@ -108,6 +115,11 @@ class Scene2(Scene):
         return {}
 
     @cached_property
+    def routes(self) -> dict[int, np.ndarray]:
+        """Which displacement chains of each length stand here, as far as they were asked for; see `chains.routes`."""
+        return {}
+
+    @cached_property
     def mask(self) -> int:
         """The occupied cells as bits; 16 bits higher the cells of things that a phrase names."""
         return sum(1 << cell for cell in self.things) + sum(1 << cell + CELLS for cell in self.nameable)
@@ -131,7 +143,7 @@ def _palette(rng: np.random.Generator) -> np.ndarray:
     """Kinds of a scene: 6 or 7 drawings out of three categories, one shape, the digit tile last."""
     themes = rng.choice(len(CATEGORY_NAMES), 3, replace=False)
     allowed = (themes[:, None] * 8 + np.arange(8)).ravel()
-    weights = kind_weights()[allowed]
+    weights = _WEIGHTS[allowed]
     drawings = rng.choice(allowed, int(rng.integers(6, 8)), replace=False, p=weights / weights.sum())
     return np.concatenate([drawings, [SHAPE_START + int(rng.integers(len(SHAPES))), TILE_KIND]])
 
@@ -147,7 +159,7 @@ def _turns(steps: int) -> np.ndarray:
 
 def _places(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Cells of the things, the planted chain's first, and the (16,) directions in which things point."""
-    steps = 2 + int(np.searchsorted(_PLANTED_UP_TO, rng.random(), side="right").clip(0, MAX_HOPS - 2))
+    steps = 2 + min(bisect(_PLANTED_UP_TO, rng.random()), MAX_HOPS - 2)
     chosen = int(rng.integers(len(walks(steps))))
     walk, free = walks(steps)[chosen], np.ones(CELLS, bool)
     free[walk] = False
@@ -169,7 +181,7 @@ def sample_scene(split: str, seed: int) -> Scene2:
     palette = _palette(rng)
     weights = np.ones(len(palette))
     weights[-1] = _TILES
-    picks = np.searchsorted(np.cumsum(weights / weights.sum()), rng.random(len(cells)), side="right")
+    picks = np.searchsorted((weights / weights.sum()).cumsum(), rng.random(len(cells)), side="right")
     kind = np.full(CELLS, -1)
     kind[cells] = palette[picks.clip(0, len(palette) - 1)]
     colours = rng.choice(len(COLOUR_NAMES), int(rng.integers(3, 5)), replace=False)
