@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lare.methods.base import Method
     from lare.trace import TraceReader
 
-__all__ = ["evaluate_pass"]
+__all__ = ["evaluate_pass", "own_bar"]
 
 
 def evaluate_pass(
@@ -56,7 +56,7 @@ def evaluate_pass(
     logger.remove()
     logger.add(sys.stderr, level="WARNING", format=f"<level>{{level: <8}}</level> {setting}: {{message}}")
     traces = out / "traces" / setting.replace("=", "")
-    with redirect_stdout(io.StringIO()), _own_bar(progress):  # scorers print tables of their own
+    with redirect_stdout(io.StringIO()), own_bar(progress):  # scorers print tables of their own
         results = simple_evaluate(
             model=LareAdapter(model=method, batch_size=batch_size, trace=str(traces), progress=progress),
             tasks=list(tasks),
@@ -75,7 +75,7 @@ def evaluate_pass(
 
 
 @contextmanager
-def _own_bar(progress: Callable[[int], None] | None) -> Iterator[None]:
+def own_bar(progress: Callable[[int], None] | None) -> Iterator[None]:
     """Keep lmms-eval's progress bars away where somebody else shows one."""
     from lmms_eval import evaluator
     from lmms_eval.api import task

@@ -10,7 +10,6 @@ those that win.
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,19 +18,17 @@ from typing import Any
 import numpy as np
 
 from analysis.ablation.answer import answer
-from analysis.ablation.curves import Curve, curve_figures, curve_tables, curves
-from analysis.ablation.rows import FEW_SEEDS, Difference, Row, compare, merge, over_seeds, read_rows
-from analysis.shared.cli import Computed, reproduce, run, standard_parser
+from analysis.ablation.curves import curve_figures, curve_tables
+from analysis.ablation.measure import AblationOptions, differences, measure
+from analysis.ablation.rows import FEW_SEEDS, Difference, Row, over_seeds
+from analysis.shared.cli import Computed, reproduce, run
 from analysis.shared.report.answers import answered
 from analysis.shared.report.document import Column, Document, Figure, Series, Table
 from analysis.shared.stats import holm
-from analysis.shared.tasks import METHOD, Apart, apart_table, find_apart
-from lare.errors import LareError
+from analysis.shared.tasks import METHOD, Apart, apart_table
 from lare.experiments.looks import split_of
 
-__all__ = ["compute", "differences", "main", "moves_by_row"]
-
-DEFAULT = "reports/refocus/rows.json"
+__all__ = ["compute", "main"]
 
 PAPER_TABLE_3 = (
     ("LaRe", 42.7, 269.2),
@@ -206,27 +203,6 @@ _METHODS = (
 )
 
 
-def moves_by_row(rows: Mapping[str, Row], reference: str, sweeps: Sequence[Curve]) -> Apart:
-    """Which tasks move against the rest from the reference to a row, or back and forth along a curve of rows.
-
-    A question's value is its mean over a row's seeds.
-    """
-    first = rows[reference]
-    tasks = [task for task, table in zip(first.tasks, first.tables, strict=True) for _ in range(table.shape[1])]
-    scenes = [scene for each in first.scenes for scene in each]
-    values = {name: np.concatenate([table.mean(0) for table in row.tables]) for name, row in rows.items()}
-    for sweep in sweeps:
-        names = [name for _, name in sweep.rows]
-        found = find_apart(np.stack([values[name] for name in names], 1), tasks, scenes, names)
-        if found.aside or found.contested:
-            return found
-    order = [reference, *(name for name in rows if name != reference)]
-    if len(order) == 1:
-        return Apart((), ())
-    columns = np.stack([values[name] for name in order], 1)
-    return find_apart(columns, tasks, scenes, order, [(0, place) for place in range(1, len(order))])
-
-
 def _verdict(rows: Mapping[str, Row], found: Mapping[str, Difference], reference: str, apart: Apart, seed: int) -> str:
     """Of the tasks that remain, with the same over all tasks after it where one is set aside."""
     whole = _told(rows, found, reference)
@@ -238,12 +214,6 @@ def _verdict(rows: Mapping[str, Row], found: Mapping[str, Difference], reference
         f"On {len(apart.kept)} tasks, {apart.without}: {told} Set aside: {apart.reasons}. Over all "
         f"{len(apart.every)} tasks: {whole}"
     )
-
-
-def differences(rows: Mapping[str, Row], reference: str, seed: int = 0) -> dict[str, Difference]:
-    """Every other row against the reference, where they have seeds in common."""
-    found = {name: compare(row, rows[reference], seed) for name, row in rows.items() if name != reference}
-    return {name: one for name, one in found.items() if one is not None}
 
 
 def _told(rows: Mapping[str, Row], found: Mapping[str, Difference], reference: str) -> str:
@@ -298,33 +268,20 @@ def _questions(content: Sequence[Mapping[str, Any]]) -> str:
     return {"test": ": test questions, each row asked once", "validation": ": validation questions"}.get(split, "")
 
 
-def compute(options: argparse.Namespace) -> Computed:
+def compute(options: AblationOptions) -> Computed:
     """Aggregate rows over seeds and compare them with the reference.
 
-    Args:
-        options: `rows` (files), `reference` (None is the first row), `seeds` (the first draws the bootstrap).
-
     Raises:
-        LareError: If a file can't be read, a row is damaged or there twice, the reference is missing, or rows were
-            asked different questions.
+        LareError: As `measure`.
     """
-    if options.traces:
-        raise LareError("ablation reads rows.json and no traces; leave --traces out and give --rows")
-    content = read_rows(options.rows, options.split)
-    rows = merge(content)
-    reference = next(iter(rows)) if options.reference is None else str(options.reference)
-    if reference not in rows:
-        raise LareError(f"there is no row {reference!r}; --reference takes one of {', '.join(rows)}")
-    seed = int(options.seeds[0])
-    found, sweeps = differences(rows, reference, seed), curves(rows)
-    apart = moves_by_row(rows, reference, sweeps)
-    kept = {name: row.of(apart.kept) for name, row in rows.items()} if apart.aside else rows
-    gaps = differences(kept, reference, seed) if apart.aside else found
+    one = measure(options)
+    content, rows, reference, found = one.content, one.rows, one.reference, one.found
+    sweeps, apart, kept, gaps, seed = one.sweeps, one.apart, one.kept, one.gaps, options.seeds[0]
     document = Document(
         name="ablation",
         title=f"Ablations over seeds{_questions(content)}",
         verdict=_verdict(rows, found, reference, apart, seed),
-        reproduce=reproduce(options, {f"{one['name']}, seed {one['seed']}": one["fingerprint"] for one in content}),
+        reproduce=reproduce(options, {f"{row['name']}, seed {row['seed']}": row["fingerprint"] for row in content}),
         warnings=(*_looked(content), *apart.warnings, *_warnings(rows, found, reference)),
         tables=(
             *_main(kept, gaps, reference),
@@ -345,29 +302,6 @@ def compute(options: argparse.Namespace) -> Computed:
     return answered(document, answer), arrays
 
 
-def parser() -> argparse.ArgumentParser:
-    """Command line."""
-    made = standard_parser(
-        "ablation", (__doc__ or "").split("\n\n")[1], "python analysis/ablation.py --rows reports/refocus/rows.json"
-    )
-    made.add_argument(
-        "--rows",
-        nargs="+",
-        default=[DEFAULT],
-        metavar="PLACE",
-        help="folders of experiments, or JSON files of rows (default: %(default)s)",
-    )
-    made.add_argument(
-        "--split",
-        choices=["validation", "test"],
-        default="validation",
-        help="of a folder's rows (default: %(default)s)",
-    )
-    made.add_argument("--reference", metavar="ROW", help="row that others are compared with (default: the first)")
-    made.set_defaults(seeds=[0])
-    return made
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; returns the exit code."""
-    return run(parser(), compute, arguments, answer)
+    return run(AblationOptions, compute, __doc__, arguments, answer)

@@ -7,13 +7,12 @@ validation questions, is set aside: rules are judged on what remains, and on all
 
     python analysis/adaptive.py                 1,500 test and 500 validation questions of the mini tasks
     python analysis/adaptive.py --all           all 2,404 of each
+    python analysis/adaptive.py --checkpoint my/7b --tasks mmbench_en_dev_static
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,82 +20,17 @@ import numpy.typing as npt
 
 from analysis.adaptive.answer import answer
 from analysis.adaptive.by_task import curve_by_task, curve_figure, moves_by_steps, rules_by_task
-from analysis.adaptive.stopping import (
-    RULES,
-    Prefixes,
-    choose_for_budget,
-    choose_safe,
-    distances,
-    earliest_right,
-    run_once,
-    stable_answer,
-    stop_steps,
-    thresholds,
-)
-from analysis.adaptive.tables import Judged, figures, judge, rules_table, samples, tables
-from analysis.shared.asking import Asker, load_questions
-from analysis.shared.cli import Computed, reproduce, run, standard_parser
+from analysis.adaptive.measure import AdaptiveOptions, measure
+from analysis.adaptive.stopping import RULES, Prefixes, distances
+from analysis.adaptive.tables import Judged, figures, rules_table, samples, tables
+from analysis.shared.cli import Computed, reproduce, run
+from analysis.shared.questions import stand_ins
 from analysis.shared.report.answers import answered
 from analysis.shared.report.document import Document
 from analysis.shared.stats import Result
 from analysis.shared.tasks import METHOD, Apart, apart_table
-from lare.errors import LareError
 
-__all__ = ["compute", "judge_all", "main", "replay", "verdict"]
-
-CACHE = Path("results/adaptive")
-
-
-def judge_all(test: Prefixes, validation: Prefixes, options: argparse.Namespace, usual: int) -> list[Judged]:
-    """Every rule at its budget and at its safe threshold, and the two bounds.
-
-    Args:
-        test: Judged on.
-        validation: Thresholds are chosen on.
-        options: `budget`, `margin`, `patience`, `absolute`.
-        usual: K, steps of the checkpoint without a rule.
-    """
-    found = []
-    budget = float(usual if options.budget is None else options.budget)
-    for rule in RULES:
-        patience = 1 if rule == "patience" else options.patience
-        seen = distances(validation, rule, not options.absolute)
-        values = distances(test, rule, not options.absolute)
-        grid = thresholds(seen, rule)
-        chosen = {
-            f"{budget:g} steps on average": choose_for_budget(seen, grid, budget, patience),
-            f"at most {100 * options.margin:g} % harmed": choose_safe(
-                seen, grid, validation.right, validation.scene, options.margin, patience=patience
-            ),
-        }
-        for aim, threshold in chosen.items():
-            stops = stop_steps(values, threshold, patience)
-            planned = float(stop_steps(seen, threshold, patience).mean())
-            found.append(judge(test, rule, aim, stops, usual, threshold, planned))
-    found.append(judge(test, "bound_stable", "bound: the answer stays", stable_answer(test), usual))
-    found.append(judge(test, "bound_right", "bound: first right answer", earliest_right(test), usual))
-    return found
-
-
-def replay(
-    test: Prefixes, validation: Prefixes, options: argparse.Namespace, usual: int
-) -> tuple[Apart, Prefixes, list[Judged], list[Judged]]:
-    """Set aside what moves against the rest on validation questions, choose thresholds on the rest of them, and judge.
-
-    Args:
-        test: Judged on.
-        validation: Tasks are set aside and thresholds chosen on these.
-        options: Of `judge_all`.
-        usual: K, steps of the checkpoint without a rule.
-
-    Returns:
-        Tasks apart, test questions of the tasks that remain, rules judged on those, the same thresholds on all.
-    """
-    apart = moves_by_steps(validation)
-    settled, kept = validation.take(apart.of(validation.task)), test.take(apart.of(test.task))
-    judged = judge_all(kept, settled, options, usual)
-    return apart, kept, judged, judge_all(test, settled, options, usual) if apart.aside else judged
-
+__all__ = ["compute", "main", "verdict"]
 
 _METHODS = (
     "Latents of later steps do not depend on whether a run stops, so replaying a rule over one run of T steps gives "
@@ -167,37 +101,20 @@ def _warnings(judged: Sequence[Judged], kept: Prefixes, usual: int, apart: Apart
     return tuple(found)
 
 
-def _run(options: argparse.Namespace, split: str, limit: int | None) -> tuple[Prefixes, Asker]:
-    asker = Asker(load_questions(split, limit), options.checkpoint, options.batch_size)
-    name = f"{split}-{limit or 'all'}-{options.steps}.npz"
-    cache = None if options.no_cache else Path(options.cache) / asker.fingerprint / name
-    return run_once(asker, options.steps, cache), asker
-
-
-def compute(options: argparse.Namespace) -> Computed:
+def compute(options: AdaptiveOptions) -> Computed:
     """Run once, replay every rule.
 
-    Args:
-        options: `checkpoint`, `limit`, `validation`, `all`, `steps`, `budget`, `margin`, `patience`, `absolute`,
-            `samples`, `cache`, `no_cache`, `batch_size`, `seeds` (the first draws the shown samples).
-
     Raises:
-        LareError: If the checkpoint can't be loaded, or an option is impossible.
+        LareError: If the questions can't be had, the checkpoint can't be loaded, or an option is impossible.
     """
-    if options.traces:
-        raise LareError("adaptive runs the model itself and reads no traces; leave --traces out")
-    if options.patience < 1 or not 0 < options.margin < 1:
-        raise LareError(f"--patience {options.patience}, --margin {options.margin}: give at least 1 and a share")
-    validation, _ = _run(options, "validation", None if options.all else options.validation)
-    test, asker = _run(options, "test", None if options.all else options.limit)
-    usual = int(asker.model.config.iterations)
-    if not 0 < usual <= options.steps:
-        raise LareError(f"--steps is {options.steps}, the checkpoint thinks {usual}; give at least that many")
-    apart, kept, judged, whole = replay(test, validation, options, usual)
+    found = measure(options)
+    test, apart, kept, judged, whole, usual = (
+        found.test, found.apart, found.kept, found.judged, found.whole, found.usual,
+    )  # fmt: skip
     rows = apart.of(test.task)
     values = {rule: distances(test, rule, not options.absolute) for rule in RULES}
-    inside = {rule: found[rows] for rule, found in values.items()}
-    shown = samples(asker.questions, test, values, whole, options.samples, int(options.seeds[0]))
+    inside = {rule: one[rows] for rule, one in values.items()}
+    shown = samples(found.gathered.questions, test, values, whole, options.samples, options.seeds[0])
     main, *more = tables(kept, inside, judged, usual, apart)
     by_task = [curve_by_task(test, apart), apart_table(apart, "fixed steps, validation questions")]
     if apart.aside:
@@ -207,13 +124,14 @@ def compute(options: argparse.Namespace) -> Computed:
         name="adaptive",
         title="Adaptive stopping",
         verdict=verdict(judged, kept, usual, apart, whole),
-        reproduce=reproduce(options, {"checkpoint": asker.fingerprint}),
-        warnings=_warnings(judged, kept, usual, apart, test),
+        reproduce=reproduce(options, {"checkpoint": found.checkpoint}),
+        warnings=(*found.gathered.warnings, *_warnings(judged, kept, usual, apart, test)),
         tables=(main, *by_task, *more, rules_by_task(test, whole, usual, apart)),
         figures=(drawn[0], curve_figure(test, apart), *drawn[1:]),
         samples=shown,
-        sampling=f"{len(shown)} of {len(test.right)} questions, drawn by seed {int(options.seeds[0])}.",
+        sampling=f"{len(shown)} of {len(test.right)} questions, drawn by seed {options.seeds[0]}.",
         methods=(*_METHODS, METHOD),
+        stand_in=stand_ins(found.gathered.questions),
     )
     return answered(document, answer), _arrays(test, values, whole) | {"set_aside": np.array(apart.aside, dtype=str)}
 
@@ -231,27 +149,6 @@ def _arrays(
     return arrays
 
 
-def parser() -> argparse.ArgumentParser:
-    """Command line."""
-    made = standard_parser("adaptive", (__doc__ or "").split("\n\n")[1], "python analysis/adaptive.py --all")
-    add = made.add_argument
-    add("--checkpoint", help="LaRe checkpoint; default: the shipped one")
-    add("--limit", type=int, default=300, help="first test questions of each task (default: %(default)s)")
-    add("--validation", type=int, default=100, help="first validation questions of each task (default: %(default)s)")
-    add("--all", action="store_true", help="all questions of both")
-    add("--steps", type=int, default=8, help="T, most steps (default: %(default)s)")
-    add("--budget", type=float, help="mean steps at which rules are compared (default: the checkpoint's K)")
-    add("--margin", type=float, default=0.01, help="share of answers that may be harmed (default: %(default)s)")
-    add("--patience", type=int, default=1, help="steps in a row below the threshold (default: %(default)s)")
-    add("--absolute", action="store_true", help="distances as the model's own stop rules take them")
-    add("--samples", type=int, default=24, help="questions to show (default: %(default)s)")
-    add("--batch-size", type=int, default=64, help="questions answered at once (default: %(default)s)")
-    add("--cache", default=str(CACHE), help="folder of finished runs (default: %(default)s)")
-    add("--no-cache", action="store_true", help="neither read nor keep finished runs")
-    made.set_defaults(seeds=[0])
-    return made
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; returns the exit code."""
-    return run(parser(), compute, arguments, answer)
+    return run(AdaptiveOptions, compute, __doc__, arguments, answer)

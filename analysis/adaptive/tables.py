@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy import stats as scipy_stats
 
 from analysis.adaptive.stopping import RULES, Prefixes, Steps, at_stop, stop_steps, thresholds
-from analysis.shared.asking import Question
+from analysis.shared.questions import Question
 from analysis.shared.report.document import Column, Figure, Sample, Series, Step, Table, View
 from analysis.shared.showing import picture
 from analysis.shared.stats import Result, cluster_difference, cluster_mean, holm, mcnemar

@@ -5,7 +5,6 @@ The checkpoint must be the one that wrote the traces; else these parts are left 
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from analysis.attention.measure import HEADLINE, Compared, Values
-from analysis.shared.pictures import PREFIX
+from analysis.attention.measure import HEADLINE, AttentionOptions, Compared, Values
 from lare.errors import LareError
 
 if TYPE_CHECKING:
@@ -67,51 +65,46 @@ class Live:
     draws: int
 
 
-def ask_again(compared: Compared, options: argparse.Namespace) -> Live | str:
+def ask_again(compared: Compared, options: AttentionOptions) -> Live | str:
     """Ask both settings anew, or say in a sentence why not.
 
     Args:
         compared: Both sides' traces.
-        options: live (questions), checkpoint (paths or None), cover, draws, seeds.
+        options: `live`, `checkpoint`, `cover`, `draws`, `seeds`, `include_path`.
 
     Raises:
-        LareError: If a checkpoint can't be loaded, or more than two are given.
+        LareError: If a checkpoint can't be loaded.
     """
-    if not str(compared.items["task"].iloc[0]).startswith(PREFIX):
-        return "the pictures of this task are not at hand, only those of the embedded world"
     chosen = np.sort(np.random.default_rng(options.seeds[0]).permutation(len(compared.items))[: options.live])
-    found = _questions(compared.items.iloc[chosen])
-    if found is None:
-        return "the traces are of another version of the task, whose pictures are not at hand"
+    found = _questions(compared.items.iloc[chosen], options.include_path)
+    if isinstance(found, str):
+        return found
     methods = _methods(compared, options.checkpoint)
     if isinstance(methods, str):
         return methods
     return _gathered(compared, chosen, found, methods, options)
 
 
-def _questions(items: pd.DataFrame) -> tuple[list[Any], list[str]] | None:
-    """Pictures and texts of the items; None if the world draws other ones now."""
-    from analysis.shared.asking import load_questions
+def _questions(items: pd.DataFrame, include_path: str | None) -> tuple[list[Any], list[str]] | str:
+    """Pictures and texts of the items, or why they can't be had."""
+    from analysis.shared.questions import questions_of_rows
 
-    task, numbers = str(items["task"].iloc[0]).removeprefix(PREFIX), items["doc_id"].astype(int).tolist()
+    keys = [(str(task), int(number)) for task, number in zip(items["task"], items["doc_id"], strict=True)]
     try:
-        made = load_questions(limit=max(numbers) + 1, tasks=(task,))
-    except (LareError, KeyError):
-        return None
-    if max(numbers) >= len(made):
-        return None
-    wanted = zip(numbers, items["question_a"], items["scene"], strict=True)
-    if any(made[number].text != question or made[number].scene != scene for number, question, scene in wanted):
-        return None
-    return [made[number].image for number in numbers], [made[number].text for number in numbers]
+        made, _ = questions_of_rows(keys, include_path)
+    except LareError as error:
+        return f"the task's pictures are not at hand ({error})"
+    wanted = zip(keys, items["question_a"], items["scene"], strict=True)
+    for key, question, scene in wanted:
+        if key not in made or made[key].text != question or (isinstance(scene, str) and made[key].scene != scene):
+            return "the traces are of another version of the task, whose pictures are not at hand"
+    return [made[key].image for key in keys], [made[key].text for key in keys]
 
 
-def _methods(compared: Compared, paths: Sequence[str] | None) -> tuple[Method, Method] | str:
+def _methods(compared: Compared, paths: Sequence[str]) -> tuple[Method, Method] | str:
     """Both sides' methods with the options of their traces, or why they can't be had."""
     from lare.methods import get_method, load_method
 
-    if paths is not None and len(paths) > 2:
-        raise LareError(f"--checkpoint takes one path for both settings or two (LaRe's, LLaVA's), got {len(paths)}")
     given: list[str | None] = [paths[-1], paths[0]] if paths else [None, None]
     made: list[Method] = []
     for place, reader in enumerate(compared.readers):
@@ -135,7 +128,7 @@ def _gathered(
     chosen: npt.NDArray[np.int64],
     found: tuple[list[Any], list[str]],
     methods: tuple[Method, Method],
-    options: argparse.Namespace,
+    options: AttentionOptions,
 ) -> Live:
     from analysis.attention.live import Again
 
@@ -169,7 +162,7 @@ def _gathered(
     )
 
 
-def _masked(name: str, again: Again, rows: Rows, items: pd.DataFrame, options: argparse.Namespace) -> list[Masked]:
+def _masked(name: str, again: Again, rows: Rows, items: pd.DataFrame, options: AttentionOptions) -> list[Masked]:
     """A setting's effects: by the first token's own row, and by the Extractor's steps where there are any."""
     from analysis.attention.live import answer_words, masking_effects
 

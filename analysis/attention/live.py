@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from analysis.heatmaps.numbers import lay_out
-from analysis.shared.asking import MAX_NEW_TOKENS
+from analysis.shared.questions import MAX_NEW_TOKENS
 from lare.errors import LareError
 from lare.methods.generating import Generating
 from lare.model.generation import attention_shares

@@ -3,6 +3,13 @@
 An item's score is the mean over layers and heads of the attention that falls on all visual tokens; items are the unit
 of every test, never heads or layers. The trace keeps both rows that "from the first generated token" may mean: the one
 that predicts the token, and the token's own (default in the headline).
+
+From Python::
+
+    from analysis.attention.measure import HEADLINE, compare, measures, read_side
+
+    compared = compare(read_side("traces/K4", "mmstar"), read_side("traces/K0", "mmstar"))
+    other, judged = measures(compared)["visual"][:, :, HEADLINE]  # percent, (n,) each
 """
 
 from __future__ import annotations
@@ -15,11 +22,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from analysis.shared.options import Options, option
 from analysis.shared.traces import frame, open_traces, pair, scores_beside, setting_of
 from lare.errors import LareError
 from lare.trace import TraceReader
 
-__all__ = ["HEADLINE", "ROWS", "Compared", "Side", "compare", "measures", "read_side"]
+__all__ = ["HEADLINE", "ROWS", "AttentionOptions", "Compared", "Side", "compare", "measures", "read_side"]
 
 ROWS = ("predicting the first token", "of the first token")
 """The trace's two rows of attention."""
@@ -31,6 +39,55 @@ LATENT_END = 1
 """Columns that the closing delimiter adds behind the latents; the opening one ends the prompt."""
 
 Values = npt.NDArray[np.float64]
+
+
+TASK = "lare_mini_mmstar"
+
+
+@dataclass(frozen=True)
+class AttentionOptions(Options):
+    """Options of the attention report.
+
+    Attributes:
+        traces: LaRe's traces, then LLaVA's; none takes the newest demo run's K4 and K0.
+        task: Task whose items are compared.
+        also: Traces of further settings to set beside the second.
+        live: Questions to ask again; 0 for none.
+        checkpoint: For `live`: both settings', or the first's and the second's; none for the one shipped with LaRe.
+        cover: Colour of covered patches.
+        draws: Random choices of patches.
+        sinks: Numbers of visual sinks to leave out.
+        samples: Items in the sample table.
+        include_path: Folder of further task files, for `live` on own tasks.
+    """
+
+    name = "attention"
+    example = "python analysis/attention.py --traces results/demo/RUN/traces/K4 results/demo/RUN/traces/K0"
+
+    task: str = option(TASK, "task whose items are compared", metavar="TASK")
+    also: tuple[str, ...] = option((), "traces of further settings to set beside the second", metavar="DIR")
+    live: int = option(200, "questions to ask again; 0 for none", metavar="N")
+    checkpoint: tuple[str, ...] = option((), "for --live: both settings', or the first's and the second's; default: "
+                                         "the one shipped with LaRe", metavar="PATH")  # fmt: skip
+    cover: str = option("mean", "colour of covered patches", choices=("mean", "grey"))
+    draws: int = option(5, "random choices of patches", metavar="N")
+    sinks: tuple[int, ...] = option((1, 2), "visual sinks to leave out", metavar="K")
+    samples: int = option(60, "items in the sample table", metavar="N")
+    include_path: str | None = option(None, "folder of further task files, for --live on own tasks", metavar="DIR")
+
+    def __post_init__(self) -> None:
+        if len(self.traces) not in (0, 2):
+            raise LareError(f"--traces takes two directories, LaRe's and then LLaVA's, got {len(self.traces)}")
+        if len(self.checkpoint) > 2:
+            raise LareError(
+                f"--checkpoint takes one path for both settings or two (LaRe's, LLaVA's), got {len(self.checkpoint)}"
+            )
+        if self.live < 0 or self.live == 1:
+            raise LareError(f"--live is {self.live}; give 0 to leave these parts out, or 2 questions or more")
+        if self.draws < 1:
+            raise LareError(f"--draws is {self.draws}; give 1 random choice of patches or more")
+        if min(self.sinks, default=1) < 1:
+            raise LareError(f"--sinks holds {min(self.sinks)}; give numbers of positions from 1")
 
 
 @dataclass(frozen=True)

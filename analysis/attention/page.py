@@ -6,7 +6,6 @@ weights. The paper compares two separately trained models; give their traces wit
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,36 +17,37 @@ from analysis.attention import layers as by_layer
 from analysis.attention import live_tables, tables
 from analysis.attention.again import Live, ask_again
 from analysis.attention.answer import answer
-from analysis.attention.measure import HEADLINE, ROWS, Compared, Values, compare, measures, read_side
-from analysis.shared.cli import Computed, reproduce, run, standard_parser
+from analysis.attention.measure import (
+    HEADLINE,
+    ROWS,
+    AttentionOptions,
+    Compared,
+    Values,
+    compare,
+    measures,
+    read_side,
+)
+from analysis.shared.cli import Computed, reproduce, run
 from analysis.shared.pictures import Looks, mini_pictures
 from analysis.shared.report.answers import answered
 from analysis.shared.report.document import Document, Picture, Reproduce, Sample, View
 from analysis.shared.stats import FEW_CLUSTERS, cluster_difference, format_p
 from analysis.shared.traces import demo_run, demo_traces, described
-from lare.errors import LareError
+from lare.embedded.world.benchmark import stand_in
 
 __all__ = ["compute", "document", "main"]
-
-TASK = "lare_mini_mmstar"
 
 LARGEST_GAP = 0.05
 """Points of visual share that rounding may move between the traces and asking again."""
 
 
-def compute(options: argparse.Namespace) -> Computed:
+def compute(options: AttentionOptions) -> Computed:
     """Table 5 on two traces.
-
-    Args:
-        options: traces (judged first, then the other; None for the demo's K4 and K0), task, samples, seeds, and for
-            what asks the model again: live, checkpoint, cover, draws, sinks.
 
     Raises:
         LareError: If the traces can't be compared.
     """
-    paths = options.traces or [demo_traces("K4"), demo_traces("K0")]
-    if len(paths) != 2:
-        raise LareError(f"--traces takes two directories, LaRe's and then LLaVA's, got {len(paths)}")
+    paths = options.traces or (demo_traces("K4"), demo_traces("K0"))
     judged = read_side(paths[0], options.task)
     compared = compare(judged, read_side(paths[1], options.task))
     further = [compare(judged, read_side(path, options.task)) for path in options.also or _further(options)]
@@ -59,28 +59,13 @@ def compute(options: argparse.Namespace) -> Computed:
         "shares_b": compared.shares[1],
         **{f"measure_{name.replace(' ', '_')}": values for name, values in numbers.items()},
     }
-    _check(options)
     live = ask_again(compared, options) if options.live else "--live 0 leaves them out"
     if isinstance(live, Live):
         arrays |= live_tables.live_arrays(live)
     return answered(document(compared, numbers, options, again, further, live), answer), arrays
 
 
-def _check(options: argparse.Namespace) -> None:
-    """Refuse impossible numbers.
-
-    Raises:
-        LareError: If one is.
-    """
-    if options.live < 0 or options.live == 1:
-        raise LareError(f"--live is {options.live}; give 0 to leave these parts out, or 2 questions or more")
-    if options.draws < 1:
-        raise LareError(f"--draws is {options.draws}; give 1 random choice of patches or more")
-    if min(options.sinks, default=1) < 1:
-        raise LareError(f"--sinks holds {min(options.sinks)}; give numbers of positions from 1")
-
-
-def _further(options: argparse.Namespace) -> list[Path]:
+def _further(options: AttentionOptions) -> list[Path]:
     """Of a demo run: the setting that writes its rationale as text, so that its first token is of LaRe's kind."""
     text = demo_run() / "traces" / "text" if not options.traces else Path()
     return [text] if text.name and text.is_dir() else []
@@ -89,7 +74,7 @@ def _further(options: argparse.Namespace) -> list[Path]:
 def document(
     compared: Compared,
     numbers: Mapping[str, Values],
-    options: argparse.Namespace,
+    options: AttentionOptions,
     again: Reproduce,
     further: Sequence[Compared] = (),
     live: Live | str = "",
@@ -129,6 +114,7 @@ def document(
             *(live_tables.live_figures(asked, compared, options.sinks) if asked else ()),
         ),
         samples=samples,
+        stand_in=stand_in(options.task) is not None,
         sampling=(
             f"{len(samples)} of {len(compared.items)} items: a third with the largest, a third with the smallest "
             f"difference, the rest drawn with seed {options.seeds[0]}."
@@ -297,29 +283,6 @@ _METHODS = (
 )
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    made = standard_parser(
-        "attention",
-        "Attention to the image around the first generated token, LaRe against the same backbone (paper, Table 5).",
-        "python analysis/attention.py --traces results/demo/RUN/traces/K4 results/demo/RUN/traces/K0",
-    )
-    made.add_argument("--task", default=TASK, help="task whose items are compared (default: %(default)s)")
-    made.add_argument("--also", nargs="+", metavar="DIR", help="traces of further settings to set beside the second")
-    made.add_argument(
-        "--live", type=int, default=200, metavar="N", help="questions to ask again; 0 for none (default: %(default)s)"
-    )
-    made.add_argument(
-        "--checkpoint", nargs="+", metavar="PATH", help="for --live: both settings', or the first's and the second's; "
-        "default: the one shipped with LaRe",
-    )  # fmt: skip
-    made.add_argument("--cover", choices=("mean", "grey"), default="mean", help="colour of covered patches")
-    made.add_argument("--draws", type=int, default=5, help="random choices of patches (default: %(default)s)")
-    made.add_argument("--sinks", nargs="+", type=int, default=[1, 2], metavar="K", help="visual sinks to leave out")
-    made.add_argument("--samples", type=int, default=60, help="items in the sample table (default: %(default)s)")
-    return made
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; returns the exit code."""
-    return run(parser(), compute, arguments, answer)
+    return run(AttentionOptions, compute, __doc__, arguments, answer)

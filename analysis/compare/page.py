@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -17,39 +16,27 @@ import pandas as pd
 
 from analysis.compare import tables
 from analysis.compare.answer import answer
-from analysis.shared.cli import Computed, reproduce, run, standard_parser
+from analysis.compare.measure import CompareOptions, Measured, measure
+from analysis.shared.cli import Computed, reproduce, run
 from analysis.shared.pictures import Looks, mini_pictures
 from analysis.shared.report.answers import answered
 from analysis.shared.report.document import Document, Picture, Reproduce, Sample, View
-from analysis.shared.runs import Run, read_run
 from analysis.shared.stats import FEW_CLUSTERS, Result, cluster_difference, format_p
-from analysis.shared.tasks import METHOD, Apart, apart_table, find_apart
-from analysis.shared.traces import demo_run, described, pair
-from lare.errors import LareError
+from analysis.shared.tasks import METHOD, Apart, apart_table
+from analysis.shared.traces import described
 from lare.trace import TraceReader
 
-__all__ = ["compute", "document", "main", "merge", "moves_between"]
-
-Readers = tuple[TraceReader | None, TraceReader | None]
-"""The traces of (other, judged), where there are any."""
+__all__ = ["compute", "document", "main"]
 
 
-def compute(options: argparse.Namespace) -> Computed:
+def compute(options: CompareOptions) -> Computed:
     """Compare two runs.
-
-    Args:
-        options: runs (judged, other; None for the demo's K4 and K0), traces (that say which questions share a
-            picture), tasks (None for all), samples, seeds.
 
     Raises:
         LareError: If the runs can't be paired; differing questions are listed.
     """
-    paths = options.runs or [demo_run() / "scores" / f"{setting}.json" for setting in ("K4", "K0")]
-    judged, other = (read_run(path, traces=options.traces or ()) for path in paths)
-    names = (other.name, judged.name)
-    if names[0] == names[1]:
-        names = (f"{names[0]} (other)", f"{names[1]} (judged)")
-    items = merge(judged, other, names, options.tasks)
+    found = measure(options)
+    items = found.items
     again = reproduce(options, {})
     arrays: dict[str, npt.NDArray[Any]] = {
         "task": items["task"].to_numpy(str),
@@ -57,29 +44,12 @@ def compute(options: argparse.Namespace) -> Computed:
         "score_a": items["score_a"].to_numpy(float),
         "score_b": items["score_b"].to_numpy(float),
     }
-    return answered(document(items, names, options, again, (other.reader, judged.reader)), answer), arrays
+    return answered(document(found, options, again), answer), arrays
 
 
-def merge(judged: Run, other: Run, names: tuple[str, str], tasks: Sequence[str] | None = None) -> pd.DataFrame:
-    """One row a question, columns ``_a`` (other) and ``_b`` (judged).
-
-    Raises:
-        LareError: If the two have other tasks or questions.
-    """
-    wanted = sorted(tasks or set(judged.tasks) | set(other.tasks))
-    for run_, name in ((judged, names[1]), (other, names[0])):
-        lacking = sorted(set(wanted) - set(run_.tasks))
-        if lacking:
-            raise LareError(f"{name} has no {', '.join(lacking)} (it has {', '.join(run_.tasks)}); choose with --tasks")
-    left, right = (one.rows[one.rows["task"].isin(wanted)] for one in (other, judged))
-    return pair(left, right.drop(columns="clustered"), names)
-
-
-def document(
-    items: pd.DataFrame, names: tuple[str, str], options: argparse.Namespace, again: Reproduce, readers: Readers
-) -> Document:
+def document(found: Measured, options: CompareOptions, again: Reproduce) -> Document:
     """The report of one comparison."""
-    apart = moves_between(items, names)
+    names, items, readers, apart = found.names, found.items, found.readers, found.apart
     samples, discordant = _samples(items, names, options.samples, options.seeds[0], readers)
     shown = (
         tables.accuracies(items, names, apart.aside),
@@ -106,12 +76,6 @@ def document(
         methods=(*_METHODS, METHOD),
         stand_in=bool(items["task"].astype(str).str.startswith("lare_mini").any()),
     )
-
-
-def moves_between(items: pd.DataFrame, names: tuple[str, str]) -> Apart:
-    """Which tasks move against the rest from the other run to the judged one."""
-    scores = items[["score_a", "score_b"]].to_numpy(float)
-    return find_apart(scores, items["task"].astype(str).tolist(), items["cluster"], names, [(0, 1)])
 
 
 def _verdict(items: pd.DataFrame, names: tuple[str, str], apart: Apart) -> str:
@@ -171,7 +135,7 @@ def _warnings(items: pd.DataFrame, names: tuple[str, str]) -> tuple[str, ...]:
 
 
 def _samples(
-    items: pd.DataFrame, names: tuple[str, str], most: int, seed: int, readers: Readers
+    items: pd.DataFrame, names: tuple[str, str], most: int, seed: int, readers: Sequence[TraceReader | None]
 ) -> tuple[tuple[Sample, ...], int]:
     """Discordant questions first, then a random rest; with how many are discordant at all."""
     rng = np.random.default_rng(seed)
@@ -247,19 +211,6 @@ _METHODS = (
 )
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    made = standard_parser(
-        "compare",
-        "Compare two evaluations question by question, with intervals, for every task.",
-        "python analysis/compare.py --runs results/lare results/llava",
-    )
-    made.add_argument("--runs", nargs=2, metavar=("JUDGED", "OTHER"), help="folders, logs, or scores of a demo run")
-    made.add_argument("--tasks", nargs="+", help="tasks to compare (default: all, which both must have)")
-    made.add_argument("--samples", type=int, default=200, help="questions in the sample table (default: %(default)s)")
-    return made
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; returns the exit code."""
-    return run(parser(), compute, arguments, answer)
+    return run(CompareOptions, compute, __doc__, arguments, answer)

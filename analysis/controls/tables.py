@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from analysis.shared.asking import Answers, Question
+from analysis.shared.asking import Answers
+from analysis.shared.questions import Question
 from analysis.shared.report.document import Column, Figure, Sample, Series, Table, View
 from analysis.shared.showing import picture
 from analysis.shared.stats import Result, cluster_difference, cluster_mean, holm, mcnemar, wilson
@@ -34,7 +35,7 @@ class Control:
         name: Short name.
         title: What is changed.
         against: Name of the setting that it is compared with; empty for the natural run.
-        latents: What is fed in place of the latents: a key of `replacements`; empty for the model's own.
+        latents: What is fed in place of the latents: "zeros", or a key of `replacements`; empty for the model's own.
         iterations: K; None takes the checkpoint's.
         window: "saliency" or "random".
         hidden: Whether the image is hidden once thinking is done.
@@ -194,7 +195,7 @@ def by_group(
 
 
 def figures(answers: dict[str, Answers], compared: dict[str, Comparison], hops: Sequence[int]) -> tuple[Figure, ...]:
-    """Drops with their intervals, and accuracy by hops."""
+    """Drops with their intervals, and accuracy by hops where anything says how many there are."""
     names = [control for control in CONTROLS if control.name in compared]
     gaps = [compared[control.name].gap for control in names]
     drop = Series(
@@ -220,6 +221,16 @@ def figures(answers: dict[str, Answers], compared: dict[str, Comparison], hops: 
                 tuple(100 * high for _, high in ends),
             )
         )
+    by_hops = Figure(
+        "hops",
+        "Accuracy by the facts that a question joins",
+        "Share of right answers by number of hops, with 95 % Wilson intervals. If latents carry reasoning, the "
+        "gap to the controls should be where there are hops to make.",
+        "lines",
+        tuple(lines),
+        x_label="hops",
+        y_label="right, %",
+    )
     return (
         Figure(
             "drops",
@@ -231,16 +242,7 @@ def figures(answers: dict[str, Answers], compared: dict[str, Comparison], hops: 
             x_label="difference of accuracy, points",
             reference=0.0,
         ),
-        Figure(
-            "hops",
-            "Accuracy by the facts that a question joins",
-            "Share of right answers by number of hops, with 95 % Wilson intervals. If latents carry reasoning, the "
-            "gap to the controls should be where there are hops to make.",
-            "lines",
-            tuple(lines),
-            x_label="hops",
-            y_label="right, %",
-        ),
+        *([by_hops] if any(hops) else []),
     )
 
 

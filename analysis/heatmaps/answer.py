@@ -18,6 +18,8 @@ def answer(document: Document) -> Answer:
     Raises:
         LookupError: If its table lacks the mean over steps.
     """
+    if all(one.id != "steps" for one in document.tables):
+        return _without_boxes(document)
     whole = row(document, "steps", step="all steps")
     steps = [one for one in next(one for one in document.tables if one.id == "steps").rows if one is not whole]
     above = [span(one["even_interval"])[0] > 0 for one in steps]
@@ -42,3 +44,20 @@ def answer(document: Document) -> Answer:
     return Answer(
         _QUESTION, said, verdict, Claim(_CLAIM, seen, "Not every step looks at the needed things more than evenly.")
     )
+
+
+def _without_boxes(document: Document) -> Answer:
+    """What can be said where no question says by boxes what it is about."""
+    said = "Where it looks can be seen, not whether that is what was asked about: the tasks have no boxes"
+    reason = "Without boxes nothing says what a step should look at."
+    verdict = "See the maps below, how spread they are, and whether they move with question and picture."
+    try:
+        moved = row(document, "sanity", check="another question, same picture")
+        low, high = span(moved["divergence_interval"])
+        verdict = (
+            f"Another question about the same picture moves the map by {moved['divergence']:.2f} bits "
+            f"[{low:.2f}, {high:.2f}]; 0 is the same map, 1 shares no cell with it."
+        )
+    except LookupError:
+        pass
+    return Answer(_QUESTION, said, verdict, Claim(_CLAIM, "undecided", reason))

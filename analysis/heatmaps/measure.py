@@ -1,9 +1,18 @@
-"""What the heat maps are computed from: a thinking trace, the boxes of what each question needs, and the controls."""
+"""What the heat maps are computed from: a thinking trace, the boxes of what each question needs, and the controls.
+
+From Python::
+
+    from analysis.heatmaps.measure import HeatmapsOptions, read_maps
+    from analysis.heatmaps.page import compute
+
+    read_maps("results/demo/RUN/traces/K4").extractor.shape  # (N, K, g, g)
+    document, arrays = compute(HeatmapsOptions(traces=("results/demo/RUN/traces/K4",), sanity=False))
+"""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +21,47 @@ import numpy.typing as npt
 import pandas as pd
 
 from analysis.heatmaps.numbers import cover, lay_out
+from analysis.shared.boxes import box_shares
+from analysis.shared.options import Options, option
+from analysis.shared.questions import Question
 from analysis.shared.traces import frame, open_traces, scores_beside
+from lare.embedded.world.benchmark import stand_in
 from lare.errors import LareError
 from lare.trace import TraceReader
 
-__all__ = ["Maps", "boxes_of", "read_maps", "same_items"]
+__all__ = ["HeatmapsOptions", "Maps", "boxes_of", "read_maps", "same_items", "with_questions"]
 
 Boxes = list[tuple[float, float, float, float]]
+
+
+@dataclass(frozen=True)
+class HeatmapsOptions(Options):
+    """Options of the heat maps.
+
+    Attributes:
+        traces: The thinking setting's traces, one directory; none takes the newest demo run's K4.
+        samples: Answers shown one by one.
+        sanity: Run the checks that need the model.
+        checkpoint: For `sanity`; None for the one shipped with LaRe.
+        sanity_questions: For `sanity`.
+        include_path: Folder of further task files, for pictures and boxes of own tasks.
+    """
+
+    name = "heatmaps"
+    example = "python -m analysis.heatmaps --traces results/demo/TIME/traces/K4"
+
+    samples: int = option(120, "answers shown one by one", metavar="N")
+    sanity: bool = option(True, "run the checks that need the model")
+    checkpoint: str | None = option(None, "for --sanity; default: the one shipped with LaRe", metavar="PATH")
+    sanity_questions: int = option(100, "for --sanity", metavar="N")
+    include_path: str | None = option(None, "folder of further task files, for pictures and boxes of own tasks",
+                                      metavar="DIR")  # fmt: skip
+
+    def __post_init__(self) -> None:
+        if len(self.traces) > 1:
+            raise LareError("heat maps are drawn of one setting; give one directory with --traces")
+        if self.sanity_questions < 2:
+            raise LareError(f"--sanity-questions is {self.sanity_questions}; give at least 2, or --no-sanity")
 
 
 @dataclass(frozen=True)
@@ -55,6 +98,11 @@ class Maps:
     def window(self) -> int:
         """Cells a side of a window."""
         return int(round(float(self.inside[0, 0].sum()) ** 0.5))
+
+    @property
+    def hops(self) -> npt.NDArray[np.int64]:
+        """Things that each question leads through, (N,); 0 where nothing says."""
+        return np.array([int(value) if value is not None else 0 for value in self.table["hops"]], dtype=np.int64)
 
     def covered(self, thing: int | None = None) -> npt.NDArray[np.float64]:
         """`cover` of every answer, (N, g, g): of all its things, or of its thing number `thing` alone."""
@@ -115,13 +163,22 @@ def boxes_of(value: Any, size: float, path: str | Path) -> Boxes:
     Raises:
         LareError: If the text is no list of boxes.
     """
-    if value is None:
-        return []
-    try:
-        found = json.loads(value) if isinstance(value, str) else value
-        return [(float(a) / size, float(b) / size, float(c) / size, float(d) / size) for a, b, c, d in found]
-    except (ValueError, TypeError):
-        raise LareError(f"the traces {str(path)!r} have unreadable boxes ({value!r}); write them anew") from None
+    return [(a, b, c, d) for a, b, c, d in box_shares(value, (size, size), f"the traces {str(path)!r}")]
+
+
+def with_questions(maps: Maps, questions: Mapping[tuple[str, int], Question]) -> Maps:
+    """Boxes as the tasks' rows have them, where a task of lmms-eval has any, in shares of its own picture.
+
+    Traces know the side of the encoder's picture alone, which is right for pictures of that side. A picture that is not
+    square reaches the encoder cut or stretched, so its boxes are left out.
+    """
+    boxes = list(maps.boxes)
+    for row, key in enumerate(zip(maps.table["task"], maps.table["doc_id"], strict=True)):
+        one = questions.get((str(key[0]), int(key[1])))
+        if stand_in(str(key[0])) is None:
+            square = one is not None and one.image.width == one.image.height
+            boxes[row] = [(a, b, c, d) for a, b, c, d in one.boxes] if one is not None and square else []
+    return replace(maps, boxes=boxes)
 
 
 def same_items(maps: Maps, other: Maps, name: str) -> Maps:

@@ -6,18 +6,19 @@ the Extractor's attention lies on the things that a question needs, and shows an
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from analysis.heatmaps.answer import answer
-from analysis.heatmaps.measure import Maps, read_maps, same_items
-from analysis.heatmaps.numbers import mean_map, shape_of_maps
+from analysis.heatmaps.by_task import by_task, moves_by_source
+from analysis.heatmaps.measure import HeatmapsOptions, Maps, read_maps, same_items, with_questions
+from analysis.heatmaps.numbers import mean_map, ratio_of_sums, shape_of_maps
 from analysis.heatmaps.overlap import agreement
 from analysis.heatmaps.samples import TEXT_RULE, choose, mini_pictures, samples_of
 from analysis.heatmaps.sanity import (
@@ -35,6 +36,7 @@ from analysis.heatmaps.tables import (
     OWN,
     RANDOM,
     Measured,
+    average_figure,
     boxes_table,
     curves,
     hops_table,
@@ -44,82 +46,116 @@ from analysis.heatmaps.tables import (
     steps_table,
     thing_grids,
 )
-from analysis.shared.cli import Computed, reproduce, run, standard_parser
+from analysis.shared.cli import Computed, reproduce, run
+from analysis.shared.questions import Question, questions_of_rows
 from analysis.shared.report.answers import answered
-from analysis.shared.report.document import Document
+from analysis.shared.report.document import Document, Table
 from analysis.shared.stats import FEW_CLUSTERS
+from analysis.shared.tasks import METHOD, Apart, apart_table
 from analysis.shared.traces import demo_traces, frame, open_traces, pair, scores_beside
+from lare.embedded.world.benchmark import stand_in
 from lare.errors import LareError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 __all__ = ["compute", "main"]
 
+Values = npt.NDArray[np.float64]
 
-def parser() -> argparse.ArgumentParser:
-    """The command's options."""
-    made = standard_parser(
-        "heatmaps", "Where the model looks at each latent step, in maps and in numbers (Fig. 3).",
-        "python -m analysis.heatmaps --traces results/demo/TIME/traces/K4",
-    )  # fmt: skip
-    made.add_argument("--samples", type=int, default=120, metavar="N", help="answers shown one by one; default 120")
-    made.add_argument(
-        "--sanity", action=argparse.BooleanOptionalAction, default=True, help="run the checks that need the model"
-    )
-    made.add_argument("--checkpoint", metavar="PATH", help="for --sanity; default: the one shipped with LaRe")
-    made.add_argument("--sanity-questions", type=int, default=100, metavar="N", help="for --sanity; default 100")
-    return made
+NO_BOXES = (
+    "No question says by boxes what it is about, so the counts of attention on things are left out: only the maps' "
+    "shapes and the sanity checks are here."
+)
 
 
-def compute(options: argparse.Namespace) -> Computed:
+def compute(options: HeatmapsOptions) -> Computed:
     """Compute the report.
 
     Args:
-        options: Of `parser`. Controls are looked for beside the thinking traces: ``random``, ``blind``, ``K0``.
+        options: Controls are looked for beside the thinking traces: ``random``, ``blind``, ``K0``.
 
     Raises:
         LareError: If the traces are damaged, or the controls are of other weights or questions.
     """
-    if options.traces and len(options.traces) > 1:
-        raise LareError("heat maps are drawn of one setting; give one directory with --traces")
     path = Path(options.traces[0]) if options.traces else demo_traces("K4")
     seed = options.seeds[0]
     warnings: list[str] = []
     maps = read_maps(path)
+    pictures, maps = _pictures(maps, options.include_path, warnings)
     random, blind = (_control(maps, path, name, warnings) for name in ("random", "blind"))
     direct = _direct(maps, path, warnings)
     measured = measure(maps, random, seed)
-    if not len(measured.clusters):
-        raise LareError(f"no question of {str(path)!r} has a box of what it needs; give traces of the mini tasks")
-    scenes = len(set(measured.clusters))
+    scenes = len(set(maps.table["cluster"] if measured is None else measured.clusters))
     if scenes < FEW_CLUSTERS:
         warnings.append(f"There are only {scenes} scenes: the intervals are rough.")
-    pictures = mini_pictures(list(maps.table["task"]))
     checks, fallen = _checks(options, maps, blind, pictures, warnings, seed)
     shapes = shape_of_maps(maps.extractor)
     chosen = choose(maps.table, direct, options.samples, seed)
     average = mean_map(maps.extractor)
+    apart = None if measured is None else moves_by_source(measured)
+    kept = measured if measured is None or apart is None else _kept(measured, apart)
+    if measured is None:
+        warnings.append(NO_BOXES)
     document = Document(
         name="heatmaps",
         title="Where LaRe looks at each latent step",
-        verdict=_verdict(measured),
+        verdict=_verdict_of(measured, kept, apart, maps, shapes),
         reproduce=reproduce(options, {"checkpoint": maps.checkpoint}),
-        warnings=tuple(warnings),
+        warnings=(*(apart.warnings if apart else ()), *warnings),
         tables=(
-            steps_table(measured),
-            measures_table(measured),
-            boxes_table(measured),
-            hops_table(measured),
+            *(_tables(measured, kept, apart) if measured and kept and apart else ()),
             shape_table(maps, random, seed),
             sanity_table(checks),
             *([cascade_table(fallen)] if fallen else []),
         ),
-        figures=(*curves(measured), *thing_grids(measured, average)),
+        figures=(*curves(kept), *thing_grids(kept, average)) if kept else (average_figure(average),),
         samples=samples_of(maps, _beside(maps, shapes), direct, chosen, pictures),
         sampling=_sampling(chosen[1], len(maps.table)),
-        methods=_methods(maps, measured),
-        stand_in=all(str(task).startswith("lare_mini_") for task in maps.table["task"]),
+        methods=(*_methods(maps, measured), *((METHOD,) if apart else ())),
+        stand_in=any(stand_in(str(task)) for task in maps.table["task"]),
         lead="samples",
     )
     return answered(document, answer), _arrays(measured, maps, shapes, average)
+
+
+def _kept(measured: Measured, apart: Apart) -> Measured:
+    """What is counted on the tasks that remain."""
+    return measured.take(apart.of(measured.maps.table["task"].to_numpy(str))) if apart.aside else measured
+
+
+def _tables(measured: Measured, kept: Measured, apart: Apart) -> list[Table]:
+    """What is counted on things, of the tasks that remain; by task; and over all where one is set aside."""
+    whole = replace(steps_table(measured), id="steps-all", caption="The same over all tasks.", main=False)
+    return [
+        steps_table(kept),
+        *([whole] if apart.aside else []),
+        by_task(measured, apart),
+        apart_table(apart, "attention on the things, from each baseline to the Extractor's"),
+        measures_table(kept),
+        boxes_table(kept),
+        *([hops_table(kept)] if kept.maps.hops.any() else []),
+    ]
+
+
+def _pictures(maps: Maps, include_path: str | None, warnings: list[str]) -> tuple[dict[tuple[str, int], Image], Maps]:
+    """Pictures by task and question number; and the maps with the boxes of tasks that are none of the stand-ins."""
+    pictures = mini_pictures(list(maps.table["task"]))
+    foreign = [
+        (str(task), int(number))
+        for task, number in zip(maps.table["task"], maps.table["doc_id"], strict=True)
+        if stand_in(str(task)) is None
+    ]
+    if not foreign:
+        return pictures, maps
+    found: dict[tuple[str, int], Question] = {}
+    try:
+        found, _ = questions_of_rows(foreign, include_path)
+    except LareError as error:
+        warnings.append(f"The tasks' pictures and boxes are not at hand: {error}")
+    asked = dict(zip(zip(maps.table["task"], maps.table["doc_id"], strict=True), maps.table["question"], strict=True))
+    found = {key: one for key, one in found.items() if one.text == asked[key]}
+    return pictures | {key: one.image for key, one in found.items()}, with_questions(maps, found)
 
 
 def _control(maps: Maps, path: Path, name: str, warnings: list[str]) -> Maps | None:
@@ -144,7 +180,7 @@ def _direct(maps: Maps, path: Path, warnings: list[str]) -> pd.DataFrame | None:
 
 
 def _checks(
-    options: argparse.Namespace, maps: Maps, blind: Maps | None, pictures: dict[tuple[str, int], Any],
+    options: HeatmapsOptions, maps: Maps, blind: Maps | None, pictures: dict[tuple[str, int], Any],
     warnings: list[str], seed: int,
 ) -> tuple[list[Check], list[Check]]:  # fmt: skip
     """The sanity checks, from traces and, if asked for and possible, by running the model; and the cascade's steps."""
@@ -159,7 +195,10 @@ def _checks(
     from lare.methods import load_method
 
     keys = list(zip(maps.table["task"], maps.table["doc_id"], strict=True))
-    known = np.array([row for row, key in enumerate(keys) if key in pictures and maps.boxes[row]], np.int64)
+    boxed = any(maps.boxes)
+    known = np.array(
+        [row for row, key in enumerate(keys) if key in pictures and (maps.boxes[row] or not boxed)], np.int64
+    )
     method = load_method("lare", options.checkpoint, iterations=maps.steps)
     # The window's side and the number of steps decide the maps; the weights are compared by their fingerprint.
     if method.fingerprint() != maps.checkpoint or not len(known):
@@ -170,8 +209,32 @@ def _checks(
         return checks, []
     rows = np.sort(np.random.default_rng(seed).permutation(known)[: options.sanity_questions])
     part, shown = maps.take(rows), [pictures[keys[row]] for row in rows]
-    checks += checks_by_model(method, part, shown, seed)
+    drawn = all(stand_in(str(task)) for task in part.table["task"])
+    if not drawn:
+        warnings.append("The check by mirroring is left out: it needs questions that name places as the stand-ins do.")
+    checks += checks_by_model(method, part, shown, seed, drawn)
     return checks, list(steps_of_cascade(method, part, shown, seed))
+
+
+def _verdict_of(
+    measured: Measured | None, kept: Measured | None, apart: Apart | None, maps: Maps, shapes: Mapping[str, Values]
+) -> str:
+    """Of the tasks that remain, with the same over all tasks after it where one is set aside; shapes without boxes."""
+    if measured is None or kept is None or apart is None:
+        clusters = list(maps.table["cluster"])
+        entropy, travel = (ratio_of_sums(shapes[name], None, clusters) for name in ("entropy", "travel"))
+        return (
+            f"Over {maps.steps} latent steps the maps of {len(maps.table):,} answers have {entropy[0].mean():.2f} bits "
+            f"of entropy (even over the window: {2 * np.log2(maps.window):.1f}), and their centre moves "
+            f"{np.nanmean(travel[0]):.2f} cells a step. Without boxes nothing says whether that is what was asked "
+            "about."
+        )
+    if not apart.aside:
+        return _verdict(kept)
+    return (
+        f"On {len(apart.kept)} tasks, {apart.without}: {_verdict(kept)} Set aside: {apart.reasons}. Over all "
+        f"{len(apart.every)} tasks: {_verdict(measured)}"
+    )
 
 
 def _verdict(measured: Measured) -> str:
@@ -229,15 +292,17 @@ def _sampling(reasons: Sequence[str], total: int) -> str:
     )
 
 
-def _methods(maps: Maps, measured: Measured) -> tuple[str, ...]:
+def _methods(maps: Maps, measured: Measured | None) -> tuple[str, ...]:
     side, coarse = maps.grid, maps.saliency.shape[-1]
-    return (
+    boxed = 0 if measured is None else len(measured.clusters)
+    about_things = (1, 2, 3, 4) if measured is None else ()
+    methods = (
         f"A map is the Extractor's cross-attention over the cells of its {maps.window} x {maps.window} window on the "
         f"{side} x {side} grid, mean over its layers, heads and the decoder's layers. Outside the window there is no "
         f"value. The window is chosen by the decoder's attention to its {coarse} x {coarse} visual tokens, which is "
         "shown beside it.",
         f"What a question needs are the boxes of the things that it leads through, as the world that drew the picture "
-        f"knows them. {len(maps.table) - len(measured.clusters):,} of {len(maps.table):,} questions have no box "
+        f"knows them. {len(maps.table) - boxed:,} of {len(maps.table):,} questions have no box "
         "(things that are not there, comparisons of counts) and take no part in the counts on things; they do in the "
         "mean map and in spread and travel.",
         "Baselines: the answers' own windows looked at evenly (what choosing the window alone brings); the mean of "
@@ -253,20 +318,27 @@ def _methods(maps: Maps, measured: Measured) -> tuple[str, ...]:
         "Departures from the paper: it shows single examples chosen by hand; here all answers are counted and the "
         "shown ones are drawn at random.",
     )
+    return tuple(one for place, one in enumerate(methods) if place not in about_things)
 
 
 def _arrays(
-    measured: Measured, maps: Maps, shapes: dict[str, npt.NDArray[np.float64]], average: npt.NDArray[np.float64]
+    measured: Measured | None, maps: Maps, shapes: dict[str, npt.NDArray[np.float64]], average: npt.NDArray[np.float64]
 ) -> dict[str, npt.NDArray[Any]]:
     """What stands behind the tables, one row an answer."""
     short = {OWN: "own", EVEN: "even", MEAN: "mean", RANDOM: "random"}
     arrays: dict[str, npt.NDArray[Any]] = {
-        "task": np.array(measured.maps.table["task"], dtype=str),
-        "doc_id": np.array(measured.maps.table["doc_id"], dtype=np.int64),
-        "area": measured.shares[OWN].area.astype(np.float32),
         "average": average.astype(np.float32),
         "all_task": np.array(maps.table["task"], dtype=str),
         "all_doc_id": np.array(maps.table["doc_id"], dtype=np.int64),
+    }
+    for name, values in shapes.items():
+        arrays[f"all_{name}"] = values.astype(np.float32)
+    if measured is None:
+        return arrays
+    arrays |= {
+        "task": np.array(measured.maps.table["task"], dtype=str),
+        "doc_id": np.array(measured.maps.table["doc_id"], dtype=np.int64),
+        "area": measured.shares[OWN].area.astype(np.float32),
     }
     for source, shares in measured.shares.items():
         arrays[f"mass_{short[source]}"] = shares.mass.astype(np.float32)
@@ -275,11 +347,9 @@ def _arrays(
             arrays[f"nss_{short[source]}"] = measured.score[source].astype(np.float32)
         arrays[f"auc_{short[source]}"] = measured.boxes[source].auc.astype(np.float32)
         arrays[f"iou_{short[source]}"] = measured.boxes[source].iou.astype(np.float32)
-    for name, values in shapes.items():
-        arrays[f"all_{name}"] = values.astype(np.float32)
     return arrays
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; see ``--help``."""
-    return run(parser(), compute, arguments, answer)
+    """Run from the command line; returns the exit code."""
+    return run(HeatmapsOptions, compute, __doc__, arguments, answer)

@@ -102,7 +102,9 @@ def unrelated(maps: Maps, seed: int) -> Check:
     )  # fmt: skip
 
 
-def checks_by_model(method: Method, maps: Maps, pictures: Sequence[Image], seed: int) -> Iterator[Check]:
+def checks_by_model(
+    method: Method, maps: Maps, pictures: Sequence[Image], seed: int, mirror: bool = True
+) -> Iterator[Check]:
     """Checks that need the model: it is run anew on the same answers.
 
     Args:
@@ -110,6 +112,7 @@ def checks_by_model(method: Method, maps: Maps, pictures: Sequence[Image], seed:
         maps: The answers' own maps.
         pictures: One an answer.
         seed: Of random weights and of who is swapped with whom.
+        mirror: Also mirror picture and question, which needs questions that name places as the embedded world does.
     """
     questions = list(maps.table["question"])
     swap = np.roll(np.arange(len(questions)), 1)
@@ -136,6 +139,8 @@ def checks_by_model(method: Method, maps: Maps, pictures: Sequence[Image], seed:
     ]
     for name, expected, model, shown, asked in plans:
         yield compare_maps(name, expected, maps, *maps_of(model, shown, asked, maps.grid))
+    if not mirror:
+        return
     turned = [mirrored(*pair) for pair in zip(pictures, questions, strict=True)]
     changed, corners = maps_of(method, [one for one, _ in turned], [asked for _, asked in turned], maps.grid)
     yield compare_maps("picture and question mirrored: the map as it is", "moves", maps, changed, corners)
@@ -162,11 +167,7 @@ def steps_of_cascade(method: Method, maps: Maps, pictures: Sequence[Image], seed
 def sanity_table(checks: Sequence[Check]) -> Table:
     """All checks, one a row."""
     caption = "Sanity checks: how far the Extractor's maps move."
-    columns = (
-        Column("check", "What was changed"),
-        Column("expected", "A sound map"),
-        *_MEASURES,
-    )
+    columns = (Column("check", "What was changed"), Column("expected", "A sound map"), *_measures(checks))
     return Table("sanity", caption, columns, tuple(_row(check) for check in checks), _NOTE)
 
 
@@ -175,7 +176,7 @@ def cascade_table(checks: Sequence[Check]) -> Table:
     caption = (
         "Cascading randomisation: the Extractor is drawn anew from its output to its input, a layer more each row."
     )
-    columns = (Column("check", "Drawn anew"), *_MEASURES)
+    columns = (Column("check", "Drawn anew"), *_measures(checks))
     note = (
         "A map that holds the model's weights leaves its own and spreads (entropy rises). Over all cells two maps with "
         "one window are alike whatever is in it: what is left of the Extractor's own choice is the correlation in both "
@@ -202,6 +203,12 @@ _MEASURES = (
 )
 
 
+def _measures(checks: Sequence[Check]) -> list[Column]:
+    """The columns; without those on things where no question has a box of one."""
+    boxed = any(np.isfinite(check.mass).any() for check in checks)
+    return [column for column in _MEASURES if boxed or not column.key.startswith("mass")]
+
+
 def _row(check: Check) -> dict[str, Any]:
     parts = {
         "divergence": check.divergence.mean(1),
@@ -211,6 +218,8 @@ def _row(check: Check) -> dict[str, Any]:
         "window": 100 * check.same_window.mean(1),
         "mass": 100 * check.mass,
     }
+    if not np.isfinite(check.mass).any():
+        del parts["mass"]
     mean, low, high = ratio_of_sums(np.stack(list(parts.values()), 1), None, check.clusters)
     row: dict[str, Any] = {"check": check.name, "expected": check.expected, "n": len(check.mass)}
     for i, key in enumerate(parts):

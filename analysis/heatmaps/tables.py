@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from analysis.shared.report.document import Column, Figure, Series, Table
 
 __all__ = [
     "Measured",
+    "average_figure",
     "boxes_table",
     "curves",
     "hops_table",
@@ -55,14 +57,31 @@ class Measured:
     clusters: Sequence[object]
     seed: int
 
+    def take(self, rows: npt.NDArray[np.bool_]) -> Measured:
+        """The same of some answers: (n,) which."""
+
+        def part(one: Shares | Agreement) -> Any:
+            return type(one)(**{name.name: getattr(one, name.name)[rows] for name in fields(one)})
+
+        return Measured(
+            self.maps.take(np.flatnonzero(rows)),
+            self.covered[rows],
+            {source: part(one) for source, one in self.shares.items()},
+            {source: values[rows] for source, values in self.score.items()},
+            {source: values[rows] for source, values in self.seen.items()},
+            {source: part(one) for source, one in self.boxes.items()},
+            [one for one, kept in zip(self.clusters, rows, strict=True) if kept],
+            self.seed,
+        )
+
     @property
     def labels(self) -> list[str]:
         """Names of the rows: steps, then all of them."""
         return [f"step {k + 1}" for k in range(self.maps.steps)] + ["all steps"]
 
 
-def measure(maps: Maps, random: Maps | None, seed: int) -> Measured:
-    """Count where maps lie.
+def measure(maps: Maps, random: Maps | None, seed: int) -> Measured | None:
+    """Count where maps lie; None where no question has a box of what it needs.
 
     Args:
         maps: All thinking answers; those without boxes count for the mean map alone, which is for each answer that of
@@ -71,6 +90,8 @@ def measure(maps: Maps, random: Maps | None, seed: int) -> Measured:
         seed: Of the bootstrap.
     """
     rows = np.flatnonzero([bool(boxes) for boxes in maps.boxes])
+    if not rows.size:
+        return None
     boxed = maps.take(rows)
     covered = boxed.covered()
     area = covered.sum((-2, -1))[:, None]
@@ -162,7 +183,7 @@ def steps_table(measured: Measured) -> Table:
 
 def hops_table(measured: Measured) -> Table:
     """The same by the number of hops, over all steps."""
-    hops = np.array([int(value) for value in measured.maps.table["hops"]])
+    hops = measured.maps.hops
     columns = (
         Column("hops", "Hops", "count", help="How many things a question leads through"),
         Column("source", "Map"),
@@ -311,11 +332,11 @@ def curves(measured: Measured) -> list[Figure]:
 
     lines = [series(source, _mean(shares.mass, measured, 100)) for source, shares in measured.shares.items()]
     area = 100 * float(measured.shares[OWN].area.mean())
-    hops = np.array([int(value) for value in measured.maps.table["hops"]])
+    hops = measured.maps.hops
     by_hops = [
         series(f"{hop} hop" if hop == 1 else f"{hop} hops", lift(measured, OWN, hops == hop))
         for hop in sorted(set(hops.tolist()))
-        if (hops == hop).sum() >= 20
+        if hop and (hops == hop).sum() >= 20
     ]
     held = [series(source, _mean(seen, measured, 100)) for source, seen in measured.seen.items()]
     return [
@@ -325,11 +346,11 @@ def curves(measured: Measured) -> list[Figure]:
             "the picture: where a map that knows nothing would lie.",
             "lines", tuple(lines), "latent step", "share on the things (%)", area,
         ),
-        Figure(
+        *([] if not by_hops else [Figure(
             "lift-hops", "Lift by hops", "Share on the things by their share of the picture; 1 is chance. Groups of "
             "fewer than 20 questions are left out here, not in the tables.",
             "lines", tuple(by_hops), "latent step", "lift", 1.0,
-        ),
+        )]),
         Figure(
             "held", "What the windows hold", "Share of the things' area that lies inside the window, with 95 % bands.",
             "lines", tuple(held), "latent step", "of the things inside (%)",
@@ -339,10 +360,10 @@ def curves(measured: Measured) -> list[Figure]:
 
 def thing_grids(measured: Measured, average: Values) -> list[Figure]:
     """Which of a question's things each step lies on, and the data set's mean map."""
-    hops = np.array([int(value) for value in measured.maps.table["hops"]])
+    hops = measured.maps.hops
     counts = np.array([len(boxes) for boxes in measured.maps.boxes])
     labels = tuple(measured.labels[:-1])
-    figures = []
+    figures: list[Figure] = []
     for things in (2, 3):
         rows = np.flatnonzero((hops == things) & (counts == things))
         if len(rows) < 20:
@@ -361,10 +382,15 @@ def thing_grids(measured: Measured, average: Values) -> list[Figure]:
                 "grid", tuple(series), "", "thing",
             )
         )  # fmt: skip
+    return [*figures, average_figure(average)]
+
+
+def average_figure(average: Values) -> Figure:
+    """The data set's mean map."""
     whole = average.mean(0)
     cells = tuple(
         Series(f"row {i + 1}", tuple(str(j + 1) for j in range(len(line))), tuple(100 * float(v) for v in line))
         for i, line in enumerate(whole)
     )
     words = f"Mean of all answers' maps over all steps, in percent; even would be {100 / whole.size:.2f} a cell."
-    return [*figures, Figure("average", "The data set's mean map", words, "grid", cells, "column", "row")]
+    return Figure("average", "The data set's mean map", words, "grid", cells, "column", "row")

@@ -66,7 +66,7 @@ class Judged:
         accuracy: Right answers.
         balanced: Mean of both labels' accuracies.
         auc: Area under the ROC curve of its scores.
-        kinds: Accuracy on positives and on each kind of negative.
+        kinds: Accuracy on positives and on each kind of negative; missing where there is none.
         n: Test pairs.
     """
 
@@ -113,7 +113,8 @@ def judge(scores: Doubles, pairs: Pairs) -> Judged:
     """Judge scores, above 0 for a match."""
     guess = (scores > 0).astype(np.int64)
     right = guess == pairs.label
-    kinds = tuple(float(right[pairs.kind == kind].mean()) for kind in range(len(KINDS) + 1))
+    each = [right[pairs.kind == kind] for kind in range(len(KINDS) + 1)]
+    kinds = tuple(float(one.mean()) if one.size else float("nan") for one in each)
     return Judged(
         float(right.mean()),
         float(balanced_accuracy_score(pairs.label, guess)),

@@ -65,6 +65,8 @@ class Settings:
         dim: Projected dimensions.
         steps: Whether to probe every iteration.
         only: Keys of the conditions to run; empty for all.
+        modalities: Partners to probe for.
+        lenient: See `analysis.probe.pairs.draw_split`.
     """
 
     pairs: int = 1000
@@ -75,6 +77,8 @@ class Settings:
     dim: int = 256
     steps: bool = True
     only: tuple[str, ...] = ()
+    modalities: tuple[str, ...] = MODALITIES
+    lenient: bool = False
 
 
 @dataclass(frozen=True)
@@ -194,10 +198,11 @@ def run_seed(
         say: Takes a line about progress.
     """
     first = models[0].instances
-    split = draw_split(first.image, first.question, first.rationale, seed, settings.pairs, settings.split)
+    names = (first.image, first.question, first.rationale)
+    split = draw_split(*names, seed, settings.pairs, settings.split, settings.lenient)
     found = []
     for model in models:
-        for modality in MODALITIES:
+        for modality in settings.modalities:
             prober = _Prober(model, modality, split, seed, settings)
             for condition in conditions_of(model):
                 if not settings.only or condition.key in settings.only:

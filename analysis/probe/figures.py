@@ -29,7 +29,8 @@ def figures(models: Sequence[Model], found: Sequence[Measured]) -> tuple[Figure,
     """
     groups = grouped(found)
     backbones = list(dict.fromkeys(model.backbone for model in models))
-    made = [_overview(backbones, groups, modality) for modality in MODALITIES]
+    probed = [modality for modality in MODALITIES if any(key[3] == modality for key in groups)]
+    made = [_overview(backbones, groups, modality) for modality in probed]
     for draw in (_steps, _kinds, _code):
         for number, backbone in enumerate(backbones):
             title = f": {backbone}" if len(backbones) > 1 else ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from analysis.shared.questions import Question
 from lare.embedded.world.items import ItemSampler
 from lare.embedded.world.questions import FAMILIES
 from lare.embedded.world.render import render_image
@@ -35,7 +36,17 @@ if TYPE_CHECKING:
 
     from lare.methods.base import Method
 
-__all__ = ["ANCHORS", "RATIONALES", "Asked", "Instances", "asked_in", "embed", "from_world", "run_traces"]
+__all__ = [
+    "ANCHORS",
+    "RATIONALES",
+    "Asked",
+    "Instances",
+    "asked_in",
+    "embed",
+    "from_questions",
+    "from_world",
+    "run_traces",
+]
 
 ANCHORS = ("windows", "all", "boxes")
 """What the visual anchor pools: tokens in the windows of the run, all fine tokens, or those of what the question is
@@ -63,12 +74,19 @@ class Asked:
         question: What is asked.
         rationale: The ground-truth reasoning.
         boxes: (left, top, right, bottom) in pixels of what the question is about; may be empty.
+        picture: The picture itself; None draws that of the embedded world's scene.
     """
 
     image: str
     question: str
     rationale: str
     boxes: tuple[tuple[int, ...], ...] = ()
+    picture: Image | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def shown(self) -> Image:
+        """The picture that is asked about."""
+        return _picture(self.image) if self.picture is None else self.picture
 
     @property
     def key(self) -> str:
@@ -86,7 +104,7 @@ class Instances:
         rationale: (N,) the ground-truth reasoning.
         steps: (N, K, d) pooled latents of each iteration.
         latent: (N, d) latents of all iterations pooled: z.
-        text: (N, d) pooled rationale: t.
+        text: (N, d) pooled rationale: t; zeros where the questions have none.
         vision: (N, d) pooled visual tokens: v.
         looked: (N,) numbers, equal where two anchors pool the very same tokens.
     """
@@ -172,6 +190,24 @@ def _picture(image: str) -> Image:
     return render_image(scene)
 
 
+def from_questions(questions: Sequence[Question]) -> tuple[list[Asked], int]:
+    """Questions of any task, each about its picture; and how many were left out.
+
+    A question whose task gives no rationale is left out where others have one. Where none has, nothing is probed for
+    rationales.
+    """
+    from lare_eval.store import image_digest
+
+    reasoned = any(one.rationale for one in questions)
+    kept = [one for one in questions if one.rationale or not reasoned]
+    asked: dict[str, Asked] = {}
+    for one in kept:
+        boxes = tuple(tuple(round(edge * IMAGE_SIZE) for edge in box) for box in one.boxes)
+        made = Asked(image_digest(one.image), one.text, one.rationale, boxes, one.image)
+        asked.setdefault(made.key, made)
+    return list(asked.values()), len(questions) - len(asked)
+
+
 def _batches(total: int) -> Iterator[slice]:
     return (slice(start, start + BATCH) for start in range(0, total, BATCH))
 
@@ -199,7 +235,7 @@ def run_traces(
         with TraceWriter(folder, {"method": method.arguments(), "checkpoint": fingerprint}) as writer:
             for part in _batches(len(lacking)):
                 batch = lacking[part]
-                pictures = [_picture(one.image) for _, one in batch]
+                pictures = [one.shown for _, one in batch]
                 answers = method.answer(pictures, [one.question for _, one in batch], sampling, trace=True)
                 for (number, one), answer in zip(batch, answers, strict=True):
                     writer.append(_record(method, fingerprint, number, one, answer))
@@ -260,14 +296,16 @@ def embed(
             "the questions took different numbers of latent iterations; trace with a fixed number (stop=fixed)"
         )
     latents = torch.stack(chosen)
+    reasoned = any(one.rationale for one in asked)
     vision, looked = _anchors(method.model, method.processor, asked, reader, places, anchor)
     return Instances(
         image=np.array([one.image for one in asked]),
         question=np.array([one.question for one in asked]),
-        rationale=np.array([one.rationale for one in asked]),
+        # Without rationales each counts as different, since equal ones are never a negative.
+        rationale=np.array([one.rationale for one in asked] if reasoned else [one.key for one in asked]),
         steps=hybrid_mean_max(latents.flatten(0, 1)).reshape(*latents.shape[:2], -1).numpy(),
         latent=hybrid_mean_max(latents.flatten(1, 2)).numpy(),
-        text=_texts(method, [one.rationale for one in asked], rationale),
+        text=_texts(method, [one.rationale for one in asked], rationale) if reasoned else np.zeros_like(vision),
         vision=vision,
         looked=looked,
     )
@@ -291,24 +329,30 @@ def _anchors(
     model: Any, processor: Any, asked: Sequence[Asked], reader: TraceReader, places: Sequence[int], anchor: str
 ) -> tuple[Array, npt.NDArray[np.int64]]:
     """(N, d) visual anchors and (N,) which of them are the same."""
-    names = sorted({one.image for one in asked})
-    tokens: dict[str, Tensor] = {}
-    for part in _batches(len(names)):
-        pixels = processor.image_processor([_picture(name) for name in names[part]], return_tensors="pt")[
-            "pixel_values"
-        ]
-        seen = model.encode_images(pixels.to(model.device, model.dtype)).refocus
-        tokens |= dict(zip(names[part], seen.float().cpu(), strict=True))
+    pictures = {one.image: one.shown for one in asked}
+    rows: dict[str, list[int]] = {name: [] for name in sorted(pictures)}
+    for row, one in enumerate(asked):
+        rows[one.image].append(row)
     windows, saliency = reader.column("windows"), reader.column("saliency")
-    vectors, marks = [], []
-    for one, place in zip(asked, places, strict=True):
-        if anchor == "windows":
-            cells = _seen_cells(model.config, torch.from_numpy(np.array(windows[place])), saliency[place])
-        else:
-            cells = _box_cells(one.boxes if anchor == "boxes" else (), model.config.grid)
-        vectors.append(hybrid_mean_max(tokens[one.image][cells][None])[0])
-        marks.append(f"{one.image} {sorted(cells.tolist())}")
-    return torch.stack(vectors).numpy(), np.unique(marks, return_inverse=True)[1].astype(np.int64)
+    vectors: dict[int, Tensor] = {}
+    marks: dict[int, str] = {}
+    names = list(rows)
+    for part in _batches(len(names)):
+        shown = [pictures[name] for name in names[part]]
+        pixels = processor.image_processor(shown, return_tensors="pt")["pixel_values"]
+        seen = model.encode_images(pixels.to(model.device, model.dtype)).refocus
+        for name, tokens in zip(names[part], seen.float().cpu(), strict=True):
+            for row in rows[name]:
+                if anchor == "windows":
+                    corners = torch.from_numpy(np.array(windows[places[row]]))
+                    cells = _seen_cells(model.config, corners, saliency[places[row]])
+                else:
+                    cells = _box_cells(asked[row].boxes if anchor == "boxes" else (), model.config.grid)
+                vectors[row] = hybrid_mean_max(tokens[cells][None])[0]
+                marks[row] = f"{name} {sorted(cells.tolist())}"
+    order = range(len(asked))
+    alike = np.unique([marks[row] for row in order], return_inverse=True)[1].astype(np.int64)
+    return torch.stack([vectors[row] for row in order]).numpy(), alike
 
 
 def _seen_cells(config: Any, windows: Tensor, saliency: npt.NDArray[Any]) -> Tensor:

@@ -155,6 +155,7 @@ def gather(
     say: Callable[[str], None],
     cache: Path = CACHE,
     need_heads: bool = False,
+    others: Sequence[Asked] = (),
 ) -> Chosen:
     """Load, ask and embed.
 
@@ -168,6 +169,7 @@ def gather(
         say: Takes a line about progress.
         cache: Where traces are kept, by fingerprint.
         need_heads: Whether every model must have its alignment heads.
+        others: Questions to ask in place of made ones.
 
     Raises:
         LareError: If a checkpoint can't be probed or lacks heads, or the traces are of another model.
@@ -185,7 +187,9 @@ def gather(
         reader = open_traces(traces)
         asked, places, left_out = asked_in(reader)
     else:
-        asked = from_world(images, questions)
+        asked = list(others) or from_world(images, questions)
+    if anchor == "boxes" and not any(one.boxes for one in asked):
+        raise LareError("no question has boxes of what it is about, so --anchor boxes pools nothing; give another")
     models, hashes = [], {}
     for number, one in enumerate(methods):
         name = one.method.fingerprint()

@@ -11,93 +11,25 @@ and stands in the same table.
 
 from __future__ import annotations
 
-import argparse
-import os
-import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Sequence
 from typing import Any
 
-import joblib
 import numpy as np
 import numpy.typing as npt
 
 from analysis.probe.answer import answer
-from analysis.probe.classifiers import FEATURES, MAX_STEPS
-from analysis.probe.experiment import Measured, Model, Settings, run_seed
+from analysis.probe.classifiers import MAX_STEPS
+from analysis.probe.experiment import Measured
 from analysis.probe.figures import figures
-from analysis.probe.instances import ANCHORS, RATIONALES
-from analysis.probe.models import gather, named
-from analysis.probe.pairs import SPLITS, Split
-from analysis.probe.projection import HEADS, PROJECTIONS
+from analysis.probe.measure import ProbeOptions, measure
 from analysis.probe.similarity import similarities
 from analysis.probe.tables import tables
 from analysis.probe.words import verdict, warnings_of
-from analysis.shared.cli import Computed, reproduce, run, standard_parser
+from analysis.shared.cli import Computed, reproduce, run
 from analysis.shared.report.answers import answered
 from analysis.shared.report.document import Document
-from lare.errors import LareError
 
-__all__ = ["compute", "main", "parser"]
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How much is probed where the command line does not say."""
-
-    images: int
-    pairs: int
-    seeds: tuple[int, ...]
-
-    @property
-    def words(self) -> str:
-        """For the help."""
-        return f"{self.images} images, {self.pairs} pairs, {len(self.seeds)} seeds"
-
-
-QUICK = Sizes(200, 400, (0, 1, 2))
-FULL = Sizes(600, 1000, (0, 1, 2, 3, 4))
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command's options."""
-    made = standard_parser(
-        "probe",
-        "Probes latents for what was looked at and for the rationale (Table 6), with all controls.",
-        "python analysis/probe.py --model small=runs/a/final --model small=runs/b/final:without",
-    )
-    made.add_argument(
-        "--model",
-        action="append",
-        metavar="NAME=CHECKPOINT[:without]",
-        help="a checkpoint to probe; with :without, the one of the same NAME that was trained without the Extractor "
-        "(else the Extractor is switched off, and the report says so); repeat for more. Default: the shipped one",
-    )
-    quick, full = QUICK, FULL
-    made.add_argument("--full", action="store_true", help=f"default sizes of a thorough run: {full.words}")
-    made.add_argument("--images", type=int, metavar="N", help=f"images to make; default {quick.images}")
-    made.add_argument("--questions", type=int, default=3, metavar="M", help="questions about each; default 3")
-    made.add_argument("--pairs", type=int, metavar="N", help=f"pairs of a seed; default {quick.pairs}")
-    made.add_argument(
-        "--jobs", type=int, default=min(2, os.cpu_count() or 1), metavar="N",
-        help="processes side by side; default %(default)s",
-    )  # fmt: skip
-    made.set_defaults(seeds=None)
-    made.add_argument("--feature", choices=FEATURES, default="both", help="of a pair; both: product and difference")
-    made.add_argument("--projection", choices=PROJECTIONS, default="infonce", help="to --dim dimensions")
-    made.add_argument("--heads", choices=HEADS, default="auto", help="one projection for both sides where widths agree")
-    made.add_argument("--dim", type=int, default=256, metavar="E", help="projected dimensions; default 256")
-    made.add_argument("--anchor", choices=ANCHORS, default="windows", help="visual tokens that the visual anchor pools")
-    made.add_argument("--rationale", choices=RATIONALES, default="states", help="what the rationale's vector pools")
-    made.add_argument(
-        "--split",
-        choices=SPLITS,
-        default="images",
-        help="components: no question text on both sides, where the data allow it; crossed: the same by leaving "
-        "instances out; pairs: leaks, kept to show it",
-    )
-    return made
+__all__ = ["compute", "main"]
 
 
 _READINGS = (
@@ -149,75 +81,26 @@ _ALL_TOKENS = (
 )
 
 
-def compute(options: argparse.Namespace) -> Computed:
+def compute(options: ProbeOptions) -> Computed:
     """Gather instances of every model, run all seeds, and say what came out.
-
-    Args:
-        options: Of `parser`; sizes that are None take the defaults.
 
     Raises:
         LareError: If a model, traces or an option are impossible, or negatives can't be had.
     """
-    sizes = FULL if options.full else QUICK
-    options.images = sizes.images if options.images is None else options.images
-    options.pairs = sizes.pairs if options.pairs is None else options.pairs
-    options.seeds = list(sizes.seeds) if options.seeds is None else options.seeds
-    if options.jobs < 1:
-        raise LareError(f"--jobs is {options.jobs}; give at least 1")
-    chosen = gather(
-        named(options.model),
-        options.traces,
-        options.images,
-        options.questions,
-        options.anchor,
-        options.rationale,
-        _say,
-        need_heads=options.projection == "model",
-    )
-    settings = Settings(options.pairs, options.split, options.feature, options.projection, options.heads, options.dim)
-    found: list[Measured] = []
-    splits = []
-    for seed, (results, split) in zip(
-        options.seeds, _seeds(chosen.models, options.seeds, settings, options.jobs), strict=True
-    ):
-        found += results
-        splits.append(split)
-        _say(f"seed {seed} probed")
+    probed = measure(options)
+    chosen, found, splits = probed.chosen, probed.results, probed.splits
     document = Document(
         name="probe",
         title="Probing latents for vision and text (Table 6)",
         verdict=verdict(chosen.models, found, splits),
         reproduce=reproduce(options, chosen.hashes),
-        warnings=warnings_of(chosen.models, found, splits, chosen.left_out),
-        tables=tables(chosen.models, found, splits, similarities(chosen.models)),
+        warnings=(*probed.warnings, *warnings_of(chosen.models, found, splits, chosen.left_out)),
+        tables=tables(chosen.models, found, splits, similarities(chosen.models, modalities=probed.settings.modalities)),
         figures=figures(chosen.models, found),
         methods=(*_READINGS, *((_ALL_TOKENS,) if options.anchor == "all" else ())),
+        stand_in=not options.tasks,
     )
     return answered(document, answer), _arrays(found)
-
-
-def _seeds(
-    models: Sequence[Model], seeds: Sequence[int], settings: Settings, jobs: int
-) -> Iterator[tuple[list[Measured], Split]]:
-    """Every seed's results in their order, some models of some seeds at a time; they share nothing but the questions.
-
-    All models have the same questions, so each draws the same split of a seed, and the number of processes changes no
-    number.
-    """
-    if jobs == 1:
-        yield from (run_seed(models, seed, settings) for seed in seeds)
-        return
-    # A process each, of one thread, since the fits are small.
-    with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
-        pool = joblib.Parallel(n_jobs=min(jobs, len(seeds) * len(models)), return_as="generator")
-        parts = pool(joblib.delayed(run_seed)([model], seed, settings) for seed in seeds for model in models)
-    for _ in seeds:
-        mine = list(islice(parts, len(models)))
-        yield [one for found, _ in mine for one in found], mine[0][1]
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _arrays(found: Sequence[Measured]) -> dict[str, npt.NDArray[Any]]:
@@ -235,5 +118,5 @@ def _arrays(found: Sequence[Measured]) -> dict[str, npt.NDArray[Any]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
-    return run(parser(), compute, arguments, answer)
+    """Run from the command line; returns the exit code."""
+    return run(ProbeOptions, compute, __doc__, arguments, answer)

@@ -89,8 +89,9 @@ class Split:
 
 
 def draw_split(
-    image: Names, question: Names, rationale: Names, seed: int, total: int = 1000, by: str = "images"
-) -> Split:
+    image: Names, question: Names, rationale: Names, seed: int, total: int = 1000, by: str = "images",
+    lenient: bool = False,
+) -> Split:  # fmt: skip
     """Split and pair.
 
     Args:
@@ -100,6 +101,7 @@ def draw_split(
         seed: Of the split and of the draws.
         total: Pairs, half of them positive; 70 % for training.
         by: One of `SPLITS`.
+        lenient: Do without a kind of negative that cannot be had at all, and say so, as long as random ones can.
 
     Raises:
         LareError: If a kind of negative cannot be had at all, or an option is impossible.
@@ -109,7 +111,7 @@ def draw_split(
             f"--split is {by!r} and --pairs {total}; give one of {', '.join(SPLITS)}, and at least 20 pairs"
         )
     rng = np.random.default_rng((seed, 6))
-    drawer = _Drawer(image, question, rationale, rng)
+    drawer = _Drawer(image, question, rationale, rng, lenient)
     half = total // 2
     if by != "pairs":
         sides = _sides(image, question, seed, by)
@@ -190,7 +192,10 @@ def _cut_pairs(pairs: Pairs, rng: np.random.Generator) -> tuple[Pairs, Pairs]:
 class _Drawer:
     """Draws balanced pairs among some instances."""
 
-    def __init__(self, image: Names, question: Names, rationale: Names, rng: np.random.Generator) -> None:
+    def __init__(
+        self, image: Names, question: Names, rationale: Names, rng: np.random.Generator, lenient: bool = False
+    ) -> None:
+        self.lenient = lenient
         self.image, self.question, self.rationale = image, question, rationale
         self.rng = rng
         self.short: list[str] = []
@@ -207,20 +212,25 @@ class _Drawer:
         wanted = [positives // 3 + (kind < positives % 3) for kind in range(3)]
         have = [len(found) for found in partners]
         for kind, count in enumerate(have):
-            if count == 0:
+            if count == 0 and self.lenient:
+                self.short.append(
+                    f"{name}: no negative of the kind {KINDS[kind]!r} can be had of these questions, so there is none"
+                )
+                wanted[kind] = 0
+            elif count == 0:
                 raise LareError(
                     f"no negative of the kind {KINDS[kind]!r} can be had: of {len(side)} {name} instances none has "
                     "such a partner with another rationale; give images with at least 2 questions, and questions that "
                     "recur"
                 )
         if any(count < want for count, want in zip(have, wanted, strict=False)):
-            least = min(*have, *wanted)
+            least = min(one for one in (*have, *wanted) if one or not self.lenient)
             self.short.append(
                 f"{name}: {positives} negatives were wanted, but only {have[0]} instances have a partner of "
                 f"the kind {KINDS[0]!r} and {have[1]} of {KINDS[1]!r}; {3 * least} of each label were drawn, still a "
                 "third of each kind"
             )
-            wanted = [least] * 3
+            wanted = [least if want else 0 for want in wanted]
         return self._assemble(side, partners, wanted)
 
     def _partners(self, side: Ints, equal: Names, other: Names) -> dict[int, list[int]]:

@@ -55,18 +55,19 @@ class Similar:
     neighbours_shuffled: float
 
 
-def similarities(models: Sequence[Model], seed: int = 0) -> list[Similar]:
+def similarities(models: Sequence[Model], seed: int = 0, modalities: Sequence[str] = MODALITIES) -> list[Similar]:
     """Both measures of every model and modality.
 
     Args:
         models: Of `analysis.probe.models.gather`.
         seed: Of the permutation of the control and of the jackknife's groups.
+        modalities: Partners to compare with.
     """
     found = []
     for model in models:
         own = model.instances
         image = np.unique(own.image, return_inverse=True)[1].astype(np.int64)
-        for modality in MODALITIES:
+        for modality in modalities:
             partner = own.vision if modality == "vision" else own.text
             taken = np.random.default_rng((seed, 12)).permutation(len(own))
             near = mutual_neighbours(own.latent, partner, image)

@@ -78,14 +78,15 @@ def _main(models: Sequence[Model], groups: Groups) -> Table:
         Column("probe", "Probe"),
         Column("by", "Classifier"),
     ]
-    for modality in MODALITIES:
+    probed = [modality for modality in MODALITIES if any(key[3] == modality for key in groups)]
+    for modality in probed:
         name = modality.capitalize()
         columns += [
             Column(modality, name, "percent", 1, f"latent-{modality} matching, mean over seeds"),
             Column(f"{modality}_i", "95 %", "interval", 1, "t interval over seeds"),
             Column(f"{modality}_p", "p", "p", 3, PAIRING),
         ]
-    for modality in MODALITIES:
+    for modality in probed:
         columns += [
             Column(f"{modality}_paper", f"Paper, {modality}", "text", 1, "Table 6 as reported, its three backbones"),
             Column(f"{modality}_sd", f"sd, {modality}", "number", 1, "standard deviation over seeds, in points"),
@@ -204,7 +205,9 @@ def _other_table(models: Sequence[Model], groups: Groups) -> Table:
     rows = []
     for model in models:
         for modality in MODALITIES:
-            results = groups[(*model.key, "main", modality, "SVM")]
+            results = groups.get((*model.key, "main", modality, "SVM"))
+            if results is None:
+                continue
             control = groups.get((*model.key, "shuffled", modality, "SVM"))
             gap = None
             if control is not None:

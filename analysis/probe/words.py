@@ -44,22 +44,23 @@ def verdict(models: Sequence[Model], found: Sequence[Measured], splits: Sequence
         return "not measured" if results is None else _span(accuracy_of(results))
 
     seeds = len({one.seed for one in found})
+    probed = [modality for modality in MODALITIES if any(key[3] == modality for key in groups)]
+    matched = {"vision": "with what was looked at", "text": "with the rationale"}
     parts = [
         f"{backbone}, linear SVM, {_seeds(seeds)} of {len(splits[0].test)} test pairs, chance 50 %: latents of the "
-        f"model {'with' if first.role == 'with' else 'without'} the Extractor are matched with what was looked at in "
-        f"{accuracy(first.role, 'vision')} and with the rationale in {accuracy(first.role, 'text')}."
+        f"model {'with' if first.role == 'with' else 'without'} the Extractor are matched "
+        + " and ".join(f"{matched[modality]} in {accuracy(first.role, modality)}" for modality in probed)
+        + "."
     ]
     gap = gaps(models, groups, splits)
     if (backbone, "vision", "SVM") in gap:
         note = next(one.note for one in models if one.key == (backbone, "without"))
-        vision, text = (gap[backbone, modality, "SVM"] for modality in MODALITIES)
-        parts.append(
-            f"With minus without the Extractor ({note}): {_span(vision, 'points')} for vision, {_span(text, 'points')} "
-            "for text, corrected for seeds that share instances."
-        )
+        told = ", ".join(f"{_span(gap[backbone, modality, 'SVM'], 'points')} for {modality}" for modality in probed)
+        parts.append(f"With minus without the Extractor ({note}): {told}, corrected for seeds that share instances.")
     parts.append(
-        f"Shuffled partners: {accuracy(first.role, 'vision', 'shuffled')} (vision) and "
-        f"{accuracy(first.role, 'text', 'shuffled')} (text). That a probe can read something from latents does not say "
+        "Shuffled partners: "
+        + " and ".join(f"{accuracy(first.role, modality, 'shuffled')} ({modality})" for modality in probed)
+        + ". That a probe can read something from latents does not say "
         "that the decoder uses it."
     )
     return " ".join(parts)

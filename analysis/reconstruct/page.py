@@ -6,108 +6,66 @@ picture, their mean, noise and zeros; a latent that holds the picture beats them
 
     python analysis/reconstruct.py
     python analysis/reconstruct.py --run runs/embedded_unet
+    python analysis/reconstruct.py --run runs/mine --tasks mmstar
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
-from pathlib import Path
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
-import torch
+import numpy.typing as npt
 from torch import Tensor
 
-import lare
 from analysis.reconstruct.answer import answer
-from analysis.reconstruct.sampling import (
-    TITLES,
-    Looks,
-    Scores,
-    Target,
-    conditions,
-    draw,
-    final_folder,
-    load_reconstruction,
-    look,
-    nearest,
-    score_pictures,
-    target_of,
-    through_tokenizer,
-    training_crops,
-)
-from analysis.shared.asking import Asker, Question, load_questions
-from analysis.shared.cli import Computed, reproduce, run, standard_parser
+from analysis.reconstruct.by_task import by_task, moves_by_condition, take
+from analysis.reconstruct.measure import SAMPLED, ByStep, Measured, ReconstructOptions, measure, over_steps
+from analysis.reconstruct.sampling import TITLES, Scores
+from analysis.shared.cli import Computed, reproduce, run
+from analysis.shared.questions import Question, stand_ins
 from analysis.shared.report.answers import answered
 from analysis.shared.report.document import Column, Document, Figure, Sample, Series, Step, Table, View
 from analysis.shared.showing import picture
 from analysis.shared.stats import Result, cluster_difference, cluster_mean, holm, wilson
-from lare.errors import LareError
-from lare.progress import progress
+from analysis.shared.tasks import METHOD, Apart, apart_table
 
 __all__ = ["compute", "main"]
 
-SAMPLED = ("own", "other", "mean", "noise", "zeros")
-
-SHIPPED = Path(lare.__file__).parent / "checkpoints" / "embedded_unet"
-"""U-Net and tokenizer of ``lare train lare/configs/embedded_unet.yaml``."""
-
-ByStep = Mapping[str, Sequence[Scores]]
-"""Condition to scores of each step."""
-
-
-def _pictures(
-    looks: Looks, reconstruction: Any, targets: Sequence[Target], options: argparse.Namespace, training: Tensor
-) -> dict[str, list[Tensor]]:
-    """Condition to the pictures (N, 3, S, S) of each step."""
-    seed = int(options.seeds[0])
-    generator = torch.Generator().manual_seed(seed)
-    noises = [reconstruction.draw(len(looks.latents), generator)[0] for _ in range(options.draws)]
-    made: dict[str, list[Tensor]] = {name: [] for name in TITLES}
-    given = conditions(looks.latents, seed, options.candidates)
-    for step, target in enumerate(progress(targets, desc="sampling", unit="step")):
-        for name in SAMPLED:
-            drawn = [draw(reconstruction, given[name][:, step], noise, options.denoising) for noise in noises]
-            made[name].append(torch.stack(drawn).mean(0))
-        made["tokenizer"].append(through_tokenizer(reconstruction, target.crops))
-        made["training"].append(nearest(target.crops, target.corners, looks, training)[0])
-        made["crop"].append(target.crops.mean(0, keepdim=True).expand_as(target.crops).contiguous())
-    return made
-
-
-def _over_steps(scores: Sequence[Scores], name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """(N,) mean over steps: a question is one item, however many steps it took."""
-    return np.asarray(np.mean([getattr(one, name) for one in scores], axis=0), dtype=np.float64)
+_ALL = "The same over all tasks"
 
 
 def _interval(result: Result, scale: float = 1.0) -> list[float | None]:
     return [scale * end if np.isfinite(end) else None for end in (result.low, result.high)]
 
 
-def _main(
-    scores: ByStep, scenes: Sequence[str], chance: float
-) -> tuple[tuple[Table, Table], dict[str, dict[str, Result]]]:
-    """The main table and the rest of it, and own latents against each control by metric."""
-    controls = [name for name in SAMPLED if name != "own"]
-    gaps = {
+def gaps_of(scores: ByStep, scenes: Sequence[str]) -> dict[str, dict[str, Result]]:
+    """Own latents against each control, by metric."""
+    return {
         name: {
-            metric: cluster_difference(_over_steps(scores["own"], metric), _over_steps(scores[name], metric), scenes)
+            metric: cluster_difference(over_steps(scores["own"], metric), over_steps(scores[name], metric), scenes)
             for metric in ("psnr", "found")
         }
-        for name in controls
+        for name in SAMPLED[1:]
     }
+
+
+def _main(scores: ByStep, scenes: Sequence[str], chance: float) -> tuple[Table, Table]:
+    """The main table and the rest of it."""
+    controls, gaps = SAMPLED[1:], gaps_of(scores, scenes)
     adjusted = dict(zip(controls, holm([gaps[name]["psnr"].p for name in controls]), strict=True))
     adjusted_found = dict(zip(controls, holm([gaps[name]["found"].p for name in controls]), strict=True))
     rows = []
-    for name, title in TITLES.items():
-        means = {one.name: cluster_mean(_over_steps(scores[name], one.name), scenes) for one in fields(Scores)}
-        row: dict[str, Any] = {"condition": title}
+    copies, metrics = "training" in scores, [one.name for one in fields(Scores) if one.name != "copied"]
+    for name in scores:
+        means = {metric: cluster_mean(over_steps(scores[name], metric), scenes) for metric in metrics}
+        row: dict[str, Any] = {"condition": TITLES[name]}
         row |= {"psnr": means["psnr"].estimate, "psnr_interval": _interval(means["psnr"])}
         row |= {"ssim": means["ssim"].estimate, "code": means["code"].estimate}
         row |= {"found": 100 * means["found"].estimate, "found_interval": _interval(means["found"], 100)}
-        row |= {"copied": None if name == "training" else 100 * means["copied"].estimate}
+        copied = 100 * cluster_mean(over_steps(scores[name], "copied"), scenes).estimate if copies else None
+        row |= {"copied": None if name == "training" else copied}
         if name in gaps:
             row |= {"gap": gaps[name]["psnr"].estimate, "gap_interval": _interval(gaps[name]["psnr"])}
             row |= {"holm": adjusted[name], "found_gap": 100 * gaps[name]["found"].estimate}
@@ -130,19 +88,18 @@ def _main(
         Column("found_gap", "Own minus this, points identified", "number", 1, "paired"),
         Column("found_gap_interval", "95 %", "interval", 1, "cluster-robust over scenes"),
         Column("found_holm", "p (Holm)", "p", help="of the identification's difference, over the four controls"),
-        Column("copied", "Nearer to a training crop, %", "number", 1, "than to the own crop"),
+        *([Column("copied", "Nearer to a training crop, %", "number", 1, "than to the own crop")] if copies else []),
     )
     note = f"Means over the steps of a question. Chance of identification: {100 * chance:.2f} %."
     keys = {column.key for column in main}, {column.key for column in more}
     parts = [tuple({key: value for key, value in row.items() if key in wanted} for row in rows) for wanted in keys]
     caption = "Pictures against what the window showed"
-    tables = (
+    return (
         Table(
             "conditions", caption, main, parts[0], f"{note} Bounds and floor are not sampled from anything.", main=True
         ),
         Table("conditions-more", f"{caption}: codes, identification against controls, copies", more, parts[1], note),
     )
-    return tables, gaps
 
 
 def _steps(scores: ByStep) -> Table:
@@ -203,11 +160,10 @@ def _image(pixels: Tensor, alt: str) -> Any:
     return picture(Image.fromarray(array), alt)
 
 
-def _samples(
-    questions: Sequence[Question], looks: Looks, made: Mapping[str, Sequence[Tensor]], scores: ByStep, size: int,
-    count: int, seed: int,
-) -> tuple[Sample, ...]:  # fmt: skip
+def _samples(found: Measured, count: int, seed: int) -> tuple[Sample, ...]:
     """Random questions: what each window showed, and what is sampled from own and other latents."""
+    questions: Sequence[Question] = found.gathered.questions
+    looks, made, scores, size = found.looks, found.pictures, found.scores, found.size
     chosen = np.sort(np.random.default_rng(seed).permutation(len(questions))[:count])
     shown: dict[str, Sequence[Tensor]] = {
         "What the window showed": [looks.crops(step, size) for step in range(looks.latents.shape[1])]
@@ -278,7 +234,7 @@ _DOUBT = (
 
 
 def _verdict(scores: ByStep, gaps: Mapping[str, Mapping[str, Result]], scenes: Sequence[str], chance: float) -> str:
-    found = cluster_mean(_over_steps(scores["own"], "found"), scenes)
+    found = cluster_mean(over_steps(scores["own"], "found"), scenes)
     other = gaps["other"]["psnr"]
     at_chance = found.low <= chance <= found.high
     return (
@@ -290,7 +246,7 @@ def _verdict(scores: ByStep, gaps: Mapping[str, Mapping[str, Result]], scenes: S
 
 
 def _warnings(scores: ByStep, scenes: Sequence[str], chance: float) -> tuple[str, ...]:
-    found = {name: cluster_mean(_over_steps(scores[name], "found"), scenes) for name in (*SAMPLED, "tokenizer")}
+    found = {name: cluster_mean(over_steps(scores[name], "found"), scenes) for name in (*SAMPLED, "tokenizer")}
     warnings = []
     if found["own"].low <= chance:
         warnings.append(
@@ -306,88 +262,70 @@ def _warnings(scores: ByStep, scenes: Sequence[str], chance: float) -> tuple[str
     return tuple(warnings)
 
 
-def _questions(count: int, group: int) -> list[Question]:
-    """The first questions of pairwise different scenes, tasks taking turns, a multiple of the group."""
-    if count < 2 * group or group < 2:
-        raise LareError(f"--rows is {count}, --candidates {group}; give at least two groups of at least 2")
-    every: dict[str, list[Question]] = {}
-    for one in load_questions("validation", limit=count):
-        every.setdefault(one.task, []).append(one)
-    turns = [one for rank in range(count) for task in every.values() for one in task[rank : rank + 1]]
-    unique = {one.scene: one for one in reversed(turns)}
-    chosen = sorted(unique.values(), key=lambda one: (one.doc_id, one.task))[: count // group * group]
-    return chosen[: len(chosen) // group * group]
+def _verdict_of(found: Measured, apart: Apart) -> str:
+    """Of the tasks that remain, with the same over all tasks after it where one is set aside."""
+    scenes = np.array([one.scene for one in found.gathered.questions])
+    whole = _verdict(found.scores, gaps_of(found.scores, scenes.tolist()), scenes.tolist(), found.chance)
+    if not apart.aside:
+        return whole
+    rows = apart.of([one.task for one in found.gathered.questions])
+    kept, inside = take(found.scores, rows), scenes[rows].tolist()
+    told = _verdict(kept, gaps_of(kept, inside), inside, found.chance)
+    return (
+        f"On {len(apart.kept)} tasks, {apart.without}: {told} Set aside: {apart.reasons}. Over all {len(apart.every)} "
+        f"tasks: {whole}"
+    )
 
 
-def compute(options: argparse.Namespace) -> Computed:
+def compute(options: ReconstructOptions) -> Computed:
     """Sample crops from latents and compare.
 
-    Args:
-        options: `run`, `rows`, `candidates`, `denoising`, `training`, `samples`, `batch_size`, `seeds` (the first).
-
     Raises:
-        LareError: If the run or its image reconstruction is missing, or an option is impossible.
+        LareError: If the run or its image reconstruction is missing, or questions can't be had.
     """
-    if options.traces:
-        raise LareError("reconstruct runs the model itself and reads no traces; leave --traces out")
-    path = Path(options.run)
-    folder = final_folder(path)
-    questions = _questions(options.rows, options.candidates)
-    # What is shipped beside the embedded checkpoint has no weights of its own but the U-Net's.
-    own = (folder / "model.safetensors").is_file()
-    asker = Asker(questions, str(folder) if own else None, options.batch_size)
-    reconstruction = load_reconstruction(path, int(asker.model.config.text_config.hidden_size))
-    looks = look(asker, reconstruction.config.cells)
-    training = training_crops(options.training, looks.pictures.shape[-1])
-    targets = [target_of(looks, step, reconstruction, options.candidates) for step in range(looks.latents.shape[1])]
-    made = _pictures(looks, reconstruction, targets, options, training)
-    each = [
-        score_pictures({name: one[step] for name, one in made.items()}, target, looks, reconstruction, training)
-        for step, target in enumerate(targets)
-    ]
-    scores = {name: [one[name] for one in each] for name in TITLES}
-    scenes, chance = [one.scene for one in questions], 1 / options.candidates
-    first, gaps = _main(scores, scenes, chance)
-    shown = _samples(questions, looks, made, scores, reconstruction.size, options.samples, int(options.seeds[0]))
+    found = measure(options)
+    questions = found.gathered.questions
+    tasks, scenes = [one.task for one in questions], np.array([one.scene for one in questions])
+    apart = moves_by_condition(found.scores, tasks, scenes.tolist())
+    rows = apart.of(tasks)
+    kept, inside = take(found.scores, rows), scenes[rows].tolist()
+    shown = _samples(found, options.samples, options.seeds[0])
+    whole, _ = _main(found.scores, scenes.tolist(), found.chance)
     document = Document(
         name="reconstruct",
         title="Pictures from latents",
-        verdict=_verdict(scores, gaps, scenes, chance),
-        reproduce=reproduce(options, {"checkpoint": asker.fingerprint}),
-        warnings=_warnings(scores, scenes, chance),
-        tables=(*first, _steps(scores)),
-        figures=_figures(scores, scenes, chance),
+        verdict=_verdict_of(found, apart),
+        reproduce=reproduce(options, {"checkpoint": found.checkpoint}),
+        warnings=(*found.gathered.warnings, *apart.warnings, *_warnings(kept, inside, found.chance)),
+        tables=(
+            *_main(kept, inside, found.chance),
+            *([replace(whole, id="conditions-all", caption=_ALL, main=False)] if apart.aside else []),
+            by_task(found.scores, tasks, scenes.tolist(), apart),
+            apart_table(apart, "identified, from each control to own latents"),
+            _steps(kept),
+        ),
+        figures=_figures(kept, inside, found.chance),
         samples=shown,
-        sampling=f"{len(shown)} of {len(questions)} questions, drawn by seed {int(options.seeds[0])}.",
-        methods=_METHODS,
+        sampling=f"{len(shown)} of {len(questions)} questions, drawn by seed {options.seeds[0]}.",
+        methods=(*(_METHODS if found.copies else (*_METHODS[:3], _METHODS[-1])), METHOD),
+        stand_in=stand_ins(questions),
         lead="samples",
     )
-    arrays = {
-        f"{metric.name}_{name}": np.stack([getattr(one, metric.name) for one in found], 1)
-        for name, found in scores.items()
+    return answered(document, answer), _arrays(found)
+
+
+def _arrays(found: Measured) -> dict[str, npt.NDArray[Any]]:
+    """Every score by question and step."""
+    arrays: dict[str, npt.NDArray[Any]] = {
+        f"{metric.name}_{name}": np.stack([getattr(one, metric.name) for one in each], 1)
+        for name, each in found.scores.items()
         for metric in fields(Scores)
     }
-    return answered(document, answer), arrays
-
-
-def parser() -> argparse.ArgumentParser:
-    """Command line."""
-    made = standard_parser(
-        "reconstruct", (__doc__ or "").split("\n\n")[1], "python analysis/reconstruct.py --run runs/embedded_unet"
-    )
-    add = made.add_argument
-    add("--run", default=str(SHIPPED), help="folder of a finished training run (default: the one shipped with LaRe)")
-    add("--rows", type=int, default=128, help="validation questions, of different scenes (default: %(default)s)")
-    add("--candidates", type=int, default=16, help="pictures to tell apart (default: %(default)s)")
-    add("--draws", type=int, default=4, help="samples a picture is the mean of (default: %(default)s)")
-    add("--denoising", type=int, default=10, help="steps of the sampler (default: %(default)s)")
-    add("--training", type=int, default=256, help="training pictures to look for copies in (default: %(default)s)")
-    add("--samples", type=int, default=12, help="questions to show (default: %(default)s)")
-    add("--batch-size", type=int, default=64, help="questions at once (default: %(default)s)")
-    made.set_defaults(seeds=[0])
-    return made
+    questions = found.gathered.questions
+    arrays |= {"task": np.array([one.task for one in questions]), "doc_id": np.array([one.doc_id for one in questions])}
+    return arrays | {"scene": np.array([one.scene for one in questions])}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; returns the exit code."""
-    return run(parser(), compute, arguments, answer)
+    return run(ReconstructOptions, compute, __doc__, arguments, answer)

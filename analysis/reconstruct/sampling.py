@@ -220,7 +220,7 @@ class Scores:
         ssim: Structural similarity.
         code: Mean squared difference of the tokenizer's codes.
         found: 1 where the own crop is the nearest of C by pixels, shared among ties.
-        copied: 1 where a training crop is nearer than the own crop.
+        copied: 1 where a training crop is nearer than the own crop; missing where none was looked for.
     """
 
     psnr: Array
@@ -263,8 +263,9 @@ def target_of(looks: Looks, step: int, reconstruction: ImageReconstruction, grou
 
 @torch.inference_mode()
 def score_pictures(
-    pictures: Mapping[str, Tensor], target: Target, looks: Looks, reconstruction: ImageReconstruction, training: Tensor
-) -> dict[str, Scores]:
+    pictures: Mapping[str, Tensor], target: Target, looks: Looks, reconstruction: ImageReconstruction,
+    training: Tensor | None,
+) -> dict[str, Scores]:  # fmt: skip
     """Score each condition's pictures of one step.
 
     Args:
@@ -272,10 +273,12 @@ def score_pictures(
         target: From `target_of`.
         looks: What was seen.
         reconstruction: Its tokenizer measures codes.
-        training: (T, 3, H, W) training pictures, cut at the row's window.
+        training: (T, 3, H, W) training pictures, cut at the row's window; None looks for no copies.
     """
     together = torch.cat(list(pictures.values()))
-    _, copies = nearest(together, target.corners.repeat(len(pictures), 1), looks, training)
+    copies = torch.full((len(together),), torch.nan)
+    if training is not None:
+        _, copies = nearest(together, target.corners.repeat(len(pictures), 1), looks, training)
     scores = {}
     for (name, made), copy in zip(pictures.items(), copies.split(len(target.crops)), strict=True):
         wanted, got = (one.permute(0, 2, 3, 1).double().numpy() for one in (target.crops, made))
@@ -287,7 +290,7 @@ def score_pictures(
             np.array([structural_similarity(a, b, channel_axis=-1, data_range=1.0) for a, b in pairs]),
             (codes - target.codes).square().flatten(1).mean(1).double().numpy(),
             identify(made, target.candidates).right.double().numpy(),
-            (copy < apart).double().numpy(),
+            torch.where(copy.isnan(), torch.nan, (copy < apart).double()).double().numpy(),
         )
     return scores
 

@@ -1,9 +1,9 @@
-"""Asks a checkpoint the mini tasks' questions for analyses that change what happens while it thinks.
+"""Asks a checkpoint questions for analyses that change what happens while it thinks.
 
 Most analyses read traces of what an evaluation did. Causal controls and stop rules ask what would have happened
-otherwise, so they run the model themselves, on the same rows (`lare.embedded.world.benchmark`), with the same prompts
-(`lare.embedded.world.prompts`), the same limit of text tokens and the same reduction of what was written
-(`lare_eval.normalise`); their scores equal the evaluation's.
+otherwise, so they run the model themselves, on the evaluation's questions (`analysis.shared.questions`), with the same
+limit of text tokens and the same reduction of what was written (`lare_eval.normalise`); their scores equal the
+evaluation's.
 
 Shapes: N questions, K latent iterations, m latents an iteration, d width of a latent.
 """
@@ -11,8 +11,8 @@ Shapes: N questions, K latent iterations, m latents an iteration, d width of a l
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import compress
 from typing import TYPE_CHECKING, Any
@@ -22,83 +22,35 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lare.embedded.world.benchmark import SIZES_BY_TASK, TASKS, make_task
-from lare.embedded.world.prompts import task_prompt
+from analysis.shared.questions import Question
+from lare.errors import LareError
 from lare.methods import load_method
+from lare.methods.generating import cut_text
+from lare.methods.lare import Lare
 from lare.progress import progress
 from lare_eval.normalise import normalise
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from lare.methods.base import Method
 
-__all__ = ["MAX_NEW_TOKENS", "Answers", "Asker", "Question", "load_questions", "score"]
+__all__ = ["Answers", "Asker", "score"]
 
-MAX_NEW_TOKENS = 128
-"""Text tokens of an answer at most, as in the mini tasks' files."""
-
-
-@dataclass(frozen=True)
-class Question:
-    """One question of a mini task.
-
-    Attributes:
-        task: lmms-eval's name of the task, such as "lare_mini_pope".
-        doc_id: Number of its row.
-        text: What is asked, options included, without the chat template.
-        target: What a right reply is: a capital letter, or yes or no.
-        scene: Its picture's scene; questions of one scene are one cluster.
-        image: The picture.
-        hops: Facts that have to be put together.
-        sort: Family of the question.
-    """
-
-    task: str
-    doc_id: int
-    text: str
-    target: str
-    scene: str
-    image: Image = field(repr=False, compare=False)
-    hops: int = 0
-    sort: str = ""
-
-
-def load_questions(split: str = "test", limit: int | None = None, tasks: Sequence[str] = TASKS) -> list[Question]:
-    """Make the mini tasks' questions.
-
-    Args:
-        split: "test" (what evaluations ask) or "validation".
-        limit: First rows of each task; None for all.
-        tasks: Names without "lare_mini_".
-
-    Raises:
-        LareError: If a task or the split is unknown.
-    """
-    questions = []
-    for task in tasks:
-        size = SIZES_BY_TASK[task]  # a task's first rows are the same however many are made; pairs need an even number
-        rows = make_task(task, split, size if limit is None else min(limit + limit % 2, size))[:limit]
-        for number, row in enumerate(rows):
-            image = row["image"].convert("RGB")
-            text, target = task_prompt(task, row), _target(task, row)
-            names, facts = (str(row["task"]), number), (int(row["hops"]), str(row["sort"]))
-            questions.append(Question(*names, text, target, str(row["scene"]), image, *facts))
-    return questions
-
-
-def _target(task: str, row: Mapping[str, Any]) -> str:
-    if task == "scienceqa":
-        return "ABCDEFGH"[int(row["answer"])]
-    if task == "mmvp":
-        return str(row["Correct Answer"]).strip("()").upper()
-    return str(row["answer"])
+CACHED = 2e9
+"""Bytes of the encoder's features that are kept between passes; more are made anew in each."""
 
 
 def score(text: str, question: Question) -> tuple[bool, bool]:
     """Whether a text is right, and whether an answer could be read from it."""
+    return _mark(text, question)[1:]
+
+
+def _mark(text: str, question: Question) -> tuple[str, bool, bool]:
+    """What is scored of a text, whether it is right, and whether it could be read."""
+    if question.judge is not None:
+        verdict = question.judge(text)
+        return verdict.reply, verdict.score >= 1, verdict.readable
     reply = normalise(text, question.text)
-    return reply.text.casefold() == question.target.casefold(), reply.readable
+    return reply.text, reply.text.casefold() == question.target.casefold(), reply.readable
 
 
 @dataclass(frozen=True)
@@ -144,7 +96,7 @@ class Asker:
         pretrained: Checkpoint folder or hub id; None for the one shipped with LaRe.
         batch: Questions answered at once.
         quiet: No progress bars.
-        method: A loaded method instead of `pretrained`.
+        method: A loaded method of LaRe's own model instead of `pretrained`.
 
     Raises:
         LareError: If the checkpoint can't be loaded.
@@ -161,6 +113,8 @@ class Asker:
         self.questions, self.batch = list(questions), batch
         self.quiet = quiet or not sys.stderr.isatty()
         method = method or load_method("lare", pretrained)
+        if not isinstance(method, Lare):
+            raise LareError(f"the method {method.name!r} takes no latent steps; ask with the method 'lare'")
         self.method, self.model, self.processor = method, method.model, method.processor
         self.fingerprint: str = method.fingerprint()
         # Questions of like length stand together, so that little is spent on padding.
@@ -169,35 +123,41 @@ class Asker:
     @cached_property
     def features(self) -> Tensor:
         """(N, g * g, d_vis) of the vision encoder."""
-        made = []
-        model = self.model
-        for start in range(0, len(self.questions), self.batch):
-            images = [one.image for one in self.questions[start : start + self.batch]]
-            pixels = self.processor.image_processor(images, return_tensors="pt")["pixel_values"]
-            with torch.inference_mode():
-                made.append(model.vision_tower(pixels.to(model.device, model.dtype)))
-        return torch.cat(made)
+        starts = range(0, len(self.questions), self.batch)
+        return torch.cat([self._encoded(self.questions[start : start + self.batch]) for start in starts])
 
-    def batches(self, label: str, latent: bool = True) -> Iterator[tuple[list[int], dict[str, Any]]]:
+    def _encoded(self, questions: Sequence[Question]) -> Tensor:
+        """(B, g * g, d_vis)."""
+        pixels = self.processor.image_processor([one.image for one in questions], return_tensors="pt")["pixel_values"]
+        with torch.inference_mode():
+            features: Tensor = self.model.vision_tower(pixels.to(self.model.device, self.model.dtype))
+        return features
+
+    @cached_property
+    def _kept(self) -> bool:
+        """Whether all questions' features fit into memory."""
+        one = self._encoded(self.questions[:1])
+        return one.numel() * one.element_size() * len(self.questions) <= CACHED
+
+    def batches(self, label: str) -> Iterator[tuple[list[int], dict[str, Any]]]:
         """Numbers of the questions of a batch and its inputs: ``input_ids``, ``attention_mask``, ``visual_features``.
 
         Args:
             label: Of the progress bar.
-            latent: Whether prompts end in <|latent_start|>.
         """
         starts = range(0, len(self.order), self.batch)
         for start in progress(starts, desc=label, unit="batch", disable=self.quiet, leave=False):
             rows = self.order[start : start + self.batch]
             chosen = [self.questions[row] for row in rows]
-            prompts = self.processor.build_prompts([one.text for one in chosen], latent=latent)
-            made = self.processor(images=[one.image for one in chosen], text=list(prompts), return_tensors="pt")
+            prompts = self.method.prompts([one.text for one in chosen])
+            made = self.processor(images=[one.image for one in chosen], text=prompts, return_tensors="pt")
             inputs = {name: made[name].to(self.model.device) for name in ("input_ids", "attention_mask")}
-            yield rows, {**inputs, "visual_features": self.features[rows]}
+            yield rows, {**inputs, "visual_features": self.features[rows] if self._kept else self._encoded(chosen)}
 
     def ask(
         self,
         label: str,
-        latents: Tensor | None = None,
+        instead: Tensor | None = None,
         keep_latents: bool = False,
         seed: int = 0,
         **options: Any,
@@ -206,32 +166,47 @@ class Asker:
 
         Args:
             label: Of the progress bar.
-            latents: (N, K, m, d) to feed in place of the model's own.
+            instead: (N, K, m, d) to feed in place of the model's own latents.
             keep_latents: Return the latents.
             seed: Of random windows.
-            **options: See `lare.model.LareForConditionalGeneration.generate`.
+            **options: Of the method, see `lare.methods.lare.LareOptions`.
         """
         count = len(self.questions)
+        method = self.method.changed(**options)
         texts = [""] * count
         tokens, steps = np.zeros(count, np.int64), np.zeros(count, np.int64)
         kept: Tensor | None = None
-        for rows, inputs in self.batches(label, options.get("delimiters", True)):
-            generator = torch.Generator().manual_seed(seed * 1_000_003 + rows[0])
-            given = None if latents is None else latents[rows]
+        for rows, inputs in self.batches(label):
+            arguments = method.arguments_of_generate()
+            arguments |= {"generator": torch.Generator().manual_seed(seed * 1_000_003 + rows[0])}
+            arguments |= {} if instead is None else {"latent_override": instead[rows]}
             made = self.model.generate(
-                **inputs, max_new_tokens=MAX_NEW_TOKENS, latent_override=given, generator=generator,
-                output_trace=keep_latents, **options,
+                **inputs, **arguments, max_new_tokens=self._budget(rows, inputs["input_ids"].shape[1]),
+                output_trace=keep_latents,
             )  # fmt: skip
             for place, row in enumerate(rows):
-                tokens[row], steps[row] = int(made.lengths[place]), int(made.steps[place])
-                ids = made.sequences[place, : tokens[row]].tolist()
-                texts[row] = str(self.processor.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+                steps[row] = int(made.steps[place])
+                texts[row], tokens[row] = self._text(row, made.sequences[place, : int(made.lengths[place])].tolist())
             if keep_latents:
                 assert made.latents is not None
-                part = made.latents.float()
+                part = made.latents.float().cpu()
                 kept = part.new_zeros(count, *part.shape[1:]) if kept is None else kept
                 kept[rows] = part
-        marks = [score(text, question) for text, question in zip(texts, self.questions, strict=True)]
-        replies = [normalise(text, one.text).text for text, one in zip(texts, self.questions, strict=True)]
-        right, readable = np.array([mark[0] for mark in marks]), np.array([mark[1] for mark in marks])
-        return Answers(texts, replies, right, readable, tokens, steps, kept)
+        marks = [_mark(text, question) for text, question in zip(texts, self.questions, strict=True)]
+        right, readable = np.array([mark[1] for mark in marks]), np.array([mark[2] for mark in marks])
+        return Answers(texts, [mark[0] for mark in marks], right, readable, tokens, steps, kept)
+
+    def _budget(self, rows: Sequence[int], prompt: int) -> int:
+        """Text tokens of a batch: the most that one of its questions may have, as far as the decoder has room."""
+        config = self.model.config
+        wanted = max(self.questions[row].max_new_tokens for row in rows)
+        positions = getattr(config.text_config, "max_position_embeddings", None) or prompt + wanted + 10**6
+        room = int(positions) - prompt - self.method.longest_steps * config.latents_per_iteration - 2
+        if room < 1:
+            raise LareError(f"a question has {prompt} tokens, the model {positions} positions; leave its task out")
+        return min(wanted, room)
+
+    def _text(self, row: int, ids: list[int]) -> tuple[str, int]:
+        """A question's text within its own limit, and its tokens."""
+        one, decode = self.questions[row], self.processor.tokenizer.decode
+        return cut_text(ids[: one.max_new_tokens], one.stop, lambda part: str(decode(part, skip_special_tokens=True)))

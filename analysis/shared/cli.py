@@ -14,14 +14,16 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from analysis.shared.options import Options, parser_of
 from analysis.shared.report.answers import Answer, answered
 from analysis.shared.report.document import Document, Reproduce
 from analysis.shared.report.files import write_atomically
@@ -31,7 +33,9 @@ from analysis.shared.report.values import csv_cells, plain_text
 from lare.errors import LareError
 from lare.progress import quiet_libraries
 
-__all__ = ["Computed", "REPORTS", "reproduce", "run", "standard_parser"]
+__all__ = ["Computed", "REPORTS", "reproduce", "run"]
+
+OptionsT = TypeVar("OptionsT", bound=Options)
 
 Computed = tuple[Document, Mapping[str, npt.NDArray[Any]]]
 """What an analysis computes: the report's content and the arrays behind it."""
@@ -42,43 +46,19 @@ REPORTS = Path("reports")
 LIBRARIES = ("numpy", "scipy", "statsmodels", "scikit-learn", "pandas", "matplotlib", "torch", "transformers", "lare")
 
 
-def standard_parser(name: str, description: str, example: str) -> argparse.ArgumentParser:
-    """A parser with the options that every analysis has.
-
-    Args:
-        name: Of the analysis; its files are called so.
-        description: What it does, in a sentence or two.
-        example: A command line that works.
-    """
-    parser = argparse.ArgumentParser(
-        prog=f"python -m analysis.{name}",
-        description=description,
-        epilog=f"example: {example}",
-    )
-    parser.add_argument(
-        "--traces", nargs="+", metavar="DIR", help="trace directories; the newest finished demo run where left out"
-    )
-    parser.add_argument(
-        "--out", metavar="PATH", help=f"the HTML file; default {REPORTS / name}.html; JSON, CSV and npz beside it"
-    )
-    parser.add_argument("--from", dest="source", metavar="JSON", help="only render a report's JSON again")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4], metavar="N", help="random seeds")
-    parser.add_argument("--now", metavar="TEXT", help="stands as the time in the report, so that two runs are equal")
-    parser.set_defaults(name=name)
-    return parser
-
-
 def run(
-    parser: argparse.ArgumentParser,
-    compute: Callable[[argparse.Namespace], Computed],
+    kind: type[OptionsT],
+    compute: Callable[[OptionsT], Computed],
+    description: str | None,
     arguments: Sequence[str] | None = None,
     answer: Callable[[Document], Answer] | None = None,
 ) -> int:
     """Run an analysis's command.
 
     Args:
-        parser: From `standard_parser`, with the analysis's own options added.
+        kind: Its options.
         compute: The analysis.
+        description: Docstring of its module, whose second paragraph says what it does; the first where there is one.
         arguments: Command line; the process's own where left out.
         answer: Says the answer from a report's tables; for JSON of before reports had one.
 
@@ -88,15 +68,16 @@ def run(
     if arguments is None:  # the process is this command's own
         quiet_libraries()
     given = list(sys.argv[1:] if arguments is None else arguments)
-    options = parser.parse_args(given)
-    options.command = shlex.join([*parser.prog.split(), *given])
+    parser = _parser(kind, description)
+    parsed = parser.parse_args(given)
     try:
-        out = _target(options)
-        if options.source:
-            source = Path(options.source)
-            document = Document.from_json(_read(source), repr(options.source))
+        out = _target(parsed, kind.name)
+        if parsed.source:
+            source = Path(parsed.source)
+            document = Document.from_json(_read(source), repr(parsed.source))
             document = answered(document, answer) if answer else document
         else:
+            options = replace(kind.of(parsed), command=shlex.join([*parser.prog.split(), *given]))
             document, arrays = compute(options)
             _write_data(document, arrays, out)
         write_atomically(out, render(document))
@@ -109,22 +90,32 @@ def run(
     return 0
 
 
-def reproduce(options: argparse.Namespace, hashes: Mapping[str, str] | None = None) -> Reproduce:
+def _parser(kind: type[Options], description: str | None) -> argparse.ArgumentParser:
+    """The flags of the options, and those that say what becomes of the report."""
+    parser = parser_of(kind, (description or "").split("\n\n")[:2][-1])
+    parser.add_argument(
+        "--out", metavar="PATH", help=f"the HTML file; default {REPORTS / kind.name}.html; JSON, CSV and npz beside it"
+    )
+    parser.add_argument("--from", dest="source", metavar="JSON", help="only render a report's JSON again")
+    return parser
+
+
+def reproduce(options: Options, hashes: Mapping[str, str] | None = None) -> Reproduce:
     """How to get this report again.
 
     Args:
-        options: Of the running command.
+        options: Of the analysis.
         hashes: Fingerprints of models and data, by name.
     """
-    now = getattr(options, "now", None)
+    now = options.now
     if now is None:
         epoch = os.environ.get("SOURCE_DATE_EPOCH")
         moment = datetime.fromtimestamp(int(epoch), timezone.utc) if epoch else datetime.now(timezone.utc)
         now = moment.strftime("%Y-%m-%d %H:%M UTC")
     return Reproduce(
-        command=getattr(options, "command", "") or f"python -m analysis.{getattr(options, 'name', '')}",
+        command=options.command or f"python -m analysis.{options.name}",
         commit=_commit(),
-        seeds=tuple(getattr(options, "seeds", ()) or ()),
+        seeds=options.seeds,
         versions={"python": sys.version.split()[0], **_versions()},
         hashes=dict(hashes or {}),
         time=now,
@@ -160,13 +151,13 @@ def _commit() -> str:
     return f"{head}-dirty" if head and git("status", "--porcelain", "--untracked-files=no") else head
 
 
-def _target(options: argparse.Namespace) -> Path:
-    if options.out:
-        out = Path(options.out)
+def _target(parsed: argparse.Namespace, name: str) -> Path:
+    if parsed.out:
+        out = Path(parsed.out)
         if out.suffix != ".html":
-            raise LareError(f"--out is {options.out!r}; give a name that ends in .html, the other files go beside it")
+            raise LareError(f"--out is {parsed.out!r}; give a name that ends in .html, the other files go beside it")
         return out
-    return Path(options.source).with_suffix(".html") if options.source else REPORTS / f"{options.name}.html"
+    return Path(parsed.source).with_suffix(".html") if parsed.source else REPORTS / f"{name}.html"
 
 
 def _read(path: Path) -> str:

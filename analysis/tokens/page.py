@@ -6,51 +6,40 @@ harder ones and looks longer. Beside that stand the questions that both got righ
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
 import pandas as pd
 
-from analysis.shared.cli import Computed, reproduce, run, standard_parser
+from analysis.shared.cli import Computed, reproduce, run
 from analysis.shared.report.answers import answered
 from analysis.shared.report.document import Document, Reproduce
 from analysis.shared.stats import FEW_CLUSTERS
-from analysis.shared.tasks import METHOD, Apart, apart_table, find_apart
-from analysis.shared.traces import demo_run, demo_traces, described, frame, open_traces, pair, scores_beside, setting_of
+from analysis.shared.tasks import METHOD, Apart, apart_table
+from analysis.shared.traces import described
 from analysis.tokens import tables
 from analysis.tokens.answer import answer
-from lare.errors import LareError
+from analysis.tokens.measure import TOKENS, Measured, TokensOptions, measure
+from lare.embedded.world.benchmark import stand_in
 
-__all__ = ["compute", "document", "main", "moves_of_tokens", "read_settings"]
-
-DEMO = ("K4", "K0", "text", "fine")
-"""Settings of a demo run that are compared by default: the first is judged."""
+__all__ = ["compute", "document", "main"]
 
 _ALL = "Costs of an answer over all tasks, those set aside among them"
-
-TOKENS = 1.0
-"""Text tokens by which a task must move otherwise than the rest to be set aside: the least that a reader can see."""
 
 TEXT = "text"
 """The setting that stands for chain of thought as text."""
 
 
-def compute(options: argparse.Namespace) -> Computed:
+def compute(options: TokensOptions) -> Computed:
     """Costs of the first setting against each of the others.
-
-    Args:
-        options: traces (judged first; None for the demo's), seeds.
 
     Raises:
         LareError: If scores are missing, or settings answered different questions.
     """
-    settings = read_settings(options.traces or _demo())
-    names = list(settings)
-    pairs = {name: pair(settings[name], settings[names[0]], (name, names[0])) for name in names[1:]}
+    found = measure(options)
+    settings = found.settings
     again = reproduce(options, {name: str(one["checkpoint"].iloc[0]) for name, one in settings.items()})
     arrays: dict[str, npt.NDArray[Any]] = {}
     for name, one in settings.items():
@@ -58,46 +47,13 @@ def compute(options: argparse.Namespace) -> Computed:
         for column in ("output_tokens", "latent_steps", "seconds", "score"):
             arrays[f"{name}_{column}"] = ordered[column].to_numpy(float)
         arrays["task"], arrays["doc_id"] = ordered["task"].to_numpy(str), ordered["doc_id"].to_numpy()
-    return answered(document(settings, pairs, options, again), answer), arrays
+    return answered(document(found, options, again), answer), arrays
 
 
-def _demo() -> list[Path]:
-    traces = demo_run() / "traces"
-    return [demo_traces(name) for name in DEMO if name in DEMO[:2] or (traces / name).is_dir()]
-
-
-def read_settings(paths: Sequence[str | Path]) -> dict[str, pd.DataFrame]:
-    """Frames by setting's name, with scores.
-
-    Raises:
-        LareError: If there are fewer than two settings, two of one name, or no scores beside the traces.
-    """
-    if len(paths) < 2:
-        raise LareError("tokens needs two settings or more: --traces JUDGED OTHER [OTHER ...]")
-    settings: dict[str, pd.DataFrame] = {}
-    for path in paths:
-        name = setting_of(path)
-        if name in settings:
-            raise LareError(f"two of the trace directories are called {name!r}; rename one, the reports go by names")
-        scores = scores_beside([path])
-        if scores is None:
-            raise LareError(
-                f"there are no scores beside {str(path)!r} (looked for ../../scores/{name}.json): right and wrong are "
-                "needed; run `make demo`, or put the scores there"
-            )
-        settings[name] = frame(open_traces([path]), scores)
-    return settings
-
-
-def document(
-    settings: Mapping[str, pd.DataFrame],
-    pairs: Mapping[str, pd.DataFrame],
-    options: argparse.Namespace,
-    again: Reproduce,
-) -> Document:
+def document(found: Measured, options: TokensOptions, again: Reproduce) -> Document:
     """The report."""
+    settings, pairs, apart = found.settings, found.pairs, found.apart
     judged = next(iter(settings))
-    apart = {name: moves_of_tokens(items, (name, judged)) for name, items in pairs.items()}
     rows = tables.costs(pairs, judged, options.seeds[0])
     left = {name: items[apart[name].of(items["task"].to_numpy(str))] for name, items in pairs.items()}
     kept = {name: tables.whole(name, left[name], options.seeds[0]) for name, one in apart.items() if one.aside}
@@ -124,22 +80,13 @@ def document(
             tables.claim(settings, judged, TEXT),
         ),
         figures=tables.figures(rows, judged),
+        stand_in=any(stand_in(str(task)) for one in settings.values() for task in set(one["task"])),
         methods=(
             *_METHODS,
             METHOD,
             f"Of text tokens the same holds with a bound of {TOKENS:g} token instead of points.",
         ),
     )
-
-
-def moves_of_tokens(items: pd.DataFrame, names: tuple[str, str]) -> Apart:
-    """Which tasks' text tokens move against the rest from another setting to the judged one; both right."""
-    both = items[(items["score_a"] >= 1) & (items["score_b"] >= 1)]
-    if both.empty:
-        return Apart((), ())
-    tokens = both[["output_tokens_a", "output_tokens_b"]].to_numpy(float)
-    tasks = both["task"].astype(str).tolist()
-    return find_apart(tokens, tasks, both["cluster"], names, [(0, 1)], TOKENS, "tokens")
 
 
 def _verdict(
@@ -213,15 +160,6 @@ _METHODS = (
 )
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    return standard_parser(
-        "tokens",
-        "Text tokens, latent steps and seconds of an answer, by setting (paper, Table 1).",
-        "python analysis/tokens.py --traces results/demo/RUN/traces/K4 results/demo/RUN/traces/text",
-    )
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line; returns the exit code."""
-    return run(parser(), compute, arguments, answer)
+    return run(TokensOptions, compute, __doc__, arguments, answer)

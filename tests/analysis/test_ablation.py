@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from analysis.ablation.page import compute, parser
+from analysis.ablation.measure import AblationOptions
+from analysis.ablation.page import compute
 from analysis.ablation.rows import compare, level, merge, over_seeds, read_rows
 from analysis.shared.report.document import Document
 from lare.errors import LareError
@@ -53,8 +53,8 @@ def write(path: Path, rows: list[dict[str, Any]]) -> str:
     return str(path)
 
 
-def options(*words: str) -> argparse.Namespace:
-    return parser().parse_args(["--now", "then", "--rows", *words])
+def options(*words: str) -> AblationOptions:
+    return AblationOptions.read(["--now", "then", "--rows", *words])
 
 
 def named(document: Document) -> dict[str, dict[str, Any]]:

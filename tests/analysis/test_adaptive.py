@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from analysis.adaptive.page import compute, parser, replay, verdict
+from analysis.adaptive.measure import AdaptiveOptions, replay
+from analysis.adaptive.page import compute, verdict
 from analysis.adaptive.stopping import (
     RULES,
     Prefixes,
@@ -27,7 +27,8 @@ from analysis.adaptive.stopping import (
     thresholds,
 )
 from analysis.adaptive.tables import judge
-from analysis.shared.asking import Asker, load_questions
+from analysis.shared.asking import Asker
+from analysis.shared.questions import load_questions
 from lare.errors import LareError
 
 T = 8
@@ -171,7 +172,7 @@ def of_tasks(names: str, collapsing: str = "", n: int = 200, seed: int = 0) -> P
 def replayed(names: str, collapsing: str = "") -> tuple[str, tuple[str, ...]]:
     """The verdict on planted tasks, and which were set aside."""
     test, validation = (of_tasks(names, collapsing, seed=seed) for seed in (0, 1))
-    apart, kept, judged, whole = replay(test, validation, parser().parse_args([]), 4)
+    apart, kept, judged, whole = replay(test, validation, AdaptiveOptions(), 4)
     return verdict(judged, kept, 4, apart, whole), apart.aside
 
 
@@ -186,7 +187,7 @@ def test_a_task_that_collapses_at_odd_steps_does_not_change_the_verdict() -> Non
     # The first four tasks' questions are others where there are five tasks, so both are drawn alike and cut.
     test, validation = (of_tasks("abcde", seed=seed) for seed in (0, 1))
     four = [one.take(one.task != "e") for one in (test, validation)]
-    apart, kept, judged, whole = replay(four[0], four[1], parser().parse_args([]), 4)
+    apart, kept, judged, whole = replay(four[0], four[1], AdaptiveOptions(), 4)
     of_four = verdict(judged, kept, 4, apart, whole)
     head = told.partition(" Set aside")[0].removeprefix("On 4 tasks, without e: ")
     assert head == of_four[0].lower() + of_four[1:]
@@ -223,9 +224,9 @@ def test_nothing_is_called_safe_where_every_early_answer_is_wrong() -> None:
     assert choose_safe(values, thresholds(values, "cosine")[1:], late.right, late.scene) == -np.inf
 
 
-def options(tmp_path: Path, *words: str) -> argparse.Namespace:
+def options(tmp_path: Path, *words: str) -> AdaptiveOptions:
     shared = ["--limit", "4", "--validation", "3", "--samples", "3", "--now", "then", "--cache", str(tmp_path)]
-    return parser().parse_args([*shared, *words])
+    return AdaptiveOptions.read([*shared, *words])
 
 
 def test_report_on_the_shipped_checkpoint(tmp_path: Path) -> None:

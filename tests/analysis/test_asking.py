@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from analysis.shared.asking import Asker, Question, load_questions, score
+from analysis.shared.asking import Asker, score
+from analysis.shared.questions import Question, load_questions
 from lare.embedded.world.benchmark import TASKS, make_task
 from lare.embedded.world.prompts import task_prompt
 from lare.methods import load_method

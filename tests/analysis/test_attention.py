@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Precision loss")  # planted shar
 
 def options(*traces, **more):
     given = [str(one) for one in traces]
-    return attention.parser().parse_args(
+    return attention_data.AttentionOptions.read(
         ["--traces", *given, "--now", "never", "--live=0", *[f"--{name}={value}" for name, value in more.items()]]
     )
 
@@ -112,7 +112,7 @@ def test_doubts_become_warnings(tmp_path):
 
 def test_further_settings_stand_beside_the_second(tmp_path, run):
     also = write(tmp_path / "text", [answer(doc, steps=0, visual=0.35, text="word. Answer: A") for doc in range(80)])
-    given = attention.parser().parse_args(
+    given = attention_data.AttentionOptions.read(
         [
             "--traces",
             str(run / "traces" / "K4"),

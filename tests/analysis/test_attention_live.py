@@ -13,8 +13,8 @@ from analysis.attention import live_tables
 from analysis.attention import page as attention
 from analysis.attention.again import Live, ask_again, strangers
 from analysis.attention.live import Again, answer_words, choose_cells, cover, masking_effects
-from analysis.attention.measure import ROWS, compare, read_side
-from analysis.shared.asking import load_questions
+from analysis.attention.measure import ROWS, AttentionOptions, compare, read_side
+from analysis.shared.questions import load_questions
 from lare.checkpoints import default_checkpoint
 from lare.errors import LareError
 from lare.methods import get_method, load_method
@@ -65,7 +65,7 @@ def traces(method, questions, tmp_path_factory):
 
 def options(traces, *words):
     given = ["--traces", *map(str, traces), "--now", "never", "--samples", "0", *words]
-    return attention.parser().parse_args(given)
+    return AttentionOptions.read(given)
 
 
 @pytest.fixture(scope="module")

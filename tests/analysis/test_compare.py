@@ -12,6 +12,7 @@ from scipy import stats as sps
 
 from analysis.compare import page as compare
 from analysis.compare import tables as compare_tables
+from analysis.compare.measure import CompareOptions, merge, moves_between
 from analysis.shared import pictures, runs, traces
 from analysis.shared.stats import mcnemar, wilson
 from lare.errors import LareError
@@ -43,7 +44,7 @@ def log(folder, task, lines, stamp="20261124_210757"):
 
 
 def options(judged, other, *more):
-    return compare.parser().parse_args(["--runs", str(judged), str(other), "--now", "never", *more])
+    return CompareOptions.read(["--runs", str(judged), str(other), "--now", "never", *more])
 
 
 def without_score(doc, **metrics):
@@ -70,14 +71,14 @@ def test_lines_in_rank_order_are_paired_by_question(tmp_path):
     log(tmp_path / "b", "pope", [line(doc, float(doc % 2)) for doc in (2, 0, 3, 1)])
     log(tmp_path / "a", "pope", [line(doc, 0.0) for doc in (0, 1, 2, 3)])
     judged, other = runs.read_run(tmp_path / "b"), runs.read_run(tmp_path / "a")
-    both = compare.merge(judged, other, ("a", "b"))
+    both = merge(judged, other, ("a", "b"))
     assert both["score_b"].tolist() == [0, 1, 0, 1] and both["tokens_b"].tolist() == [7] * 4
     log(tmp_path / "c", "pope", [line(doc) for doc in (0, 1, 2)])
     with pytest.raises(LareError, match="only b has 1: pope 3"):
-        compare.merge(judged, runs.read_run(tmp_path / "c"), ("c", "b"))
+        merge(judged, runs.read_run(tmp_path / "c"), ("c", "b"))
     log(tmp_path / "d", "mmvp", [line(0)])
     with pytest.raises(LareError, match="b has no mmvp .it has pope"):
-        compare.merge(judged, runs.read_run(tmp_path / "d"), ("d", "b"))
+        merge(judged, runs.read_run(tmp_path / "d"), ("d", "b"))
 
 
 def test_clusters_from_the_log_and_from_traces(tmp_path):
@@ -254,7 +255,7 @@ def test_a_task_that_loses_where_the_others_gain_is_set_aside():
             scores = {"score_a": (place < 0.7).astype(float), "score_b": (place < share).astype(float)}
             parts.append(pd.DataFrame({"task": task, "cluster": [f"{task}{i}" for i in range(200)], **scores}))
         items = pd.concat(parts, ignore_index=True)
-        apart = compare.moves_between(items, ("other", "judged"))
+        apart = moves_between(items, ("other", "judged"))
         told = compare._verdict(items, ("other", "judged"), apart)
         assert apart.aside == (("e",) if loses else ())
         assert "+20.0 points" in told and ("With it, as the mean of all 5 tasks: +12.0 points" in told) is loses

@@ -13,7 +13,7 @@ from scipy import stats as scipy_stats
 from scipy.spatial.distance import jensenshannon
 
 from analysis.heatmaps import page as heatmaps
-from analysis.heatmaps.measure import boxes_of, read_maps, same_items
+from analysis.heatmaps.measure import HeatmapsOptions, boxes_of, read_maps, same_items
 from analysis.heatmaps.numbers import (
     cover,
     lay_out,
@@ -179,7 +179,7 @@ def run_folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def computed(run_folder):
     words = ["--traces", str(run_folder / "traces" / "K4"), "--no-sanity", "--samples", "12", "--now", "noon"]
-    return heatmaps.compute(heatmaps.parser().parse_args(words))
+    return heatmaps.compute(HeatmapsOptions.read(words))
 
 
 def test_the_planted_signal_is_found_at_its_step_alone(computed) -> None:
@@ -263,7 +263,7 @@ def test_sanity_checks_tell_the_same_from_the_unrelated(run_folder) -> None:
 
 def test_missing_controls_are_warned_of(tmp_path: Path) -> None:
     write(tmp_path / "traces" / "K4", planted("K4", 20), INFO)
-    options = heatmaps.parser().parse_args(["--traces", str(tmp_path / "traces" / "K4"), "--no-sanity"])
+    options = HeatmapsOptions(traces=(str(tmp_path / "traces" / "K4"),), sanity=False)
     document, _ = heatmaps.compute(options)
     warned = " ".join(document.warnings)
     assert all(word in warned for word in ("'random'", "'blind'", "K0", "scenes"))

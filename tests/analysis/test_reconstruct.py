@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import shutil
 from pathlib import Path
 
@@ -12,9 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import lare
-from analysis.reconstruct import page as reconstruct
-from analysis.reconstruct.page import SAMPLED, TITLES, compute, parser
+from analysis.reconstruct import measure as reconstruct
+from analysis.reconstruct.measure import SAMPLED, ReconstructOptions
+from analysis.reconstruct.page import compute
 from analysis.reconstruct.sampling import (
+    TITLES,
     Looks,
     conditions,
     load_reconstruction,
@@ -99,7 +100,7 @@ def test_conditions_are_what_they_are_called(looks: Looks) -> None:
     assert float(made["zeros"].abs().sum()) == 0
 
 
-def options(run: Path, *words: str) -> argparse.Namespace:
+def options(run: Path, *words: str) -> ReconstructOptions:
     small = [
         "--rows",
         "8",
@@ -114,7 +115,7 @@ def options(run: Path, *words: str) -> argparse.Namespace:
         "--samples",
         "2",
     ]
-    return parser().parse_args(["--run", str(run), "--now", "then", *small, *words])
+    return ReconstructOptions.read(["--run", str(run), "--now", "then", *small, *words])
 
 
 def test_report_of_an_untrained_sampler_says_so(run: Path) -> None:

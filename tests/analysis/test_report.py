@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import math
@@ -18,7 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.shared.cli import reproduce, run, standard_parser
+from analysis.shared.cli import reproduce, run
+from analysis.shared.options import Options
 from analysis.shared.report.answers import Answer, answered, numbers, row
 from analysis.shared.report.document import Claim, Column, Document, Table
 from analysis.shared.report.index import main as index_main
@@ -141,10 +141,10 @@ def test_reports_of_version_1_are_read_and_answered(tmp_path: Path) -> None:
     def answer(made: Document) -> Answer:
         return Answer("Is it so?", f"It is, {row(made, 'main-table')['n']} times", "It is so.")
 
-    assert run(parser(), compute, ["--from", str(path)], answer) == 0
+    assert run(MadeOptions, compute, "Makes a report up.", ["--from", str(path)], answer) == 0
     text = path.with_suffix(".html").read_text(encoding="utf-8")
     assert "Is it so?" in text and content["verdict"] in text, "the long verdict is kept among the details"
-    assert run(parser(), compute, ["--from", str(path)]) == 0
+    assert run(MadeOptions, compute, "Makes a report up.", ["--from", str(path)]) == 0
 
 
 def test_a_report_without_the_needed_table_stays_as_it_is() -> None:
@@ -229,18 +229,18 @@ def test_plain_text_is_aligned() -> None:
 # --- The command ---------------------------------------------------------------------------------------------------
 
 
-def compute(options: argparse.Namespace):
+def compute(options: Options):
     made = replace(document(WORDS, 2, charts=False), reproduce=reproduce(options, {"weights": "c0ffee"}))
     return made, {"scores": np.arange(3)}
 
 
-def parser() -> argparse.ArgumentParser:
-    return standard_parser("made", "Makes a report up.", "python -m analysis.made")
+class MadeOptions(Options):
+    name, example = "made", "python -m analysis.made"
 
 
 def test_the_command_writes_every_file_and_renders_again_the_same(tmp_path: Path, capsys) -> None:
     out = tmp_path / "deep" / "made.html"
-    assert run(parser(), compute, ["--out", str(out), "--now", "noon"]) == 0
+    assert run(MadeOptions, compute, "Makes a report up.", ["--out", str(out), "--now", "noon"]) == 0
     printed = capsys.readouterr().out
     assert "33.6 points" in printed and "warning: There are few clusters" in printed and printed.endswith(f"{out}\n")
     assert sorted(path.name for path in out.parent.iterdir()) == [
@@ -252,9 +252,17 @@ def test_the_command_writes_every_file_and_renders_again_the_same(tmp_path: Path
         assert arrays["scores"].tolist() == [0, 1, 2]
     first = out.read_bytes()
     out.unlink()
-    assert run(parser(), compute, ["--from", str(out.with_suffix(".json"))]) == 0
+    assert run(MadeOptions, compute, "Makes a report up.", ["--from", str(out.with_suffix(".json"))]) == 0
     assert out.read_bytes() == first
-    assert run(parser(), compute, ["--from", str(out.with_suffix(".json")), "--out", str(tmp_path / "other.html")]) == 0
+    assert (
+        run(
+            MadeOptions,
+            compute,
+            "Makes a report up.",
+            ["--from", str(out.with_suffix(".json")), "--out", str(tmp_path / "other.html")],
+        )
+        == 0
+    )
     assert (tmp_path / "other.html").read_bytes() == first
 
 
@@ -262,7 +270,7 @@ def test_two_runs_at_a_fixed_time_are_equal(tmp_path: Path, monkeypatch) -> None
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
     contents = []
     for _ in range(2):
-        assert run(parser(), compute, ["--out", str(tmp_path / "made.html")]) == 0
+        assert run(MadeOptions, compute, "Makes a report up.", ["--out", str(tmp_path / "made.html")]) == 0
         contents.append({path.name: path.read_bytes() for path in tmp_path.iterdir()})
     assert contents[0] == contents[1]
     content = json.loads(contents[0]["made.json"])["reproduce"]
@@ -286,7 +294,7 @@ def test_a_bad_report_file_is_one_line_on_stderr(tmp_path: Path, capsys, content
     path = tmp_path / "bad.json"
     if content is not None:
         path.write_text(content)
-    assert run(parser(), compute, ["--from", str(path)]) == 2
+    assert run(MadeOptions, compute, "Makes a report up.", ["--from", str(path)]) == 2
     caught = capsys.readouterr()
     assert words in caught.err and "bad.json" in caught.err and caught.err.count("\n") == 1 and not caught.out
     assert not path.with_suffix(".html").exists()
@@ -296,16 +304,16 @@ def test_an_analysis_that_fails_writes_nothing(tmp_path: Path, capsys) -> None:
     def broken(options):
         raise LareError("the trace is empty; evaluate again")
 
-    assert run(parser(), broken, ["--out", str(tmp_path / "made.html")]) == 2
+    assert run(MadeOptions, broken, "Makes a report up.", ["--out", str(tmp_path / "made.html")]) == 2
     assert capsys.readouterr().err == "python -m analysis.made: the trace is empty; evaluate again\n"
     assert not list(tmp_path.iterdir())
 
 
 def test_an_impossible_target_is_refused(tmp_path: Path, capsys) -> None:
-    assert run(parser(), compute, ["--out", str(tmp_path / "made.pdf")]) == 2
+    assert run(MadeOptions, compute, "Makes a report up.", ["--out", str(tmp_path / "made.pdf")]) == 2
     assert ".html" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
-    assert run(parser(), compute, ["--out", str(tmp_path / "file" / "made.html")]) == 2
+    assert run(MadeOptions, compute, "Makes a report up.", ["--out", str(tmp_path / "file" / "made.html")]) == 2
     assert "can't be written" in capsys.readouterr().err
 
 

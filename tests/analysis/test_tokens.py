@@ -9,6 +9,7 @@ from analysis.shared import effects
 from analysis.tokens import page as tokens
 from analysis.tokens import paper_table1
 from analysis.tokens import tables as tokens_tables
+from analysis.tokens.measure import TokensOptions, read_settings
 from lare.errors import LareError
 from tests.analysis.made import answer, demo, write, write_scores
 
@@ -16,7 +17,7 @@ TASK = "lare_mini_mmstar"
 
 
 def options(*traces):
-    return tokens.parser().parse_args(["--traces", *map(str, traces), "--now", "never"])
+    return TokensOptions(traces=tuple(map(str, traces)), now="never")
 
 
 def chosen(document, counting, quantity, table="costs", **equal):
@@ -66,7 +67,7 @@ def test_costs_of_a_demo_run_by_task(tmp_path):
         row = chosen(document, "all", "text tokens", "tasks", task=task)
         assert row["n_judged"] == 60 and row["interval"][0] < row["gap"] < row["interval"][1]
     assert arrays["K4_output_tokens"].shape == (120,)
-    here = tokens.read_settings([run / "traces" / "K4", run / "traces" / "K0"])
+    here = read_settings([run / "traces" / "K4", run / "traces" / "K0"])
     right = here["K4"][here["K4"]["score"] >= 1]
     row = chosen(document, "own right", "text tokens")
     assert row["judged"] == pytest.approx(right["output_tokens"].mean()) and row["n_judged"] == len(right)
@@ -144,7 +145,7 @@ def test_a_counting_without_answers_is_left_out(tmp_path):
     for setting, steps, score in (("K4", 4, 1.0), ("K0", 0, 0.0)):
         write(tmp_path / "traces" / setting, [answer(doc, TASK, steps=steps) for doc in range(10)])
         write_scores(tmp_path, setting, {TASK: {str(doc): score for doc in range(10)}})
-    frames = tokens.read_settings([tmp_path / "traces" / "K4", tmp_path / "traces" / "K0"])
+    frames = read_settings([tmp_path / "traces" / "K4", tmp_path / "traces" / "K0"])
     from analysis.shared.traces import pair
 
     rows = tokens_tables.costs({"K0": pair(frames["K0"], frames["K4"])}, "K4")

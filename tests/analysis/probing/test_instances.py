@@ -8,8 +8,9 @@ import torch
 
 from analysis.probe.experiment import Model, Settings
 from analysis.probe.instances import asked_in, embed, from_world, run_traces
+from analysis.probe.measure import ProbeOptions, _seeds
 from analysis.probe.models import _switched_off, _untrained, gather, named
-from analysis.probe.page import _seeds, compute, main, parser
+from analysis.probe.page import compute, main
 from lare.embedded.world.render import render_image
 from lare.embedded.world.scene import sample_scene
 from lare.errors import LareError
@@ -151,7 +152,7 @@ def test_the_command_says_what_it_cannot_do(tmp_path, monkeypatch, capsys):
 
 def test_the_whole_command_on_the_shipped_checkpoint(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    options = parser().parse_args(
+    options = ProbeOptions.read(
         ["--images", "60", "--pairs", "60", "--seeds", "0", "--now", "now", "--split", "pairs", "--dim", "64"]
     )
     document, arrays = compute(options)
@@ -163,14 +164,11 @@ def test_the_whole_command_on_the_shipped_checkpoint(tmp_path, monkeypatch):
 
 
 def test_sizes_are_the_quick_ones_unless_told_otherwise():
-    quick, full, own = (
-        parser().parse_args([*words, "--jobs", "0"]) for words in ((), ("--full",), ("--full", "--images", "7"))
-    )
-    for options in (quick, full, own):
-        with pytest.raises(LareError, match="--jobs is 0"):
-            compute(options)
-    assert (quick.images, quick.pairs, quick.seeds) == (200, 400, [0, 1, 2])
-    assert (full.images, full.pairs, full.seeds) == (600, 1000, [0, 1, 2, 3, 4])
+    quick, full, own = (ProbeOptions.read(words) for words in ((), ("--full",), ("--full", "--images", "7")))
+    with pytest.raises(LareError, match="--jobs is 0"):
+        ProbeOptions.read(["--jobs", "0"])
+    assert (quick.images, quick.pairs, quick.seeds) == (200, 400, (0, 1, 2))
+    assert (full.images, full.pairs, full.seeds) == (600, 1000, (0, 1, 2, 3, 4))
     assert (own.images, own.pairs) == (7, 1000)
 
 
