@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from analysis.ablation import page as ablation
+from analysis.ablation.measure import AblationOptions
 from analysis.ablation.rows import merge, read_rows
 from lare.cli import main as lare
 from lare.errors import LareError
@@ -116,7 +117,7 @@ def test_an_experiment_s_folder_is_read_as_rows(world: World) -> None:
                          for task in entries[mine].questions.tasks], axis=0).tolist()
             )
         )  # fmt: skip
-    options = ablation.parser().parse_args(["--rows", str(place), "--now", "never", "--reference", "lare/K4"])
+    options = AblationOptions(rows=(str(place),), now="never", reference="lare/K4")
     document, _ = ablation.compute(options)
     assert document.title.endswith("validation questions")
     with pytest.raises(LareError, match="holds no test row"):
