@@ -1,9 +1,10 @@
 """Names that a run file or a checkpoint may use beyond the general parts, and where what they stand for lies.
 
-Five kinds: data formats (``data.format``), base models (``model.text``), vision encoders (``model.vision``), image
-autoencoders (``image.tokenizer``) and transformers model types (``vision_config.model_type``). A name stands for an
-object that is imported when it is first asked for, so that a run which names none of them loads none. What the object
-has to be able to do is written in `lare.training.extensions`. Another package adds names as entry points:
+Six kinds: data formats (``data.format``), base models (``model.text``), vision encoders (``model.vision``), image
+autoencoders (``image.tokenizer``), losses (``losses``) and transformers model types (``vision_config.model_type``). A
+name stands for an object that is imported when it is first asked for, so that a run which names none of them loads
+none. What the object has to be able to do is written in `lare.training.extensions` (losses: `lare.losses.base`).
+Another package adds names as entry points:
 
     [project.entry-points."lare.data_formats"]
     my_format = "my_package.lare:MY_FORMAT"
@@ -19,7 +20,16 @@ from typing import Any
 
 from lare.errors import LareError
 
-__all__ = ["BASE_MODELS", "DATA_FORMATS", "IMAGE_AUTOENCODERS", "MODEL_TYPES", "VISION_ENCODERS", "Registry"]
+__all__ = [
+    "BASE_MODELS",
+    "DATA_FORMATS",
+    "IMAGE_AUTOENCODERS",
+    "LOSSES",
+    "MODEL_TYPES",
+    "VISION_ENCODERS",
+    "Registry",
+    "method_class",
+]
 
 
 @cache
@@ -38,7 +48,7 @@ class Registry:
 
     def __init__(self, kind: str, own: Mapping[str, str]) -> None:
         self.kind, self.own = kind, dict(own)
-        self.group = f"lare.{kind.replace(' ', '_')}s"
+        self.group = f"lare.{kind.replace(' ', '_')}{'es' if kind.endswith('s') else 's'}"
 
     def names(self) -> list[str]:
         """All names, found without importing what they stand for."""
@@ -70,9 +80,25 @@ DATA_FORMATS = Registry("data format", {"world": "lare.embedded.register:WORLD"}
 BASE_MODELS = Registry("base model", {"embedded": "lare.embedded.register:MODEL"})
 VISION_ENCODERS = Registry("vision encoder", {"embedded": "lare.embedded.register:ENCODER"})
 IMAGE_AUTOENCODERS = Registry("image autoencoder", {"embedded": "lare.embedded.register:AUTOENCODER"})
+LOSSES = Registry(
+    "loss",
+    {
+        "lm": "lare.losses.lm:LM",
+        "alignment": "lare.losses.alignment:ALIGNMENT",
+        "image": "lare.losses.image_loss:IMAGE",
+        "text": "lare.losses.prefix:PREFIX",
+        "look": "lare.losses.looking:LOOK",
+    },
+)
+"""Objects of `lare.losses.base.Loss`, in the order in which they are reported."""
 MODEL_TYPES = Registry("model type", {"lare_vision": "lare.embedded.vision_conv:LareVisionConfig"})
 """Values are configuration classes; importing their module registers them and their models with transformers.
 
 A configuration has `image_size`, `grid` (patches a side) and `hidden_size`; the model's last hidden state holds the
 patches, row by row.
 """
+
+
+def method_class(name: str) -> Any:
+    """The class of a method, for a checkpoint that carries the method's module; see `lare.methods.get_method`."""
+    return importlib.import_module("lare.methods").get_method(name)

@@ -24,7 +24,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "data": ("model", "backbones"),
     "losses": ("model",),
     "loading": ("model", "checkpoints"),
-    "methods": ("model", "backbones", "trace", "loading"),
+    "methods": ("model", "backbones", "losses", "data", "trace", "loading"),
     "training": ("model", "backbones", "losses", "methods", "data", "loading"),
     "cost": ("model", "backbones", "losses", "methods", "data", "training"),
     "embedded": (*_GENERAL, "trace", "checkpoints"),
@@ -128,3 +128,44 @@ def test_rules_are_checked_at_all() -> None:
     """The reader of imports sees what is there: a known arrow, inside a function and under TYPE_CHECKING too."""
     assert ("lare.model.generation", "lare.model.loop") in ARROWS
     assert len(ARROWS) > 500
+
+
+# Names of methods and losses ---------------------------------------------------------------------------------------
+
+
+def named(path: Path, names: set[str]) -> Iterator[int]:
+    """Lines where code branches on one of these names: compares with it, or looks for it in a literal."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Compare):
+            texts = {one.value for part in ast.walk(node) if isinstance(one := part, ast.Constant)}
+        elif isinstance(node, ast.MatchValue) and isinstance(node.value, ast.Constant):
+            texts = {node.value.value}
+        else:
+            continue
+        if texts & names:
+            yield node.lineno
+
+
+@pytest.mark.parametrize("place", ["lare/training", "lare/cost", "lare/data", "lare/trace", "lare_eval", "analysis"])
+def test_no_branch_on_a_methods_name(place: str) -> None:
+    """But for the one whose name is a default value."""
+    from lare.methods import method_names
+
+    names = set(method_names()) - {"lare"}
+    found = [f"{path}:{line}" for path in sorted((ROOT / place).rglob("*.py")) for line in named(path, names)]
+    assert not found
+
+
+def test_the_losses_are_listed_once() -> None:
+    """A literal list, tuple, set or dictionary that names three of them or more stands in the registry alone."""
+    from lare.registry import LOSSES
+
+    found = []
+    for name, path in MODULES.items():
+        if name.split(".")[0] in ("lare", "lare_eval", "analysis"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                parts = node.keys if isinstance(node, ast.Dict) else getattr(node, "elts", [])
+                texts = {one.value for one in parts if isinstance(one, ast.Constant)}
+                if len(texts & set(LOSSES.own)) > 2:
+                    found.append(name)
+    assert found == ["lare.registry"]

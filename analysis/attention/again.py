@@ -103,14 +103,15 @@ def _questions(items: pd.DataFrame, include_path: str | None) -> tuple[list[Any]
 
 def _methods(compared: Compared, paths: Sequence[str]) -> tuple[Method, Method] | str:
     """Both sides' methods with the options of their traces, or why they can't be had."""
-    from lare.methods import get_method, load_method
+    from lare.methods import get_method, load_method, method_names
+    from lare.methods.generating import Generating
 
     given: list[str | None] = [paths[-1], paths[0]] if paths else [None, None]
     made: list[Method] = []
     for place, reader in enumerate(compared.readers):
         arguments = dict(reader.infos[0].get("arguments", {}))
         name, dtype = str(arguments.pop("method", "")), arguments.pop("dtype", None)
-        if name not in ("lare", "llava"):
+        if name not in method_names() or not issubclass(get_method(name), Generating):
             return f"the traces of {compared.names[place]} are of the method {name!r}, which can't be asked again"
         kept = {option: value for option, value in arguments.items() if value not in (None, "")}
         if made and given[0] == given[1]:

@@ -28,6 +28,7 @@ from lare.backbones.published import FULL_SIZE
 from lare.errors import LareError
 from lare.model.attention import layer_output_hook
 from lare.model.configuration_lare import LareConfig
+from lare.model.latent_maker import build_latent_maker
 from lare.model.loading import _quiet, check_template
 from lare.model.modeling_lare import LareForConditionalGeneration
 from lare.model.processing_lare import LareProcessor
@@ -202,5 +203,8 @@ def _fill(model: LareForConditionalGeneration, decoder: PreTrainedModel, encoder
         parts["refocus_projector"] = Projector(width, hidden, config.projector_dim)
     if model.extractor is not None:
         parts["extractor"] = model._make_extractor(config, hidden, model.num_layers)
+    own = build_latent_maker(config)
+    if own is not None:
+        parts["latent_maker"] = own
     for name, part in parts.items():
         setattr(model, name, part.apply(model._init_weights))

@@ -3,8 +3,8 @@
     python -m lare.cost.sizes lare/configs/qwen2_5_7b.yaml ...     prints the table of docs/guides/clusters.md
 
 Memory is told by `lare.cost.memory`, with the estimates in it named there; FLOPs are 2 a multiply-add, counted by
-`lare.cost.flops`. A stage answers its batches in several ways (text_share, direct_share, full_share, fetch_share):
-FLOPs are those of the mean update, memory is that of the largest row.
+`lare.cost.flops`. A stage trains several methods (`StageConfig.methods`): FLOPs are those of the mean update, memory is
+that of the largest row.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
@@ -22,13 +22,11 @@ from lare.cost.flops import Row, gradients, row_work, without_encoder
 from lare.cost.memory import memory_of, parameter_count, sharded
 from lare.cost.skeleton import extra_modules, measured_costs, named_parts, skeleton
 from lare.errors import LareError
+from lare.methods.layout import Layout
 from lare.model import LareForConditionalGeneration
 from lare.registry import DATA_FORMATS
 from lare.training.plan.config import PARTS, RunConfig, StageConfig
 from lare.training.plan.run_file import load_run_config
-
-if TYPE_CHECKING:
-    from lare.training.feeding.loader import Mode
 
 __all__ = ["LENGTHS", "Lengths", "main", "markdown", "run_report", "stage_row", "stage_rows"]
 
@@ -67,7 +65,7 @@ def stage_parts(stage: StageConfig) -> tuple[str, ...]:
 def stage_rows(
     config: RunConfig, stage: StageConfig, model: LareForConditionalGeneration, lengths: Lengths, again: bool = False
 ) -> list[tuple[float, Row]]:
-    """Lengths of a stage's rows in each of its ways of answering, with the share of batches that have it.
+    """Lengths of a stage's rows by each of its methods, with the share of batches that it takes.
 
     Args:
         config: The run.
@@ -76,26 +74,17 @@ def stage_rows(
         lengths: Assumed lengths.
         again: Whether a process takes several micro-batches an update.
     """
-    from lare.training.feeding.loader import stage_mode
-
-    shares = [stage.direct_share, stage.text_share, stage.full_share, stage.fetch_share]
-    shares.append(max(0.0, 1.0 - sum(shares)))
-    found, before = [], 0.0
-    for share in shares:
-        if share > 1e-6:
-            mode = stage_mode(stage, model.config, before + share / 2)
-            found.append((share, _row(config, stage, model, lengths, mode, again)))
-        before += share
-    return found
+    return [
+        (entry.share, _row(config, stage, model, lengths, entry.training.layout(stage, model.config), again))
+        for entry in stage.mixture
+    ]
 
 
 def stage_row(
     config: RunConfig, stage: StageConfig, model: LareForConditionalGeneration, lengths: Lengths, again: bool = False
 ) -> Row:
-    """Lengths of a stage's row in its own way of answering; where shares leave nothing of it, of the largest share."""
-    found = stage_rows(config, stage, model, lengths, again)
-    shared = stage.direct_share + stage.text_share + stage.full_share + stage.fetch_share
-    return found[-1][1] if shared < 1 - 1e-6 else max(found, key=lambda one: one[0])[1]
+    """Lengths of a stage's row as its main method has it."""
+    return stage_rows(config, stage, model, lengths, again)[-1][1]
 
 
 def _row(
@@ -103,7 +92,7 @@ def _row(
     stage: StageConfig,
     model: LareForConditionalGeneration,
     lengths: Lengths,
-    mode: Mode,
+    mode: Layout,
     again: bool,
 ) -> Row:
     weights = config.weights(stage)

@@ -4,15 +4,19 @@ LLaVA-1.5 (pretrain and SFT): ``{"id", "image", "conversations": [{"from": "huma
 ``<image>`` standing in the first question. Vision-R1-cold: the same with ``image`` or ``images`` and replies of the
 form ``<think>rationale</think> answer``. The ``messages`` / ``role`` / ``content`` spelling is read too, and Parquet's
 ``{"bytes", "path"}`` images.
+
+Two further fields are read: ``boxes``, what each step of the first reply's rationale needs (left, top, right and bottom
+as shares of the image, null where a step needs nothing), and ``scene_graph``, a text or JSON.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from lare.data.sample import BadRow, Sample, Turn
+from lare.data.sample import BadRow, Box, Sample, Turn
 
 __all__ = ["parse_llava", "parse_vision_r1"]
 
@@ -65,7 +69,43 @@ def _samples(row: Any, reasoning: bool) -> list[Sample]:
     if marks and image is None:
         raise BadRow("mark_without_image", "the question has an <image> mark, but the row names no image")
     first, *later = [_answered(turns[i], turns[i + 1], reasoning) for i in range(0, len(turns), 2)]
-    return [Sample(_name(row), *first, image=image, later=tuple(later), system=system)]
+    boxes, graph, name = _boxes(row, image), _scene_graph(row), _name(row)
+    whole = Sample(name, *first, image=image, later=tuple(later), system=system, boxes=boxes, scene_graph=graph)
+    return [whole]
+
+
+def _boxes(row: Mapping[str, Any], image: str | bytes | None) -> tuple[Box | None, ...]:
+    """The boxes of the first answer's steps: a list that holds, for each step, four shares of the image or null."""
+    found = row.get("boxes")
+    if found is None:
+        return ()
+    if not isinstance(found, Sequence) or isinstance(found, (str, bytes)):
+        raise BadRow("bad_boxes", f"'boxes' is a {type(found).__name__}, not a list of one box a step")
+    if found and image is None:
+        raise BadRow("bad_boxes", "the row has boxes and no image")
+    return tuple(None if box is None else _box(box) for box in found)
+
+
+def _box(box: Any) -> Box:
+    sides = list(box) if isinstance(box, Sequence) and not isinstance(box, (str, bytes)) else []
+    if len(sides) != 4 or not all(isinstance(one, (int, float)) and not isinstance(one, bool) for one in sides):
+        raise BadRow("bad_boxes", f"the box {box!r} is not four numbers: left, top, right, bottom")
+    left, top, right, bottom = (float(one) for one in sides)
+    if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+        raise BadRow(
+            "bad_boxes",
+            f"the box {box!r} is not left < right and top < bottom as shares of the image from 0 to 1; divide pixels "
+            "by the image's width and height",
+        )
+    return left, top, right, bottom
+
+
+def _scene_graph(row: Mapping[str, Any]) -> str:
+    found = row.get("scene_graph")
+    if found is None:
+        return ""
+    text = found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
+    return _clean(text.strip(), "scene graph")
 
 
 def _answered(question: _Said, reply: _Said, reasoning: bool) -> Turn:

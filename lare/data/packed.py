@@ -11,19 +11,19 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from lare.data.encode import Encoded, encode_samples
 from lare.data.pictures import Pictures
-from lare.data.sample import BadRow, Problem, Sample
+from lare.data.sample import BadRow, Box, Problem, Sample
 from lare.data.source import Report, Source
 from lare.errors import LareError
 from lare.images import load_image
@@ -37,10 +37,22 @@ if TYPE_CHECKING:
 __all__ = ["Packed", "PackedRow", "pack", "token_limit"]
 
 FIND = "find such rows with lare data check --check-images decode"
-PARTS = ("prompt", "rationale", "answer", "rest", "image", "where", "roles")
+PARTS = ("prompt", "rationale", "answer", "rest", "image", "where", "roles", "boxes")
+"""Packs of earlier versions have no boxes."""
 _TOKENS = 4  # of them; the others are bytes
 _CHUNK = 512
 _VERSION = 4
+
+
+class Examples(Protocol):
+    """What turns a sample of the data into those that a method trains on (`lare.methods.training.Training`)."""
+
+    @property
+    def identity(self) -> str:
+        """Name of exactly this."""
+
+    def examples(self, sample: Sample) -> Sequence[Sample]:
+        """The samples that one becomes; none leaves it out."""
 
 
 class PackedRow(NamedTuple):
@@ -54,6 +66,7 @@ class PackedRow(NamedTuple):
         where: File and row.
         rest: Ids of the turns behind it.
         roles: What each of these is, see `lare.data.encode`.
+        boxes: What each step of the rationale needs, see `lare.data.Sample`.
     """
 
     prompt: npt.NDArray[np.int32]
@@ -63,6 +76,7 @@ class PackedRow(NamedTuple):
     where: str
     rest: npt.NDArray[np.int32]
     roles: npt.NDArray[np.uint8]
+    boxes: Sequence[Box | None] = ()
 
 
 @dataclass(frozen=True)
@@ -72,7 +86,7 @@ class Packed:
     Attributes:
         folder: Where it is.
         images: Where its images are.
-        offsets: (N, 7, 2) start and length of each part of each sample.
+        offsets: (N, 8, 2) start and length of each part of each sample.
         fingerprint: Name of exactly this data.
         strict: Whether an image that can't be read is an error, also in the middle of a run.
     """
@@ -93,6 +107,14 @@ class Packed:
         return found
 
     @property
+    def with_boxes(self) -> npt.NDArray[np.bool_]:
+        """(N,) whether a sample tells what its steps need."""
+        if self.offsets.shape[1] < len(PARTS):
+            return np.zeros(len(self), dtype=bool)
+        found: npt.NDArray[np.bool_] = self.offsets[:, PARTS.index("boxes"), 1] > 0
+        return found
+
+    @property
     def with_image(self) -> npt.NDArray[np.bool_]:
         """(N,) whether a sample has an image."""
         found: npt.NDArray[np.bool_] = self.offsets[:, PARTS.index("image"), 1] > 0
@@ -106,10 +128,12 @@ class Packed:
         for number in numbers:
             spans = [slice(start, start + length) for start, length in self.offsets[number].tolist()]
             prompt, rationale, answer, rest = (np.asarray(tokens[span]) for span in spans[:_TOKENS])
-            image, where = (bytes(raw[span]) for span in spans[_TOKENS:-1])
-            name = None if not image else image[1:].decode() if image[:1] == b"n" else image[1:]
-            roles = np.asarray(raw[spans[-1]])
-            found.append(PackedRow(prompt, rationale, answer, name, where.decode(), rest, roles))
+            image, where, roles, *boxes = (raw[span] for span in spans[_TOKENS:])
+            name = _image_of(bytes(image))
+            told = _unpacked(bytes(boxes[0])) if boxes else ()
+            found.append(
+                PackedRow(prompt, rationale, answer, name, bytes(where).decode(), rest, np.asarray(roles), told)
+            )
         return found
 
     def picture(self, row: PackedRow) -> Image:
@@ -132,8 +156,25 @@ class Packed:
         return Pictures(self.images)
 
 
+def _image_of(stored: bytes) -> str | bytes | None:
+    if not stored:
+        return None
+    return stored[1:].decode() if stored[:1] == b"n" else stored[1:]
+
+
+def _unpacked(stored: bytes) -> list[Box | None]:
+    """Boxes as they were; a step without one is stored as -1."""
+    sides = np.frombuffer(stored, np.float32).reshape(-1, 4).tolist()
+    return [None if box[0] < 0 else (box[0], box[1], box[2], box[3]) for box in sides]
+
+
 def pack(
-    source: Source, processor: LareProcessor, folder: Path, limit: int | None = None, max_tokens: int | None = None
+    source: Source,
+    processor: LareProcessor,
+    folder: Path,
+    limit: int | None = None,
+    max_tokens: int | None = None,
+    examples: Examples | None = None,
 ) -> Packed:
     """Tokenise a source into `folder`, or open what an earlier call left there.
 
@@ -143,6 +184,7 @@ def pack(
         folder: Where the files go; a finished pack of the same data and tokenizer is used as it is.
         limit: Most samples.
         max_tokens: Longest sample; None takes the tokenizer's limit.
+        examples: What a method makes of each sample; None leaves it as it is.
 
     Returns:
         The packed data; ``report.json`` and ``problems.jsonl`` beside it tell what was left out and why.
@@ -150,7 +192,7 @@ def pack(
     Raises:
         LareError: If the source can't be read, holds nothing usable, or the disk is full.
     """
-    key = _key(source, processor, limit, max_tokens)
+    key = _key(source, processor, limit, max_tokens, examples)
     images = source.pictures().root
     done, strict = folder / "report.json", source.on_bad == "refuse"
     if done.is_file() and json.loads(done.read_text("utf8")).get("key") == key:
@@ -159,7 +201,7 @@ def pack(
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir(parents=True)
-        summary = _write(source, processor, part, limit, max_tokens or token_limit(processor))
+        summary = _write(source, processor, part, limit, max_tokens or token_limit(processor), examples)
         if not summary["samples"]:
             raise LareError(f"{str(source.path)!r} holds no usable sample ({summary['left_out']}); see lare data check")
         (part / "report.json").write_text(json.dumps(summary | {"key": key}, indent=1), encoding="utf8")
@@ -192,12 +234,15 @@ def _open(folder: Path, images: Path, key: str, strict: bool) -> Packed:
     return Packed(folder, images, offsets, key, strict)
 
 
-def _key(source: Source, processor: LareProcessor, limit: int | None, max_tokens: int | None) -> str:
+def _key(
+    source: Source, processor: LareProcessor, limit: int | None, max_tokens: int | None, examples: Examples | None
+) -> str:
     status = source.path.stat() if source.path.is_file() else None
     identity = [_VERSION, str(source.path.resolve()), source.format, str(source.images), limit, max_tokens]
     identity += [source.on_bad, source.check_images, source.turns]
     identity += [status.st_size, status.st_mtime_ns] if status else []
     identity += [_tokenizer(processor), processor.lm_grid, processor.chat_template]
+    identity += [] if examples is None else [examples.identity]
     return hashlib.sha256(json.dumps(identity, default=str).encode()).hexdigest()[:16]
 
 
@@ -215,7 +260,14 @@ def token_limit(processor: LareProcessor) -> int:
     return min(int(processor.tokenizer.model_max_length), 1_000_000)
 
 
-def _write(source: Source, processor: LareProcessor, part: Path, limit: int | None, longest: int) -> dict[str, Any]:
+def _write(
+    source: Source,
+    processor: LareProcessor,
+    part: Path,
+    limit: int | None,
+    longest: int,
+    examples: Examples | None,
+) -> dict[str, Any]:
     report, left, shortened = Report(), Counter[str](), 0
     problems: list[Problem] = []
     offsets: list[list[tuple[int, int]]] = []
@@ -225,7 +277,9 @@ def _write(source: Source, processor: LareProcessor, part: Path, limit: int | No
         open(part / "bytes.bin", "wb") as raw,
         progress(total=size, unit="B", unit_scale=True, desc=f"packing {source.path.name}", mininterval=2) as bar,
     ):
-        samples = islice(source.samples(report, bar.update), limit)
+        samples: Iterator[Sample] = islice(source.samples(report, bar.update), limit)
+        if examples is not None:
+            samples = _made(samples, examples, left, problems)
         while chunk := list(islice(samples, _CHUNK)):
             for sample, ids in zip(chunk, encode_samples(chunk, processor), strict=True):
                 kept = ids if isinstance(ids, BadRow) else _fitting(ids, longest)
@@ -246,6 +300,18 @@ def _write(source: Source, processor: LareProcessor, part: Path, limit: int | No
     return counts | {"left_out": {kind: count for kind, count in left.items() if count}}
 
 
+def _made(
+    samples: Iterator[Sample], examples: Examples, left: Counter[str], problems: list[Problem]
+) -> Iterator[Sample]:
+    """What a method makes of each sample; those of which it makes none are listed."""
+    for sample in samples:
+        found = examples.examples(sample)
+        if not found:
+            left["no_example"] += 1
+            problems.append(Problem(sample.where, "no_example", f"{examples.identity} makes no example of it"))
+        yield from found
+
+
 def _fitting(ids: Encoded, longest: int) -> Encoded | BadRow:
     """A sample with as many turns as fit; itself if all do."""
     if ids.tokens <= longest:
@@ -262,7 +328,8 @@ def _append(tokens: Any, raw: Any, ids: Encoded, sample: Sample) -> list[tuple[i
         tokens.write(np.asarray(part, dtype=np.int32).tobytes())
     image = b"" if sample.image is None else sample.image
     named = b"n" + image.encode() if isinstance(image, str) else b"b" * bool(image) + image
-    for content in (named, sample.where.encode(), bytes(ids.roles)):
+    boxes = np.array([box or (-1.0,) * 4 for box in sample.boxes], dtype=np.float32).tobytes()
+    for content in (named, sample.where.encode(), bytes(ids.roles), boxes):
         spans.append((raw.tell(), len(content)))
         raw.write(content)
     return spans

@@ -8,10 +8,14 @@ from typing import NamedTuple
 
 from lare.errors import LareError
 
-__all__ = ["TURNS", "BadRow", "Problem", "Sample", "Turn", "take_turns"]
+__all__ = ["TURNS", "BadRow", "Box", "Problem", "Sample", "Turn", "take_turns"]
 
 TURNS = ("all", "last", "each")
 """What becomes of a conversation: one sample that answers every turn, or only the last, or a sample a turn."""
+
+
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom as shares of the image."""
 
 
 class Turn(NamedTuple):
@@ -42,6 +46,9 @@ class Sample:
         later: Turns that follow and are answered too.
         system: The conversation's system prompt, or "".
         where: File and row, for messages.
+        boxes: What each step of the rationale needs to be seen: left, top, right and bottom as shares of the image, or
+            None where a step needs nothing; empty where the source tells nothing.
+        scene_graph: What is in the image and how it hangs together, as text, or "".
     """
 
     id: str
@@ -53,10 +60,12 @@ class Sample:
     later: tuple[Turn, ...] = ()
     system: str = ""
     where: str = ""
+    boxes: tuple[Box | None, ...] = ()
+    scene_graph: str = ""
 
 
 def take_turns(sample: Sample, which: str) -> Sequence[Sample]:
-    """A conversation as samples.
+    """A conversation as samples; boxes belong to the rationale of its first turn.
 
     Args:
         sample: A conversation from its first turn on.
@@ -68,7 +77,14 @@ def take_turns(sample: Sample, which: str) -> Sequence[Sample]:
     told = [(turn.question, turn.answer) for turn in turns]
     chosen = range(len(turns) - 1 if which == "last" else 0, len(turns))
     return [
-        replace(sample, id=f"{sample.id}#{at}", **turns[at]._asdict(), history=tuple(told[:at]), later=())
+        replace(
+            sample,
+            id=f"{sample.id}#{at}",
+            **turns[at]._asdict(),
+            history=tuple(told[:at]),
+            later=(),
+            boxes=() if at else sample.boxes,
+        )
         for at in chosen
     ]
 

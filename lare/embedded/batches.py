@@ -9,9 +9,11 @@ from zlib import crc32
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from lare.embedded.encoder import pixels
+from lare.embedded.samples import Asked, boxes_of, sample_of
 from lare.embedded.vision_conv import LareVisionModel
 from lare.embedded.world.items import STYLES, Item, ItemSampler
 from lare.embedded.world.render import render
@@ -19,11 +21,23 @@ from lare.embedded.world.scene import IMAGE_SIZE, SIDE
 from lare.embedded.world.versions import world
 from lare.embedded.world_data import WorldData
 from lare.errors import LareError
+from lare.methods.layout import Layout, Row
 from lare.progress import progress
 from lare.training.feeding.batch import MicroBatch
 from lare.training.feeding.features import open_array, write_array
-from lare.training.feeding.loader import Mode, Split, StageBatches, encode_rows, on_grid, stage_mode
+from lare.training.feeding.loader import Split, StageBatches
+from lare.training.feeding.rows import (
+    Targets,
+    crop_pixels,
+    encode_rows,
+    on_grid,
+    special_ids,
+    step_ends,
+    targets_of,
+    text_encoder,
+)
 from lare.training.plan.config import StageConfig
+from lare.training.plan.mixture import Entry, drawn
 
 if TYPE_CHECKING:
     from lare.model import LareConfig, LareProcessor
@@ -105,11 +119,16 @@ class WorldBatches(StageBatches):
         self._head, self._tail = _around(processor)
         self._image_id = config.image_token_id
 
-    def draw(self, step: int) -> tuple[list[int], list[Item], Mode]:
-        """Scenes, questions and mode of an update's whole global batch; all questions share a format.
+    def draw(self, step: int) -> tuple[list[int], list[Item], Layout]:
+        """Scenes, questions and layout of an update's whole global batch; all questions share a format.
 
         One format, so that lengths are alike and little is spent on padding.
         """
+        scenes, items, entry = self.drawn(step)
+        return scenes, items, entry.training.layout(self.stage, self.config)
+
+    def drawn(self, step: int) -> tuple[list[int], list[Item], Entry]:
+        """Scenes and questions of an update, and the method of the mixture that takes it."""
         seed = (self.seed, step)
         rng = np.random.default_rng(seed)
         sampler = ItemSampler(self.families, self.styles, seed, self.data.version)
@@ -121,31 +140,54 @@ class WorldBatches(StageBatches):
             for scene in scenes
             for item in sampler.sample(self.world.sample_scene(self.world_split, scene), self.data.per_image, style)
         ]
-        return scenes, items, stage_mode(self.stage, self.config, float(rng.random()))
+        return scenes, items, drawn(self.stage.mixture, float(rng.random()))
 
     def micro_batches(self, step: int) -> list[MicroBatch]:
         """See `StageBatches`."""
-        scenes, items, mode = self.draw(step)
-        unit = self.data.per_image
+        scenes, items, entry = self.drawn(step)
+        layout, unit = entry.training.layout(self.stage, self.config), self.data.per_image
+        picks = np.random.default_rng((self.seed, step, 11)).random(len(items)).tolist()
         return [
-            self.encode(scenes[start // unit : (start + size) // unit], items[start : start + size], start, mode)
+            self.encode(
+                scenes[start // unit : (start + size) // unit],
+                items[start : start + size],
+                start,
+                layout,
+                entry,
+                picks[start : start + size],
+            )
             for start, size in self.split.starts(self.stage.batch, unit)
         ]
 
-    def encode(self, scenes: list[int], items: list[Item], start: int, mode: Mode) -> MicroBatch:
-        """One micro-batch of questions, rows of a picture adjacent."""
-        tokenizer = self.processor.tokenizer
-        prompts = self._ids([f"\n{item.prompt}{self._tail}" for item in items])
-        rationales = [" ".join(item.question.rationale) for item in items]
-        thoughts = self._ids([f" {one}" if one else "" for one in rationales])
-        end = tokenizer.eos_token
-        answers = self._ids([f" Answer: {item.final}{end}" for item in items])
-        inputs, rationale, mask = encode_rows(
-            prompts, thoughts, answers, mode, self.config, int(tokenizer.pad_token_id)
-        )
+    def encode(
+        self,
+        scenes: list[int],
+        items: list[Item],
+        start: int,
+        mode: Layout,
+        entry: Entry | None = None,
+        picks: list[float] | None = None,
+    ) -> MicroBatch:
+        """One micro-batch of questions, rows of a picture adjacent.
+
+        Args:
+            scenes: The pictures.
+            items: Questions, `per_image` of them about each.
+            start: Where they begin in the global batch.
+            mode: How they are answered.
+            entry: The method of the mixture; None has no examples and segments of its own.
+            picks: Numbers in [0, 1) that choose one of the examples that a method makes of a question.
+        """
+        asked = self._asked(scenes, items, entry, picks)
+        rationales = [one.rationale for one in asked]
+        inputs, rationale, mask = self._text(asked, mode, entry)
         inputs |= self._visual(scenes)
         inputs["shared_ids"] = torch.tensor(self._shared(mode.lm_grid)).expand(len(scenes), -1)
         inputs["questions_per_image"] = self.data.per_image
+        crops = inputs.pop("crops", None)
+        if crops:
+            pictures = [Image.fromarray(one) for one in self._pictures(scenes).permute(0, 2, 3, 1).numpy()]
+            inputs["crop_values"] = crop_pixels(pictures, crops, self.processor)
         with_pictures = self.with_pictures and mode.iterations
         return MicroBatch(
             inputs,
@@ -154,11 +196,47 @@ class WorldBatches(StageBatches):
             self._pictures(scenes) if with_pictures and not mode.fetch else None,
             step_boxes(items, mode.iterations) if mode.iterations else None,
             mode.fetch,
-            torch.tensor([crc32((r or item.final).encode()) for r, item in zip(rationales, items, strict=True)]),
+            torch.tensor([crc32((r or one.answer).encode()) for r, one in zip(rationales, asked, strict=True)]),
             torch.tensor(scenes).repeat_interleave(self.data.per_image),
             start,
             [f"{self.world_split} scene {scene}" for scene in scenes for _ in range(self.data.per_image)],
+            losses={} if entry is None else dict(entry.training.losses()),
         )
+
+    def _asked(
+        self, scenes: list[int], items: list[Item], entry: Entry | None, picks: list[float] | None
+    ) -> list[Asked]:
+        """The questions' texts; a method with examples of its own gives one of them for each."""
+        if entry is None or not entry.training.own_examples:
+            return [Asked(item.prompt, " ".join(item.question.rationale), item.final, boxes_of(item)) for item in items]
+        found = []
+        for number, (item, pick) in enumerate(zip(items, picks or [0.0] * len(items), strict=True)):
+            scene = sample_scene(self.world_split, scenes[number // self.data.per_image])
+            made = entry.training.examples(sample_of(scene, item))
+            if not made:
+                raise LareError(f"the method {entry.label!r} makes no example of a question of the world; leave it out")
+            one = made[int(pick * len(made))]
+            found.append(Asked(one.question, one.rationale, one.answer, one.boxes))
+        return found
+
+    def _text(
+        self, asked: list[Asked], mode: Layout, entry: Entry | None
+    ) -> tuple[dict[str, Any], Tensor | None, Tensor | None]:
+        """What `encode_rows` gives, and ``crops`` where a target holds some."""
+        tokenizer = self.processor.tokenizer
+        prompts = self._ids([f"\n{one.question}{self._tail}" for one in asked])
+        thoughts = self._ids([f" {one.rationale}" if one.rationale else "" for one in asked])
+        answers = self._ids([f" Answer: {one.answer}{tokenizer.eos_token}" for one in asked])
+        targets: Targets | None = None
+        if entry is not None and entry.training.own_segments:
+            special, encode = special_ids(self.config), text_encoder(self.processor)
+            rows = [
+                Row(prompt, thought, answer, one.boxes, step_ends(tokenizer, thought), encode, special)
+                for one, prompt, thought, answer in zip(asked, prompts, thoughts, answers, strict=True)
+            ]
+            made = [entry.training.segments(row, mode) for row in rows]
+            targets = targets_of(made, rows, mode, self.config, self.data.per_image)
+        return encode_rows(prompts, thoughts, answers, mode, self.config, int(tokenizer.pad_token_id), own=targets)
 
     def _shared(self, lm_grid: int | None) -> list[int]:
         """What stands before every question; the image's tokens are of the decoder's grid or another."""

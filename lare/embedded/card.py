@@ -13,12 +13,14 @@ import yaml
 from lare.embedded.card_answers import Evaluation, family_section
 from lare.embedded.parts import PARTS, last_entry
 from lare.errors import LareError
+from lare.losses.base import loss_names
+from lare.training.plan.mixture import typical_layout
 from lare.training.plan.run_file import run_config_from
 from lare.training.saving.checkpoints import read_meta
 
 if TYPE_CHECKING:
     from lare.model import LareForConditionalGeneration
-    from lare.training.plan.config import RunConfig
+from lare.training.plan.config import RunConfig
 
 __all__ = ["beyond", "card", "history", "read_log", "renewed"]
 
@@ -52,7 +54,7 @@ def history(run: Path, config: RunConfig) -> str:
         for row in read_log(run / stage.name):
             if "validation" not in row:
                 continue
-            losses = [_number(row["losses"].get(name), 3) for name in ("lm", "alignment", "image", "text", "look")]
+            losses = [_number(row["losses"].get(name), 3) for name in loss_names()]
             found = [_number(row["validation"].get(name), 1) for name in ("all", "direct", "text")]
             cells = [stage.name, f"{row['samples']:,}", f"{row['seconds'] / 60:.1f}", *losses, *found]
             lines.append("| " + " | ".join(cells) + " |")
@@ -69,6 +71,7 @@ def beyond(config: RunConfig) -> str:
     """What a run does that the paper does not, as a Markdown list: from its run file, and what is always so."""
     sizes, settings, stages = config.model.sizes, config.model.settings, config.stages
     embedded = config.model.text == "embedded"
+    layouts = [typical_layout(entry, stage) for stage in stages for entry in stage.mixture]
     weights = [getattr(config.losses, "look", 0.0), *(stage.losses.get("look", 0.0) for stage in stages)]
     found = {
         "The vision encoder was trained on the world's labels (kind, colour, size, direction and digit of every cell), "
@@ -80,9 +83,10 @@ def beyond(config: RunConfig) -> str:
         "Box supervision: `losses.look` pulls the attention that chooses a window to the box that a reasoning step "
         "needs; the paper's data have no boxes.": any(weights),
         "Fetch start: the fine tokens of those boxes stand in place of latents in a share of the batches "
-        "(`fetch_share`), before and while the Extractor learns to make any.": any(s.fetch_share for s in stages),
-        "Batches that write the rationale as text, answer at once, or read all fine tokens (`text_share`, "
-        "`direct_share`, `full_share`).": any(s.text_share or s.direct_share or s.full_share for s in stages),
+        "(`fetch`), before and while the Extractor learns to make any.": any(layout.fetch for layout in layouts),
+        "Batches that write the rationale as text, answer at once, or read all fine tokens (`cot`, `llava`).": any(
+            not layout.iterations and (layout.delimiters or not layout.rationale) for layout in layouts
+        ),
         "Stage I trains the decoder too: it has no pre-trained weights.": any(
             stage.stage == "I" and "language_model" in stage.train for stage in stages
         ),

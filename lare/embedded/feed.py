@@ -11,6 +11,7 @@ from lare.embedded.model import run_sizes
 from lare.embedded.validation import validate_world
 from lare.embedded.vision_conv import LareVisionModel
 from lare.embedded.world_data import world_data, world_of
+from lare.losses.base import needs_pictures
 from lare.training.extensions import DataFeed, RunParts
 from lare.training.plan.config import DataConfig, StageConfig
 
@@ -68,7 +69,7 @@ class WorldFeed(DataFeed):
             config.seed * 1_009 + number,
             self.features("train", data),
             self.scenes(data),
-            pictures=bool(config.weights(stage)["image"]),
+            pictures=needs_pictures(config.weights(stage)),
         )
 
     def validate(self, stage: StageConfig) -> dict[str, float]:

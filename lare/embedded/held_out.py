@@ -18,15 +18,15 @@ import torch
 from PIL import Image
 
 from lare.embedded.batches import WorldBatches
-from lare.embedded.validation import main_mode
 from lare.embedded.world.items import STYLES, Item, ItemSampler
 from lare.embedded.world.render import render
 from lare.embedded.world.versions import world
 from lare.embedded.world_data import WorldData
-from lare.losses.alignment import alignment_loss
+from lare.losses.base import Contrastive, get_loss, weighted_names
 from lare.methods.base import Sampling
 from lare.methods.lare import Lare
 from lare.training.feeding.loader import Split
+from lare.training.feeding.mode import main_layout
 from lare.training.model import TrainingModel
 from lare.training.plan.config import RunConfig
 from lare.training.step import counts
@@ -94,8 +94,9 @@ def held_out_losses(
     made = WorldBatches(
         source, stage, processor, settings, Split(), 0, None, len(asked), "validation", pictures=pictures
     )
-    mode = main_mode(stage, settings)
-    weights = {"alignment": float(model.alignment is not None), "image": float(pictures), "text": 1.0, "look": 1.0}
+    mode = main_layout(stage, settings)
+    losses = [get_loss(name) for name in weighted_names()]
+    weights = {one.name: float(not one.owner or model.head(one) is not None) for one in losses}
     sums: defaultdict[str, float] = defaultdict(float)
     totals: Counter[str] = Counter()
     model.train(False)
@@ -107,9 +108,10 @@ def held_out_losses(
         out = model(batch, weights, draws)
         for name, value in out.sums.items():
             sums[name] += float(value)
-        if out.aligned is not None:
-            total, _ = alignment_loss(out.aligned, config.losses.temperature, batch.text_groups, batch.image_groups)
-            sums["alignment"] += float(total)
+        for loss in losses:
+            if isinstance(loss, Contrastive) and loss.name in out.embedded:
+                made_rows = out.embedded[loss.name]
+                sums[loss.name] += float(loss.contrast(made_rows, [batch], config.losses.temperature))
         totals.update(counts([batch], weights, [draws]))
     return {name: total / totals[name] for name, total in sums.items() if totals[name]}
 

@@ -20,6 +20,7 @@ from lare.embedded.batches import WorldBatches
 from lare.embedded.feed import VALIDATION_SCENES, WorldFeed
 from lare.embedded.world_data import world_of
 from lare.errors import LareError
+from lare.losses.image_loss import image_crop
 from lare.losses.image_sampling import (
     choose_crop,
     control_latents,
@@ -27,8 +28,10 @@ from lare.losses.image_sampling import (
     identify,
     sample_images,
 )
+from lare.methods.layout import Layout
 from lare.progress import progress
-from lare.training.feeding.loader import Mode, Split, stage_mode
+from lare.training.feeding.loader import Split
+from lare.training.feeding.mode import main_layout
 from lare.training.model import TrainingModel
 from lare.training.plan.run_file import load_run_config
 from lare.training.prepare import Prepared
@@ -63,9 +66,7 @@ def identification(run: Path, rows: int = 512, steps: int = 20, seed: int = 0) -
     if model.image is None:
         raise LareError(f"{str(run)!r} trained no image reconstruction (losses.image); there is nothing to sample with")
     model.train(False)
-    stage = replace(
-        config.stages[-1], batch=CANDIDATES, fetch_share=0.0, text_share=0.0, direct_share=0.0, full_share=0.0
-    )
+    stage = replace(config.stages[-1], batch=CANDIDATES, methods={})
     data = replace(world_of(stage), per_image=1)
     features = WorldFeed(prepared.run).features("validation", data)
     batches = WorldBatches(
@@ -83,9 +84,8 @@ def identification(run: Path, rows: int = 512, steps: int = 20, seed: int = 0) -
     right: dict[str, list[float]] = {}
     generator = torch.Generator().manual_seed(seed)
     for step in progress(range(rows // CANDIDATES), desc="identifying"):
-        for name, hits in _one(
-            model, batches, step, steps, generator, stage_mode(stage, model.lare.config, 1.0)
-        ).items():
+        layout = main_layout(stage, model.lare.config)
+        for name, hits in _one(model, batches, step, steps, generator, layout).items():
             right.setdefault(name, []).extend(hits.tolist())
     return {name: _share(hits) for name, hits in right.items()}
 
@@ -97,7 +97,7 @@ def _share(hits: list[float]) -> dict[str, float]:
 
 
 def _one(
-    model: TrainingModel, batches: WorldBatches, step: int, steps: int, generator: torch.Generator, mode: Mode
+    model: TrainingModel, batches: WorldBatches, step: int, steps: int, generator: torch.Generator, mode: Layout
 ) -> dict[str, Tensor]:
     """Sixteen scenes: each is sampled under every condition and compared with what each of them was looked at for.
 
@@ -121,7 +121,7 @@ def _one(
 
 
 def _seen(
-    model: TrainingModel, batches: WorldBatches, step: int, generator: torch.Generator, mode: Mode
+    model: TrainingModel, batches: WorldBatches, step: int, generator: torch.Generator, mode: Layout
 ) -> tuple[Tensor, Tensor]:
     """A batch's latents at one iteration (B, m, d) and the crops (B, 3, S, S) in [0, 1] that they have to rebuild."""
     scenes, items, _ = batches.draw(step)
@@ -133,7 +133,7 @@ def _seen(
     rows = torch.arange(len(scenes))
     taken, corners = choose_crop(thoughts.windows, torch.rand(len(scenes), generator=generator))
     assert batch.pictures is not None and model.image is not None
-    corners, side = model.image_crop(thoughts, rows, taken, corners)
+    corners, side = image_crop(model.lare.config, model.image.config.cells, thoughts, rows, taken, corners)
     crops = crop_windows(batch.pictures.float() / 255, corners, side, model.lare.config.grid, model.image.size)
     return thoughts.latents[rows, taken].float(), crops
 

@@ -9,6 +9,7 @@ from lare.embedded.world_data import WorldData, world_of
 from lare.errors import LareError, require
 from lare.training.extensions import BaseModel, DataFormat, ImageAutoencoder, RunParts, VisionEncoder
 from lare.training.plan.config import DataConfig, ModelConfig, RunConfig, StageConfig
+from lare.training.plan.mixture import typical_layout
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -101,7 +102,7 @@ class _Model(BaseModel):
 
 
 def _delimited(stage: StageConfig) -> bool:
-    return stage.stage != "I" or stage.text_share > 0
+    return stage.stage != "I" or any(typical_layout(entry, stage).delimiters for entry in stage.mixture)
 
 
 WORLD, MODEL, ENCODER, AUTOENCODER = _World(), _Model(), _Encoder(), _Autoencoder()

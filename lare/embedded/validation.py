@@ -12,15 +12,17 @@ from torch import Tensor
 from lare.embedded.batches import WorldBatches
 from lare.embedded.world_data import WorldData
 from lare.losses.looking import pick_tokens
+from lare.methods.layout import Layout
 from lare.model.outputs import LareOutput
-from lare.training.feeding.loader import Mode, Split, stage_mode
+from lare.training.feeding.loader import Split
+from lare.training.feeding.mode import main_layout
 from lare.training.model import TrainingModel
 from lare.training.plan.config import StageConfig
 
 if TYPE_CHECKING:
-    from lare.model import LareConfig, LareProcessor
+    from lare.model import LareProcessor
 
-__all__ = ["main_mode", "token_hits", "validate_world"]
+__all__ = ["token_hits", "validate_world"]
 
 SEED = 4242
 QUESTIONS = 768
@@ -32,15 +34,6 @@ def token_hits(out: LareOutput, target_mask: Tensor) -> Tensor:
     right = torch.zeros(target_mask.shape, dtype=torch.float32, device=target_mask.device)
     right[target_mask.bool()] = (out.logits.argmax(-1) == out.labels).float()
     return right.sum(1) / target_mask.sum(1)
-
-
-def main_mode(stage: StageConfig, config: LareConfig) -> Mode:
-    """How a stage's questions are answered in the end: as batches that no share takes, else as those of the last one.
-
-    With shares that add up to one no batch is left over, and that way of answering would never have been trained.
-    """
-    taken = stage.direct_share + stage.text_share + stage.full_share + stage.fetch_share
-    return stage_mode(stage, config, 1.0 if taken < 1 - 1e-6 else taken - 1e-6)
 
 
 @torch.no_grad()
@@ -55,19 +48,20 @@ def validate_world(
 ) -> dict[str, float]:
     """Share of exact matches in percent: overall (``all``), by family, and with other modes of the same weights.
 
-    A match means every token of the text, rationale included; ``direct`` answers at once (``K0``), ``text`` writes the
-    rationale behind empty delimiters. Those two are given only where the stage trains them.
+    A match means every token of the text, rationale included. The stage's other methods that make no latents are given
+    by their labels, where they read the same visual tokens.
     """
     model.train(False)
     config = model.lare.config
     batches = WorldBatches(data, stage, processor, config, Split(), SEED, features, scenes, world_split="validation")
-    found = _matches(model, batches, main_mode(stage, config), questions)
+    main = main_layout(stage, config)
+    found = _matches(model, batches, main, questions)
     result = {"all": _percent(sum(found.values(), []))}
-    if stage.direct_share:
-        result["direct"] = _percent(sum(_matches(model, batches, Mode(), questions).values(), []))
-    if stage.text_share and stage.stage != "I":
-        text = Mode(delimiters=True, rationale=True)
-        result["text"] = _percent(sum(_matches(model, batches, text, questions).values(), []))
+    for entry in stage.mixture[:-1]:
+        layout = entry.training.layout(stage, config)
+        plain = not (entry.training.own_examples or entry.training.own_segments or layout.iterations)
+        if plain and layout.lm_grid == main.lm_grid:
+            result[entry.label] = _percent(sum(_matches(model, batches, layout, questions).values(), []))
     return result | {f"family/{name}": _percent(hits) for name, hits in sorted(found.items())}
 
 
@@ -75,7 +69,7 @@ def _percent(hits: list[float]) -> float:
     return round(100 * sum(hits) / len(hits), 2)
 
 
-def _matches(model: TrainingModel, batches: WorldBatches, mode: Mode, questions: int) -> dict[str, list[float]]:
+def _matches(model: TrainingModel, batches: WorldBatches, mode: Layout, questions: int) -> dict[str, list[float]]:
     found: defaultdict[str, list[float]] = defaultdict(list)
     step = seen = 0
     while seen < questions:

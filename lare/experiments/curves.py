@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from lare.errors import LareError
 from lare.files import save_text
+from lare.losses.base import get_loss, loss_names
 from lare.training.log import flat
 from lare.training.plan.run_file import load_run_config
 from lare.training.saving.checkpoints import load_final, load_start, read_meta
@@ -33,7 +34,7 @@ __all__ = ["draw_curves", "held_out_curve", "main", "read_curves", "smoothed"]
 
 WIDTH = 9
 """Updates over which the drawn curve is averaged."""
-_NAMES = {"lm": "L_lm", "alignment": "L_align", "image": "L_image", "text": "L_text", "look": "L_look"}
+_NAMES = {name: get_loss(name).label or name for name in loss_names()}
 _TOLD = ("lare", "torch", "transformers", "python", "machine", "commit")
 _INK = "#2a7f8e"
 

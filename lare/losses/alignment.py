@@ -9,6 +9,7 @@ Shapes: B rows of this process, G rows of all processes, T tokens, d width, e sh
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -16,8 +17,22 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from lare.errors import LareError
+from lare.losses.base import Contrastive, Run
+from lare.losses.batch import Draws, MicroBatch
+from lare.model.loop import run_decoder
+from lare.model.reasoner import Reasoner
 
-__all__ = ["AlignmentHeads", "Aligned", "alignment_loss", "gather_rows", "hybrid_mean_max", "info_nce"]
+__all__ = [
+    "ALIGNMENT",
+    "Aligned",
+    "Alignment",
+    "AlignmentHeads",
+    "alignment_loss",
+    "gather_rows",
+    "hybrid_mean_max",
+    "info_nce",
+    "rationale_states",
+]
 
 
 class Aligned(NamedTuple):
@@ -175,3 +190,49 @@ def alignment_loss(
     text, count = info_nce(aligned.latents, aligned.text, temperature, text_groups)
     visual, _ = info_nce(aligned.latents, aligned.visual, temperature, image_groups)
     return text + visual, count
+
+
+def rationale_states(model: Reasoner, ids: Tensor, mask: Tensor) -> Tensor:
+    """The decoder's hidden states over rationale tokens (B, R), read as text alone: (B, R, d).
+
+    The rationale is read without image and latents; otherwise the states would already contain the latents that they
+    are compared with (eq. 6). Right padding needs no mask: no real token comes after it.
+    """
+    positions = torch.arange(ids.shape[1], device=ids.device).expand(ids.shape[0], -1)
+    return run_decoder(model, model.embed(ids), None, positions, None)
+
+
+class Alignment(Contrastive):
+    """Eq. 6 over a whole global batch."""
+
+    name, label, owner = "alignment", "L_align", "alignment"
+
+    def count(self, batch: MicroBatch, draws: Draws) -> int:
+        """Rows with latents."""
+        return batch.rows if batch.latents else 0
+
+    def embed(self, run: Run) -> tuple[Tensor, ...] | None:
+        """Unit vectors of latents, rationale and image; see `Aligned`."""
+        batch, out, heads = run.batch, run.out, run.model.head(self)
+        if heads is None or not batch.latents or out.thoughts is None:
+            return None
+        assert out.visual is not None and batch.rationale_ids is not None and batch.rationale_mask is not None
+        states = rationale_states(run.model.lare, batch.rationale_ids, batch.rationale_mask)
+        latents = out.thoughts.latents.flatten(1, 2)
+        visual = out.visual.lm.repeat_interleave(batch.rows // out.visual.lm.shape[0], 0)
+        aligned: Aligned = heads(latents, states, batch.rationale_mask, visual)
+        return Aligned(*(one.float() for one in aligned))
+
+    def contrast(self, made: Sequence[Tensor], batches: Sequence[MicroBatch], temperature: float) -> Tensor:
+        """See `Contrastive.contrast`."""
+        text = _joined([batch.text_groups for batch in batches])
+        image = _joined([batch.image_groups for batch in batches])
+        return alignment_loss(Aligned(*made), temperature, text, image)[0]
+
+
+def _joined(groups: Sequence[Tensor | None]) -> Tensor | None:
+    known = [one for one in groups if one is not None]
+    return torch.cat(known) if len(known) == len(groups) else None
+
+
+ALIGNMENT = Alignment()

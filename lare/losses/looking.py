@@ -6,10 +6,15 @@ only be learnt by accident, or told. Boxes come with the embedded world and with
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-__all__ = ["look_loss", "pick_tokens", "tokens_in_boxes"]
+from lare.losses.base import Loss, Run
+from lare.losses.batch import Draws, MicroBatch
+
+__all__ = ["LOOK", "Looking", "look_loss", "pick_tokens", "tokens_in_boxes"]
 
 
 def tokens_in_boxes(boxes: Tensor, grid: int) -> Tensor:
@@ -66,3 +71,28 @@ def pick_tokens(boxes: Tensor, uniform: Tensor, grid: int) -> Tensor:
     steps = torch.arange(boxes.shape[1], device=boxes.device)
     last = torch.where(count > 0, steps, torch.zeros_like(steps)).cummax(1).values
     return chosen.gather(1, last)
+
+
+class Looking(Loss):
+    """Attention pulled to the box that each step needs; fetched latents take part."""
+
+    name, label = "look", "L_look"
+
+    def count(self, batch: MicroBatch, draws: Draws) -> int:
+        """Steps with a box."""
+        return 0 if batch.boxes is None else int((batch.boxes[..., 0] >= 0).sum())
+
+    def request(self, batch: MicroBatch) -> dict[str, Any]:
+        """The saliency with its gradient."""
+        return {"saliency_gradient": batch.boxes is not None}
+
+    def value(self, run: Run) -> Tensor | None:
+        """See `Loss.value`."""
+        thoughts, boxes = run.out.thoughts, run.batch.boxes
+        if boxes is None or thoughts is None or not thoughts.latents.shape[1]:
+            return None
+        assert run.out.visual is not None
+        return look_loss(thoughts.saliency, boxes, run.out.visual.lm_grid)[0]
+
+
+LOOK = Looking()

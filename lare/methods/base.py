@@ -11,12 +11,14 @@ import numpy.typing as npt
 from lare.errors import LareError
 from lare.loading import fingerprint, load_checkpoint
 from lare.methods.options import MethodOptions, option
+from lare.methods.training import Training
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from typing_extensions import Self
 
     from lare.model import LareForConditionalGeneration, LareProcessor
+    from lare.model.latent_maker import LatentMaker
     from lare.trace import Column
 
 __all__ = ["Answer", "Method", "MethodOptions", "Sampling", "option"]
@@ -78,7 +80,7 @@ class Method:
     """A way of answering a question about an image with a LaRe checkpoint.
 
     A subclass sets the class attributes and writes `answer`; `lare.methods.generating.Generating` has one for methods
-    that are one call of the model's `generate`. How a method is trained will stand in the same class.
+    that are one call of the model's `generate`. How it is trained is told by `training`, an object that needs no model.
 
     Args:
         model: The model, in evaluation mode and on its device.
@@ -92,6 +94,9 @@ class Method:
         options_type: The dataclass of the method's options.
         columns: Trace columns of the method's own, beyond `lare.trace.ARRAYS`: name to type and shape. An answer's
             `arrays` may hold them, and the trace keeps them.
+        training: How it is trained; None for a method that has no training of its own.
+        latent_maker: What makes its latents, where that is neither the Extractor nor the last hidden state: a subclass
+            of `lare.model.latent_maker.LatentMaker`. A checkpoint whose ``latent_maker`` is the method's name has one.
 
     Raises:
         LareError: If an option is impossible, means nothing to this method, or does not fit the model.
@@ -101,6 +106,8 @@ class Method:
     latent: ClassVar[bool] = False
     options_type: ClassVar[type[MethodOptions]] = MethodOptions
     columns: ClassVar[Mapping[str, Column]] = {}
+    training: ClassVar[type[Training] | None] = None
+    latent_maker: ClassVar[type[LatentMaker] | None] = None
 
     options: MethodOptions
 

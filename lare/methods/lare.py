@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from lare.errors import LareError
 from lare.methods.base import option
 from lare.methods.generating import Generating, GeneratingOptions
+from lare.methods.layout import Layout
+from lare.methods.training import ModelSettings, StageSettings, Training, TrainingOptions
 from lare.model.halting import parse_stop
 from lare.model.window import WINDOW_MODES
 
-__all__ = ["Lare", "LareOptions"]
+__all__ = ["Lare", "LareOptions", "LareTraining"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,41 @@ class LareOptions(GeneratingOptions):
     seed: int = option(0, "seed of random windows and of noise")
 
 
+@dataclass(frozen=True)
+class LareTrainingOptions(TrainingOptions):
+    """Options in a mixture; what is left out is the stage's.
+
+    Attributes:
+        iterations: K.
+        window: Where the Extractor looks: "saliency" is the method, "random" and "full" are controls.
+        replaced: Rationale tokens that the text leaves out, because the latents stand for them.
+    """
+
+    iterations: int | None = option(None, "latent iterations K", least=0)
+    window: str | None = option(None, "saliency, or the controls random and full", choices=WINDOW_MODES)
+    replaced: int | None = option(None, "rationale tokens that the text leaves out", least=0)
+
+
+class LareTraining(Training):
+    """K latents, then the rest of the rationale and the answer."""
+
+    options_type = LareTrainingOptions
+    options: LareTrainingOptions
+
+    def layout(self, stage: StageSettings, config: ModelSettings) -> Layout:
+        """See `Training.layout`."""
+        own, iterations = self.options, self.steps(stage, config)
+        chosen = stage.replaced if own.replaced is None else own.replaced
+        replaced = (config.text_prefix if chosen is None else chosen) if iterations else 0
+        window = own.window or stage.window
+        return Layout(iterations, True, True, config.text_prefix, replaced, window, lm_grid=self.grid(stage))
+
+    def steps(self, stage: StageSettings, config: ModelSettings) -> int:
+        """K."""
+        chosen = stage.iterations if self.options.iterations is None else self.options.iterations
+        return config.iterations if chosen is None else chosen
+
+
 class Lare(Generating):
     """The paper's method, and with other options its controls; a stop rule lets a question take the steps it needs."""
 
@@ -52,6 +89,7 @@ class Lare(Generating):
     latent = True
     options_type = LareOptions
     options: LareOptions
+    training: ClassVar[type[Training] | None] = LareTraining
 
     def check(self) -> None:
         """See `Method.check`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lare.methods.generating import Generating
+from lare.methods.training import Training
 
 __all__ = ["Llava"]
 
@@ -13,6 +14,7 @@ class Llava(Generating):
     """Image and question, then text."""
 
     name = "llava"
+    training = Training
 
     def arguments_of_generate(self) -> dict[str, Any]:
         """See `Generating.arguments_of_generate`."""

@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 from lare.errors import LareError
 
-__all__ = ["MethodOptions", "option", "parse_options"]
+__all__ = ["MethodOptions", "Options", "option", "parse_options"]
 
-OptionsT = TypeVar("OptionsT", bound="MethodOptions")
+OptionsT = TypeVar("OptionsT", bound="Options")
 _WANTED = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
 
@@ -41,21 +41,15 @@ def option(
 
 
 @dataclass(frozen=True)
-class MethodOptions:
-    """Options that every method has; a method adds its own in a subclass, each made with `option`.
+class Options:
+    """Options by name; subclasses declare each with `option`.
 
     Field types are int, float, bool or str, or one of them or None. A value is brought to its field's type where
     nothing is lost (2.0 for a whole number, a number for a text), since the command line guesses types.
 
-    Attributes:
-        system_prompt: Text of a system turn before the question.
-
     Raises:
         LareError: If a value is impossible; it names the option.
     """
-
-    system_prompt: str = option("", "text of a system turn before the question, or (for lmms-eval) a file with one",
-                                always=True)  # fmt: skip
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))
@@ -65,9 +59,8 @@ class MethodOptions:
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
-        """Names of all options, those of this method first."""
-        inherited = [one.name for one in fields(MethodOptions)]
-        return (*(one.name for one in fields(cls) if one.name not in inherited), *inherited)
+        """Names of all options."""
+        return tuple(one.name for one in fields(cls))
 
     @classmethod
     def read(cls: type[OptionsT], method: str, values: Mapping[str, Any]) -> OptionsT:
@@ -99,6 +92,24 @@ class MethodOptions:
         """Each option's default and meaning, by name."""
         known = {one.name: (one.default, str(one.metadata.get("help", ""))) for one in fields(cls)}
         return {name: known[name] for name in cls.names()}
+
+
+@dataclass(frozen=True)
+class MethodOptions(Options):
+    """Options that every method has when it answers; a method adds its own in a subclass, each made with `option`.
+
+    Attributes:
+        system_prompt: Text of a system turn before the question.
+    """
+
+    system_prompt: str = option("", "text of a system turn before the question, or (for lmms-eval) a file with one",
+                                always=True)  # fmt: skip
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """Names of all options, those of this method first."""
+        inherited = [one.name for one in fields(MethodOptions)]
+        return (*(one.name for one in fields(cls) if one.name not in inherited), *inherited)
 
 
 def _converted(name: str, hint: Any, value: Any, about: Mapping[str, Any]) -> Any:

@@ -51,6 +51,9 @@ class LareConfig(PreTrainedConfig):
         max_iterations: Most iterations of an adaptive stop.
         vision_feature_layer: Hidden state of a ViT to read (-2: penultimate, as LLaVA-1.5).
         text_prefix: P, rationale tokens that the latents must let the decoder reconstruct (eq. 8).
+        latent_maker: A method whose own module makes the latents instead of the Extractor (see
+            `lare.model.latent_maker`).
+        latent_maker_settings: That module's settings.
         image_token_id: Id of the image placeholder; None takes the last but two of the vocabulary.
         latent_start_id: Id that opens the latents; None takes the last but one.
         latent_end_id: Id that closes the latents; None takes the last.
@@ -89,6 +92,8 @@ class LareConfig(PreTrainedConfig):
         vision_feature_layer: int = -2,
         text_prefix: int = 32,
         projector_dim: int | None = None,
+        latent_maker: str | None = None,
+        latent_maker_settings: dict[str, Any] | None = None,
         image_token_id: int | None = None,
         latent_start_id: int | None = None,
         latent_end_id: int | None = None,
@@ -97,28 +102,25 @@ class LareConfig(PreTrainedConfig):
     ) -> None:
         self.text_config = _sub_config(text_config, "text_config", _DEFAULT_TEXT)
         self.vision_config = _sub_config(vision_config, "vision_config", _DEFAULT_VISION)
-        self.image_size = image_size
-        self.grid = grid
+        self.image_size, self.grid = image_size, grid
         self.lm_grid = grid if lm_grid is None else lm_grid
-        self.refocus_source = refocus_source
-        self.shared_projector = shared_projector
-        self.lm_token_scale = lm_token_scale
-        self.iterations = iterations
-        self.latents_per_iteration = latents_per_iteration
-        self.window = window
-        self.use_extractor = use_extractor
-        self.use_window = use_window
-        self.extractor_dim = extractor_dim
-        self.extractor_layers = extractor_layers
-        self.extractor_heads = extractor_heads
-        self.extractor_output_init = extractor_output_init
-        self.residual_feedback = residual_feedback
-        self.rms_scale = rms_scale
-        self.stop = stop
-        self.max_iterations = max_iterations
-        self.vision_feature_layer = vision_feature_layer
-        self.text_prefix = text_prefix
+        self.refocus_source, self.shared_projector, self.lm_token_scale = (
+            refocus_source,
+            shared_projector,
+            lm_token_scale,
+        )
+        self.iterations, self.latents_per_iteration, self.window = iterations, latents_per_iteration, window
+        self.use_extractor, self.use_window = use_extractor, use_window
+        self.extractor_dim, self.extractor_layers, self.extractor_heads = (
+            extractor_dim,
+            extractor_layers,
+            extractor_heads,
+        )
+        self.extractor_output_init, self.residual_feedback = extractor_output_init, residual_feedback
+        self.rms_scale, self.stop, self.max_iterations = rms_scale, stop, max_iterations
+        self.vision_feature_layer, self.text_prefix = vision_feature_layer, text_prefix
         self.projector_dim = projector_dim
+        self.latent_maker, self.latent_maker_settings = latent_maker, dict(latent_maker_settings or {})
         _check_text(self.text_config)
         vocabulary = int(self.text_config.vocab_size)
         self.image_token_id = vocabulary - 3 if image_token_id is None else image_token_id

@@ -15,8 +15,9 @@ from lare.model.loop import LoopState, compute_dtype, decoder_mask, extend, run_
 from lare.model.outputs import LareOutput, Loss
 from lare.model.reasoner import Reasoner
 from lare.model.thinking import Thoughts
+from lare.model.vision import VisualTokens
 
-__all__ = ["answer_loss", "cross_entropy_at", "prefix_reconstruction", "target_states", "text_loss"]
+__all__ = ["answer", "answer_loss", "cross_entropy_at", "prefix_reconstruction", "target_states", "text_loss"]
 
 
 def cross_entropy_at(model: Reasoner, hidden: Tensor, labels: Tensor, mask: Tensor) -> tuple[Loss, Tensor, Tensor]:
@@ -37,15 +38,57 @@ def cross_entropy_at(model: Reasoner, hidden: Tensor, labels: Tensor, mask: Tens
     return (total, mask.sum()), logits, chosen
 
 
+def answer(
+    model: Reasoner,
+    output: LareOutput,
+    state: LoopState,
+    target: tuple[Tensor, Tensor | None, Tensor | None],
+    seen: tuple[Tensor | None, Tensor | None],
+    delimiters: bool,
+) -> None:
+    """Run a target in one teacher-forced pass after the state, and add its states and L_lm to an output.
+
+    Args:
+        model: The model.
+        output: With its visual tokens.
+        state: The state; it is spent.
+        target: Ids (B, T), their mask, and the mask of those that are answered.
+        seen: The target's visual tokens (B, T) as in the model's `forward`, and the crops' tokens (C, N_v, d).
+        delimiters: See `target_states`.
+    """
+    ids, mask, label_mask = target
+    numbers, crops = seen
+    real = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
+    inputs = model.embed(ids)
+    if numbers is not None:
+        assert output.visual is not None
+        output.target_visual = visual_in_target(output.visual, crops, numbers)
+        inputs = inputs.masked_scatter((numbers >= 0)[..., None], output.target_visual.to(inputs.dtype))
+    output.target_hidden, _ = target_states(model, state, ids, real, delimiters, inputs)
+    answer_loss(model, output, ids, real, label_mask)
+
+
+def visual_in_target(visual: VisualTokens, crops: Tensor | None, numbers: Tensor) -> Tensor:
+    """The visual tokens (N, d) at a target's numbers (B, T): of the fine tokens of all images, then of the crops'."""
+    every = visual.refocus.flatten(0, 1)
+    every = every if crops is None else torch.cat((every, crops.flatten(0, 1)))
+    return every[numbers[numbers >= 0]]
+
+
 def target_states(
-    model: Reasoner, state: LoopState, target_ids: Tensor, mask: Tensor, delimiters: bool
+    model: Reasoner,
+    state: LoopState,
+    target_ids: Tensor,
+    mask: Tensor,
+    delimiters: bool,
+    inputs: Tensor | None = None,
 ) -> tuple[Tensor, LoopState]:
     """Decoder outputs (B, T, d) that predict `target_ids`, teacher-forced behind the state.
 
     With delimiters <|latent_end|> is fed first and predicts the first target; without, the prompt's last position
-    does (plain LLaVA).
+    does (plain LLaVA). `inputs` (B, T, d) are the targets' embeddings, where they are not those of the ids.
     """
-    inputs = model.embed(target_ids)
+    inputs = model.embed(target_ids) if inputs is None else inputs
     if delimiters:
         embeds = torch.cat((model.embed_token(model.config.latent_end_id, inputs.shape[0]), inputs[:, :-1]), dim=1)
         fed = torch.cat((torch.ones_like(mask[:, :1]), mask[:, :-1]), dim=1)

@@ -20,9 +20,10 @@ from lare.model.extractor import Extractor, VisualMemory
 from lare.model.families import attention_of, check_family, embedding_scale, own_logits
 from lare.model.generation import generate
 from lare.model.generation_options import read_options
+from lare.model.latent_maker import build_latent_maker
 from lare.model.loading import StrictLoading
 from lare.model.loop import prefill
-from lare.model.losses import answer_loss, prefix_reconstruction, target_states, text_loss
+from lare.model.losses import answer, prefix_reconstruction, text_loss
 from lare.model.outputs import LareGeneration, LareOutput
 from lare.model.thinking import think
 from lare.model.vision import Projector, VisionTower, VisualTokens, pool_grid
@@ -69,7 +70,9 @@ class LareForConditionalGeneration(StrictLoading, GenerationMixin):
         )
         attention = attention_of(text, config._attn_implementation)
         self.language_model = AutoModelForCausalLM.from_config(text, attn_implementation=attention)
-        self.extractor = self._make_extractor(config, hidden, layers) if config.use_extractor else None
+        own = config.latent_maker is not None
+        self.extractor = self._make_extractor(config, hidden, layers) if config.use_extractor and not own else None
+        self.latent_maker = build_latent_maker(config)
         self.num_layers = layers
         for layer in self._decoder_layers():
             layer.register_forward_hook(layer_output_hook, with_kwargs=True)
@@ -200,8 +203,10 @@ class LareForConditionalGeneration(StrictLoading, GenerationMixin):
             return self.encode_images(pixel_values, lm_grid)
         return self.encode_features(cast(Tensor, visual_features), lm_grid)
 
-    def remember(self, visual: VisualTokens) -> VisualMemory | None:
-        """Keys and values of the refocus tokens for the Extractor, computed once for all iterations."""
+    def remember(self, visual: VisualTokens) -> VisualMemory | Any:
+        """What the Extractor, or a method's own module, computes of the images once for all iterations."""
+        if self.latent_maker is not None:
+            return self.latent_maker.remember(visual)
         return None if self.extractor is None else self.extractor.remember(visual.refocus)
 
     # Training --------------------------------------------------------------------------------------------------
@@ -226,6 +231,8 @@ class LareForConditionalGeneration(StrictLoading, GenerationMixin):
         lm_grid: int | None = None,
         saliency_gradient: bool = False,
         label_mask: Tensor | None = None,
+        target_visual: Tensor | None = None,
+        crop_values: Tensor | None = None,
         **kwargs: Any,
     ) -> LareOutput:
         """One training step's losses.
@@ -250,6 +257,9 @@ class LareForConditionalGeneration(StrictLoading, GenerationMixin):
             lm_grid: Side of the decoder's visual grid instead of the configured one; the prompt must fit.
             saliency_gradient: Keep the gradient of the saliency, for a loss on where the model looks.
             label_mask: (B, T), 0 where a target is read and not answered, as a later turn's question; None means none.
+            target_visual: (B, T) visual tokens in the place of target ids: their number among the I * N_f fine tokens,
+                then the tokens of the crops; -1 where the id counts. They are read and never answered.
+            crop_values: (C, 3, H, W) crops to be encoded for them; each has N_v tokens.
             **kwargs: Nothing else is accepted.
 
         Returns:
@@ -259,29 +269,21 @@ class LareForConditionalGeneration(StrictLoading, GenerationMixin):
             LareError: If the arguments do not fit together.
         """
         iterations = self.config.iterations if iterations is None else iterations
-        _check_forward(kwargs, iterations, delimiters, prefix_ids)
+        _check_forward(kwargs, iterations, delimiters, prefix_ids, target_visual, label_mask)
         self._refuse_checkpointing()
         if pixel_values is None and visual_features is None and not delimiters and target_ids is not None:
             return text_loss(self, input_ids, attention_mask, target_ids, target_mask, label_mask)
         visual = self.visual_tokens(pixel_values, visual_features, lm_grid)
-        state = prefill(
-            self,
-            input_ids,
-            attention_mask,
-            visual,
-            shared_ids,
-            questions_per_image,
-            saliency_gradient=saliency_gradient,
-        )
+        prompt = (input_ids, attention_mask, visual, shared_ids, questions_per_image)
+        state = prefill(self, *prompt, saliency_gradient=saliency_gradient)
         output = LareOutput(visual=visual)
         if delimiters:
             # Training always takes K iterations; adaptive stopping is a matter of inference.
-            thoughts = think(self, state, iterations, "fixed", window_mode, generator=generator, fetch=fetch)
-            state, output.thoughts = thoughts.state, thoughts
+            output.thoughts = think(self, state, iterations, "fixed", window_mode, generator=generator, fetch=fetch)
+            state = output.thoughts.state
         if target_ids is not None:
-            mask = torch.ones_like(target_ids, dtype=torch.bool) if target_mask is None else target_mask.bool()
-            output.target_hidden, _ = target_states(self, state, target_ids, mask, delimiters)
-            answer_loss(self, output, target_ids, mask, label_mask)
+            crops = None if crop_values is None else self.encode_images(crop_values, lm_grid).lm
+            answer(self, output, state, (target_ids, target_mask, label_mask), (target_visual, crops), delimiters)
         if prefix_ids is not None and output.thoughts is not None:
             made = prefix_reconstruction(self, output.thoughts, prefix_ids, prefix_mask)
             output.prefix_loss, output.prefix_hidden = made
@@ -353,10 +355,19 @@ class LareForConditionalGeneration(StrictLoading, GenerationMixin):
             raise LareError(_NO_CHECKPOINTING)
 
 
-def _check_forward(kwargs: dict[str, Any], iterations: int, delimiters: bool, prefix_ids: Tensor | None) -> None:
+def _check_forward(
+    kwargs: dict[str, Any],
+    iterations: int,
+    delimiters: bool,
+    prefix_ids: Tensor | None,
+    target_visual: Tensor | None,
+    label_mask: Tensor | None,
+) -> None:
     if kwargs:
         raise LareError(f"forward got unknown arguments: {', '.join(sorted(kwargs))}; see its documentation.")
     if iterations and not delimiters:
         raise LareError(f"iterations={iterations} needs delimiters; set delimiters=True or iterations=0.")
     if prefix_ids is not None and not iterations:
         raise LareError("prefix_ids needs latents to reconstruct from; set iterations above 0 or leave prefix_ids out.")
+    if target_visual is not None and label_mask is None:
+        raise LareError("target_visual needs label_mask, since visual tokens are read and not answered; give both.")

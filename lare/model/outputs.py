@@ -27,6 +27,7 @@ class LareOutput:
         logits: (N, V) predictions of the N answered target tokens, in row order.
         labels: (N,) the target tokens.
         target_hidden: (B, T, d) decoder outputs that predict the targets.
+        target_visual: (N, d) visual tokens inside the targets, in row order.
         prefix_hidden: (B, P, d) decoder outputs that predict the rationale prefix.
         visual: The visual tokens of the I images.
     """
@@ -37,6 +38,7 @@ class LareOutput:
     logits: Tensor | None = None
     labels: Tensor | None = None
     target_hidden: Tensor | None = None
+    target_visual: Tensor | None = None
     prefix_hidden: Tensor | None = None
     visual: VisualTokens | None = None
 

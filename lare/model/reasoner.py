@@ -7,7 +7,7 @@ vocabulary, I images, N_f fine visual cells.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,10 +25,12 @@ class Reasoner(Protocol):
     Attributes:
         num_layers: L, decoder layers.
         extractor: Makes latents of a window (eqs. 3-5); None feeds the last hidden state back.
+        latent_maker: A method's own `lare.model.latent_maker.LatentMaker`, which makes them instead; None as a rule.
     """
 
     num_layers: int
     extractor: Extractor | None
+    latent_maker: nn.Module | None
 
     @property
     def config(self) -> LareConfig:
@@ -59,5 +61,5 @@ class Reasoner(Protocol):
     ) -> VisualTokens:
         """Visual tokens of I images, from pixels (I, 3, H, W) or from cached encoder features (I, N_f, d_vis)."""
 
-    def remember(self, visual: VisualTokens) -> VisualMemory | None:
-        """Keys and values of the refocus tokens for the Extractor, computed once for all iterations."""
+    def remember(self, visual: VisualTokens) -> VisualMemory | Any:
+        """What the Extractor, or a method's own module, computes of the images once for all iterations."""

@@ -6,6 +6,7 @@ Shapes as in `lare.model.loop`; g_lm is the side of the decoder's grid.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -161,16 +162,19 @@ def make_latents(
     model: Reasoner,
     state: LoopState,
     look: _Look,
-    memory: VisualMemory | None,
+    memory: VisualMemory | Any,
     scale: Tensor | None,
 ) -> Tensor:
     """The next latent tokens (B, m, d); also leaves the Extractor's attention in `look`.
 
     z = scale(norm(h_last) + Extractor(H, V_t)); `scale` None leaves norms alone. Without the Extractor, the normalised
     last hidden state averaged with the normalised mean of the window's visual tokens, or alone when the window is off
-    too.
+    too. A method's own module makes them in its own way.
     """
     config = model.config
+    if model.latent_maker is not None:
+        latents = model.latent_maker(state, memory, look.mask)
+        return latents if scale is None else rms_normalise(latents) * scale
     last = state.last_hidden if scale is None else rms_normalise(state.last_hidden)
     feedback = last.unsqueeze(1)
     if model.extractor is not None and memory is not None:

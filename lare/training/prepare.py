@@ -21,7 +21,7 @@ from lare.training.feeding.loader import Split, StageBatches
 from lare.training.model import TrainingModel
 from lare.training.plan.config import RunConfig, StageConfig
 from lare.training.precision import settled
-from lare.training.trainer import Plan
+from lare.training.trainer import Plan, further_losses
 
 __all__ = ["Prepared"]
 
@@ -45,7 +45,8 @@ class Prepared:
         self.config = config = settled(config)
         folder = _parts_folder(config)
         lare, self.processor = self._base(folder)
-        self.model = TrainingModel(lare, self._shared_dim(), self._reconstruction(lare, folder), config.precision)
+        image = self._shared_dim(), self._reconstruction(lare, folder)
+        self.model = TrainingModel(lare, *image, config.precision, self._heads(lare))
         self.run = RunParts(config, folder, self.model, self.processor, self.feed)
         self._feeds: dict[str, DataFeed] = {}
         self.plan = Plan(self._batches, self._enter, self._validate)
@@ -101,6 +102,12 @@ class Prepared:
             image = replace(image, tokenizer=str(made))
         torch.manual_seed(self.config.seed + 2)
         return ImageReconstruction.from_config(int(lare.config.text_config.hidden_size), image)
+
+    def _heads(self, lare: LareForConditionalGeneration) -> dict[str, torch.nn.Module]:
+        """Modules of losses that are not LaRe's own."""
+        torch.manual_seed(self.config.seed + 3)
+        made = {one.name: one.module(int(lare.config.text_config.hidden_size)) for one in further_losses(self.config)}
+        return {name: module for name, module in made.items() if module is not None}
 
     # The plan --------------------------------------------------------------------------------------------------
 

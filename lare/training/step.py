@@ -1,9 +1,10 @@
 """One optimiser update's gradients, however its samples are split over micro-batches and processes.
 
 Every loss is normalised once, by its count over the whole global batch: a mean of means would weigh short rows more.
-The alignment (eq. 6) does not split over micro-batches, so its vectors are cached (see `lare.losses.gradient_cache`):
-a first pass without gradient makes those of all micro-batches, the loss over the whole global batch pulls at them, and
-the second pass carries the pull on into the parameters. With one micro-batch a process there is one pass only.
+The alignment (eq. 6) does not split over micro-batches, so its embeddings' gradients are cached (Gao et al. 2021,
+"GradCache"): pass 1 makes all embeddings without gradient, the loss over the whole global batch gives the gradient with
+respect to each, and pass 2 makes each micro-batch's again and backpropagates its slice of that gradient. Loss and
+gradients are those of one large batch. With one micro-batch a process there is one pass only.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from lare.errors import LareError
-from lare.losses.alignment import Aligned, alignment_loss
+from lare.losses.base import Contrastive, active, loss_names
 from lare.training.feeding.batch import Draws, MicroBatch
 from lare.training.model import StepOutput
 
-__all__ = ["StepResult", "counts", "fill_gradients", "gathered", "run_step"]
+__all__ = ["CachedContrast", "StepResult", "counts", "fill_gradients", "gathered", "run_step"]
 
 T = TypeVar("T")
 
@@ -34,7 +35,7 @@ class StepResult:
     Attributes:
         losses: Mean of each loss, by name, and ``total``.
         counts: What each was divided by.
-        negatives: Rows that each row was contrasted with; 0 without alignment.
+        negatives: Rows that each row was contrasted with; 0 without a contrastive loss.
         accuracy: Share of target tokens that are the arg-max.
         replaced: Samples that others stood in for.
     """
@@ -67,15 +68,11 @@ def gathered(found: list[T]) -> list[T]:
 
 def counts(batches: Sequence[MicroBatch], weights: Mapping[str, float], draws: Sequence[Draws]) -> dict[str, int]:
     """What each loss is divided by: its tokens or rows over all micro-batches and processes."""
-    local = {"lm": 0, "alignment": 0, "image": 0, "text": 0, "look": 0}
+    losses = active(weights, batches)
+    local = dict.fromkeys([*loss_names(), *losses], 0)
     for batch, draw in zip(batches, draws, strict=True):
-        inputs, latents = batch.inputs, bool(batch.inputs["iterations"]) and not batch.fetch
-        local["lm"] += int(inputs.get("label_mask", inputs["target_mask"]).sum())
-        if weights["text"] and inputs.get("prefix_mask") is not None:
-            local["text"] += int(inputs["prefix_mask"].sum())
-        local["alignment"] += batch.rows if weights["alignment"] and latents else 0
-        local["look"] += int((batch.boxes[..., 0] >= 0).sum()) if weights["look"] and batch.boxes is not None else 0
-        local["image"] += int(draw.carried.sum()) if weights["image"] and latents else 0
+        for name, loss in losses.items():
+            local[name] += loss.count(batch, draw)
     device = batches[0].inputs["input_ids"].device
     total = _sum_over_processes(torch.tensor(list(local.values()), dtype=torch.long, device=device))
     return dict(zip(local, total.tolist(), strict=True))
@@ -113,37 +110,62 @@ def run_step(
         LareError: If a loss is not finite; it names the samples. With a scaler that is an overflow like those of the
             backward pass: it leaves gradients that are not finite, by which every process knows of it.
     """
+    weights = _weights(weights, batches)
     divisors = counts(batches, weights, draws)
     factor = 1 if backward is None else _processes()
-    scale = {name: factor * ({"lm": 1.0} | dict(weights))[name] / max(1, n) for name, n in divisors.items()}
-    aligner = _Aligner(batches, scale["alignment"], temperature) if divisors["alignment"] else None
-    if aligner is not None and len(batches) > 1:
+    scale = {name: factor * weights[name] / max(1, n) for name, n in divisors.items()}
+    losses = active(weights, batches)
+    contrasts = {
+        name: CachedContrast(loss, batches, scale[name], temperature)
+        for name, loss in losses.items()
+        if isinstance(loss, Contrastive) and divisors[name]
+    }
+    if contrasts and len(batches) > 1:
         with torch.no_grad():
-            aligner.pull([_forward(model, b, weights, d, True).aligned for b, d in zip(batches, draws, strict=True)])
-    sums = dict.fromkeys(divisors, 0.0)
-    right = 0
+            made = [_forward(model, b, weights, d, True).embedded for b, d in zip(batches, draws, strict=True)]
+        for name, contrast in contrasts.items():
+            contrast.cache([one.get(name) for one in made])
+    sums, right = dict.fromkeys(divisors, 0.0), 0
     for number, (batch, draw) in enumerate(zip(batches, draws, strict=True)):
         out = _forward(model, batch, weights, draw, False)
         zero = torch.zeros((), device=draw.pick.device)
         loss = sum((value * scale[name] for name, value in out.sums.items()), zero)
-        if aligner is not None and out.aligned is not None:
-            loss = loss + aligner.loss(out.aligned, number)
-        if scaler is not None:
-            _backward_scaled(scaler, loss)
-        else:
-            _check_finite(loss, out, batch)
-            if backward is None:
-                loss.backward()
-            else:
-                backward(loss, number + 1 == len(batches))
+        for name, contrast in contrasts.items():
+            if name in out.embedded:
+                loss = loss + contrast.loss(out.embedded[name], number)
+        _pull(loss, out, batch, backward, scaler, number + 1 == len(batches))
         right += out.right
         for name, value in out.sums.items():
             sums[name] += float(value.detach())
     if backward is None:
         _sum_gradients(model)
-    if aligner is not None:
-        sums["alignment"] = aligner.total
+    sums |= {name: contrast.total for name, contrast in contrasts.items()}
     return _result(sums, divisors, weights, right, batches)
+
+
+def _weights(weights: Mapping[str, float], batches: Sequence[MicroBatch]) -> dict[str, float]:
+    """Weights of an update: the stage's, those of its method's losses, 1 for L_lm, and 0 for what is not named."""
+    own = {loss.name: weight for batch in batches for loss, weight in batch.losses.items()}
+    return dict.fromkeys(loss_names(), 0.0) | {loss_names()[0]: 1.0} | dict(weights) | own
+
+
+def _pull(
+    loss: Tensor,
+    out: StepOutput,
+    batch: MicroBatch,
+    backward: Callable[[Tensor, bool], None] | None,
+    scaler: GradScaler | None,
+    last: bool,
+) -> None:
+    """Run one micro-batch's backward pass; see `run_step`."""
+    if scaler is not None:
+        _backward_scaled(scaler, loss)
+        return
+    _check_finite(loss, out, batch)
+    if backward is None:
+        loss.backward()
+    else:
+        backward(loss, last)
 
 
 def fill_gradients(model: nn.Module) -> list[nn.Parameter]:
@@ -194,42 +216,35 @@ def _check_finite(loss: Tensor, out: StepOutput, batch: MicroBatch) -> None:
     )
 
 
-class _Aligner:
-    """The alignment over a global batch, for one or several micro-batches."""
+class CachedContrast:
+    """A contrastive loss over a global batch, for one or several micro-batches."""
 
-    def __init__(self, batches: Sequence[MicroBatch], scale: float, temperature: float) -> None:
-        self.scale, self.temperature = scale, temperature
-        self.text = _joined([batch.text_groups for batch in batches])
-        self.image = _joined([batch.image_groups for batch in batches])
-        self.pulls: list[Aligned] | None = None
+    def __init__(self, loss: Contrastive, batches: Sequence[MicroBatch], scale: float, temperature: float) -> None:
+        self.own, self.batches, self.scale, self.temperature = loss, batches, scale, temperature
+        self.gradients: list[tuple[Tensor, ...]] | None = None
         self.total = 0.0
 
-    def pull(self, made: Sequence[Aligned | None]) -> None:
-        """Take the vectors of all micro-batches and keep the loss's gradient with respect to each."""
+    def cache(self, made: Sequence[tuple[Tensor, ...] | None]) -> None:
+        """Take the embeddings of all micro-batches and keep the loss's gradient with respect to each."""
         found = [one for one in made if one is not None]
         leaves = [torch.cat(rows).detach().requires_grad_() for rows in zip(*found, strict=True)]
         with torch.enable_grad():
-            total = self._loss(Aligned(*leaves)) * self.scale
+            total = self._value(leaves) * self.scale
         gradients = torch.autograd.grad(total, leaves)
-        sizes = [len(one.latents) for one in found]
-        parts = zip(*(gradient.split(sizes) for gradient in gradients), strict=True)
-        self.pulls = [Aligned(*part) for part in parts]
+        sizes = [len(one[0]) for one in found]
+        self.gradients = list(zip(*(gradient.split(sizes) for gradient in gradients), strict=True))
 
-    def _loss(self, aligned: Aligned) -> Tensor:
-        total, _ = alignment_loss(aligned, self.temperature, self.text, self.image)
+    def _value(self, made: Sequence[Tensor]) -> Tensor:
+        total = self.own.contrast(made, self.batches, self.temperature)
         self.total = float(total.detach())
         return total
 
-    def loss(self, aligned: Aligned, number: int) -> Tensor:
+    def loss(self, made: tuple[Tensor, ...], number: int) -> Tensor:
         """What a micro-batch's backward pass starts from."""
-        if self.pulls is None:
-            return self._loss(aligned) * self.scale
-        return torch.stack([(own * pull).sum() for own, pull in zip(aligned, self.pulls[number], strict=True)]).sum()
-
-
-def _joined(groups: Sequence[Tensor | None]) -> Tensor | None:
-    known = [one for one in groups if one is not None]
-    return torch.cat(known) if len(known) == len(groups) else None
+        if self.gradients is None:
+            return self._value(made) * self.scale
+        pairs = zip(made, self.gradients[number], strict=True)
+        return torch.stack([(own * gradient).sum() for own, gradient in pairs]).sum()
 
 
 def _result(
@@ -244,8 +259,8 @@ def _result(
     values = torch.tensor([*sums.values(), float(right), float(replaced)], dtype=torch.float64, device=device)
     *totals, hits, missed = _sum_over_processes(values).tolist()
     means = {name: total / divisors[name] for name, total in zip(sums, totals, strict=True) if divisors[name]}
-    factors = {"lm": 1.0} | dict(weights)
-    means["total"] = sum(factors[name] * value for name, value in means.items())
-    negatives = max(0, divisors["alignment"] - 1)
+    means["total"] = sum(weights[name] * value for name, value in means.items())
+    contrasted = [divisors[name] for name, loss in active(weights, batches).items() if isinstance(loss, Contrastive)]
+    negatives = max(0, max(contrasted, default=0) - 1)
     used = {name: count for name, count in divisors.items() if count}
-    return StepResult(means, used, negatives, hits / max(1, divisors["lm"]), int(missed))
+    return StepResult(means, used, negatives, hits / max(1, divisors[loss_names()[0]]), int(missed))

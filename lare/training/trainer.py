@@ -23,7 +23,9 @@ import torch.distributed as dist
 from accelerate import Accelerator
 
 from lare.errors import LareError
+from lare.losses.base import Loss, get_loss, loss_names
 from lare.progress import note, pace, progress
+from lare.registry import LOSSES
 from lare.training.distributed.sharding import FullyShard, Whole, check_sharded, launched_as
 from lare.training.feeding.batch import Draws, MicroBatch
 from lare.training.feeding.loader import Split, StageBatches, batch_loader
@@ -43,7 +45,7 @@ from lare.training.saving.checkpoints import (
 )
 from lare.training.step import StepResult, gathered, run_step
 
-__all__ = ["STOPPED", "Plan", "Trainer", "make_draws"]
+__all__ = ["STOPPED", "Plan", "Trainer", "further_losses", "make_draws"]
 
 MOST_STEPS = 32  # looks that an update may fetch
 STOPPED = 143
@@ -71,11 +73,27 @@ class Plan:
 def make_draws(config: RunConfig, model: TrainingModel, stage: int, step: int, rows: int) -> Draws:
     """The random numbers of an update's whole global batch."""
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + stage * 10_007 + step * 7_919 + 5)
-    carried = torch.rand(rows, generator=generator) < config.image.share
-    pick = torch.rand(rows, generator=generator)
-    noise, timesteps = model.image.draw(rows, generator) if model.image is not None else (None, None)
+    drawn = {loss.name: _numbers(loss, config, model, rows, generator) for loss in map(get_loss, LOSSES.own)}
+    fields = {name: value for found in drawn.values() for name, value in found.items()}
     token = torch.rand(rows, MOST_STEPS, generator=generator)
-    return Draws(carried, pick, noise, timesteps, token, int(torch.randint(2**40, (1,), generator=generator)))
+    draws = Draws(**fields, token=token, seed=int(torch.randint(2**40, (1,), generator=generator)))
+    for loss in further_losses(config):
+        draws.own[loss.name] = _numbers(loss, config, model, rows, generator)
+    return draws
+
+
+def _numbers(
+    loss: Loss, config: RunConfig, model: TrainingModel, rows: int, generator: torch.Generator
+) -> dict[str, torch.Tensor]:
+    return loss.draw(model.head(loss), rows, generator, config.image.share)
+
+
+def further_losses(config: RunConfig) -> list[Loss]:
+    """Losses of a run that are not LaRe's own: those of other packages that weigh in, and those of its methods."""
+    names = [name for name in loss_names() if name not in LOSSES.own]
+    found = {get_loss(n): None for n in names if any(config.weights(stage).get(n) for stage in config.stages)}
+    methods = (loss for stage in config.stages for entry in stage.mixture for loss in entry.training.losses())
+    return sorted({**found, **dict.fromkeys(methods)}, key=lambda loss: loss.name)
 
 
 class Trainer:

@@ -20,15 +20,16 @@ from lare.cost.flops import Row, Work, decoder_calls, gradients, measured, row_w
 from lare.cost.memory import memory_of
 from lare.cost.sizes import LENGTHS, Lengths, markdown, run_report, stage_row
 from lare.cost.skeleton import skeleton
+from lare.losses.base import weighted_names
 from lare.model import LareConfig, LareForConditionalGeneration
 from lare.training.feeding.batch import Draws, MicroBatch
-from lare.training.model import LOSSES, TrainingModel
+from lare.training.model import TrainingModel
 from lare.training.plan.run_file import run_config_from
 from lare.training.plan.stages import STAGES, freeze_all_but
 from tests.methods.tiny_checkpoint import write_checkpoint
 
 VOCABULARY, ROWS = 64, 2
-WEIGHTS = dict.fromkeys(LOSSES, 0.0) | {"alignment": 1.0, "text": 1.0}
+WEIGHTS = dict.fromkeys(weighted_names(), 0.0) | {"alignment": 1.0, "text": 1.0}
 # Layer 0 of a frozen decoder needs no gradient for its inputs where only the cache carries any; the count says it does.
 TOLERANCE = {"I": 0.01, "II": 0.06, "III": 0.01, "IV": 0.01}
 
@@ -100,7 +101,7 @@ def loss_of(model: TrainingModel, batch: MicroBatch, look: bool = False) -> torc
     draws = Draws(torch.zeros(rows, dtype=torch.bool), torch.zeros(rows), token=torch.zeros(rows, 8))
     out = model(batch, WEIGHTS | {"look": float(look)}, draws)
     loss = sum(out.sums.values(), torch.zeros(()))
-    return loss if out.aligned is None else loss + sum(one.sum() for one in out.aligned)
+    return loss + sum((one.sum() for made in out.embedded.values() for one in made), torch.zeros(()))
 
 
 def row_of(stage: str) -> Row:

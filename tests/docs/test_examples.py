@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,7 +46,7 @@ def peek(tmp_path, monkeypatch):
     """The page's package, installed as pip would: its module and its entry point, outside of this project."""
     page = (ROOT / "docs" / "extend" / "method.md").read_text(encoding="utf-8")
     (declared,) = re.findall(r"^```toml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    (source,) = blocks("docs/extend/method.md")
+    source, _ = blocks("docs/extend/method.md")
     place = tmp_path / "elsewhere"
     about = place / "peek-1.0.dist-info"
     about.mkdir(parents=True)
@@ -98,6 +99,73 @@ def test_the_example_of_a_method_is_evaluated_with_its_own_option_and_column(tmp
         lare_eval.models.peek.create_from_arg_string("percents=60")
     with pytest.raises(LareError, match="percent is 0; give a whole number from 1"):
         lare_eval.models.peek.create_from_arg_string("percent=0")
+
+
+@pytest.fixture
+def pause(tmp_path, monkeypatch):
+    """The page's second method, as a module and an entry point of another package."""
+    from importlib.metadata import EntryPoint
+
+    from lare.methods import listing
+
+    _, source = blocks("docs/extend/method.md")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "pause.py").write_text(source, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path / "elsewhere")
+    entry = EntryPoint("pause", "pause:Pause", listing.GROUP)
+    monkeypatch.setattr(listing, "installed", lambda: {"pause": [entry]})
+    yield
+    sys.modules.pop("pause", None)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_the_example_of_training_a_method(tmp_path, pause, family, capsys):
+    """Trained in a mixture, saved, loaded, and answered, also through the plug-in's class."""
+    import json
+
+    import lare_eval.models
+    from lare import LareForConditionalGeneration
+    from lare.cli import main
+    from lare.methods import load_method
+    from lare.methods.base import Sampling
+    from tests.eval.conftest import make_rows, requests_for
+    from tests.methods.tiny_checkpoint import pictures, tiny_parts
+
+    model, processor = tiny_parts(family=family, latent_maker="pause", use_window=False)
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "start")
+    rows = []
+    for number, picture in enumerate(pictures(12)):
+        picture.save(tmp_path / f"{number}.png")
+        reply = f"<think>It is dark. It is {number}.</think> <answer>{number}</answer>"
+        turns = [{"from": "human", "value": "<image>\nWhich?"}, {"from": "gpt", "value": reply}]
+        rows.append({"id": str(number), "image": f"{number}.png", "conversations": turns})
+    (tmp_path / "data.json").write_text(json.dumps(rows))
+    stage = {"stage": "IV", "batch": 4, "samples": 32, "data": [{"path": str(tmp_path / "data.json")}]}
+    run_file = {
+        "out": str(tmp_path / "run"), "model": {"checkpoint": str(tmp_path / "start")}, "tensorboard": False,
+        "log_every": 1,
+        "losses": {"image": 0, "text": 0, "alignment": 0},
+        "stages": [stage | {"methods": {"llava": 0.4, "pause": {"share": 0.6, "steps": 1}}}],
+    }  # fmt: skip
+    (tmp_path / "run.yaml").write_text(json.dumps(run_file))
+    assert main(["train", str(tmp_path / "run.yaml")]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "IV" / "log.jsonl").read_text().splitlines()]
+    with_latents = ["pause_short" in line["losses"] for line in lines]
+    assert len(lines) == 8 and any(with_latents) and not all(with_latents)
+    final = tmp_path / "run" / "IV" / "final"
+    trained = LareForConditionalGeneration.from_pretrained(final)
+    assert not torch.equal(trained.latent_maker.mix.weight, model.latent_maker.mix.weight)
+    mine = load_method("pause", str(final), device="cpu", iterations=1)
+    sampling, images = Sampling(max_new_tokens=6), pictures(3)
+    questions = ["Which?", "Which one is it?", "It?"]
+    together = mine.answer(images, questions, sampling)
+    alone = [mine.answer([image], [question], sampling)[0] for image, question in zip(images, questions, strict=True)]
+    assert [one.text for one in together] == [one.text for one in alone] and together[0].latent_steps == 1
+    arguments = f"pretrained={final},iterations=1,max_new_tokens=3,device=cpu"
+    adapter = lare_eval.models.pause.create_from_arg_string(arguments, {"batch_size": 2})
+    adapter.task_dict = {"pope": {"test": make_rows(3)}}
+    assert len(adapter.generate_until(requests_for({"pope": make_rows(3)}))) == 3
 
 
 def test_the_example_of_a_data_format():

@@ -11,11 +11,11 @@ import pytest
 from lare.embedded import held_out
 from lare.embedded.batches import WorldBatches
 from lare.embedded.held_out import answers, by_family, draw_questions, held_out_losses, majority, share_right
-from lare.embedded.validation import main_mode
 from lare.embedded.world.scene import sample_scene
 from lare.embedded.world_data import WorldData
 from lare.loading import load_checkpoint
 from lare.training.feeding.loader import Split
+from lare.training.feeding.mode import main_layout
 from lare.training.model import TrainingModel
 from lare.training.plan.config import StageConfig
 from lare.training.trainer import make_draws
@@ -30,7 +30,7 @@ def test_losses_are_those_of_the_plain_formulas(tmp_path) -> None:
     found = held_out_losses(model, config, processor(), asked)
     stage, settings = config.stages[-1], model.lare.config
     made = WorldBatches(DATA, stage, processor(), settings, Split(), 0, None, 8, "validation", pictures=True)
-    batch = made.encode([0, 1], [one.item for one in asked], 0, main_mode(stage, settings))
+    batch = made.encode([0, 1], [one.item for one in asked], 0, main_layout(stage, settings))
     assert batch.inputs["iterations"] == settings.iterations > 0
     batch.inputs["pixel_values"] = batch.inputs["pixel_values"].double()
     expected = plain_losses(tiny_model(), batch, make_draws(config, model, len(config.stages), 0, 8))

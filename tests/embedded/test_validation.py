@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lare.embedded.validation import main_mode, token_hits, validate_world
+from lare.embedded.validation import token_hits, validate_world
 from lare.model.outputs import LareOutput
+from lare.training.feeding.mode import main_layout
 from lare.training.plan.config import StageConfig
 from tests.training.plain import DATA, processor, tiny_model
 
@@ -24,7 +25,7 @@ def model():
 
 def test_the_main_way_of_answering(model) -> None:
     config = model.lare.config
-    text, fetch, latent, plain = (main_mode(s, config) for s in (TEXT, FETCH, LATENT, replace(TEXT, text_share=0.0)))
+    text, fetch, latent, plain = (main_layout(s, config) for s in (TEXT, FETCH, LATENT, replace(TEXT, methods={})))
     assert (text.delimiters, text.rationale, text.iterations) == (True, True, 0)
     assert fetch.fetch and fetch.iterations == config.iterations
     assert latent.iterations == config.iterations and not latent.fetch
@@ -35,8 +36,8 @@ def test_the_main_way_of_answering(model) -> None:
 def test_figures_of_a_stage(model, stage: StageConfig) -> None:
     found = validate_world(model, stage, DATA, processor(), None, 20, questions=24)
     families = {name for name in found if name.startswith("family/")}
-    assert families and found.keys() - families == {"all"} | ({"direct"} if stage.direct_share else set()) | (
-        {"text"} if stage is LATENT else set()
+    assert families and found.keys() - families == {"all"} | ({"direct"} if stage is not FETCH else set()) | (
+        {"text"} if stage is not TEXT else set()
     )
     assert all(0 <= value <= 100 for value in found.values())
     assert found == validate_world(model, stage, DATA, processor(), None, 20, questions=24)

@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lare.errors import LareError
-from lare.losses import AlignmentHeads, alignment_loss, cached_backward, hybrid_mean_max, info_nce
-from lare.losses.alignment import Aligned
+from lare.losses import AlignmentHeads, alignment_loss, hybrid_mean_max, info_nce
+from lare.losses.alignment import ALIGNMENT, Aligned
+from lare.losses.batch import MicroBatch
+from lare.training.step import CachedContrast
 from tests.processes import run_processes
 
 ROWS, WIDTH = 8, 6
@@ -94,15 +96,14 @@ def test_micro_batches_equal_one_batch(size):
     total, count = alignment_loss(whole(*inputs()))
     (total / count).backward()
 
-    def embed(start):
-        return lambda: tuple(parts(*(part[start : start + size] for part in inputs())))
-
-    def loss(*rows):
-        summed, number = alignment_loss(Aligned(*rows))
-        return summed / number
-
-    found = cached_backward([embed(start) for start in range(0, ROWS, size)], loss)
-    torch.testing.assert_close(found, (total / count).detach())
+    starts = range(0, ROWS, size)
+    contrast = CachedContrast(ALIGNMENT, [MicroBatch({})] * len(starts), 1 / float(count), 0.07)
+    micro = [[part[start : start + size] for part in inputs()] for start in starts]
+    with torch.no_grad():
+        contrast.cache([parts(*one) for one in micro])
+    assert contrast.total == pytest.approx(float(total))
+    for number, one in enumerate(micro):
+        contrast.loss(parts(*one), number).backward()
     torch.testing.assert_close(gradients(parts), gradients(whole))
 
 
@@ -112,17 +113,6 @@ def test_naive_accumulation_would_not_be_equal():
     whole, _ = alignment_loss(module(*inputs()))
     halves = [alignment_loss(module(*(part[rows] for part in inputs())))[0] for rows in (slice(0, 4), slice(4, 8))]
     assert float(whole - sum(halves)) > 1.0
-
-
-def test_a_further_loss_joins_in():
-    whole, parts = heads(), heads()
-    total, _ = alignment_loss(whole(*inputs()))
-    (total + whole.text.weight.square().sum()).backward()
-    micro = [lambda start=start: tuple(parts(*(part[start : start + 4] for part in inputs()))) for start in (0, 4)]
-    cached_backward(
-        micro, lambda *rows: alignment_loss(Aligned(*rows))[0], lambda number: 0.5 * parts.text.weight.square().sum()
-    )
-    torch.testing.assert_close(gradients(parts), gradients(whole))
 
 
 def _process(rank: int, port: int, folder: str) -> None:

@@ -161,13 +161,14 @@ def test_the_grid_is_left_as_it_was_when_a_question_is_refused():
         Llava(model, processor, lm_grid=3)
 
 
-def test_pyproject_declares_every_method_of_this_folder():
+def test_what_pyproject_declares_are_methods_of_this_folder():
+    """They need no entry there: the folder is looked through."""
     file = Path(__file__).parents[2] / "pyproject.toml"
     (lines,) = re.findall(
         rf'^\[project.entry-points."{listing.GROUP}"\]\n(.*?)\n\n', file.read_text(encoding="utf-8"), re.M | re.S
     )
     declared = dict(line.replace('"', "").split(" = ") for line in lines.splitlines())
-    assert sorted(declared) == listing.built_in()
+    assert set(declared) <= set(listing.built_in())
     for name, value in declared.items():
         assert EntryPoint(name, value, listing.GROUP).load() is get_method(name)
 

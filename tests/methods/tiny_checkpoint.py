@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from tokenizers.decoders import ByteLevel
-from transformers import CLIPImageProcessor, LlamaConfig, PreTrainedTokenizerFast
+from transformers import CLIPImageProcessor, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config
 
 from lare.embedded.vision_conv import LareVisionConfig
 from lare.model import LareConfig, LareForConditionalGeneration, LareProcessor
@@ -35,7 +35,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def tiny_parts(seed: int = 0, **changes) -> tuple[LareForConditionalGeneration, LareProcessor]:
+def tiny_parts(seed: int = 0, family: str = "llama", **changes) -> tuple[LareForConditionalGeneration, LareProcessor]:
     """A model with wide random weights (so that texts differ) and its processor."""
     tokenizer = tiny_tokenizer()
     processor = LareProcessor(
@@ -43,7 +43,7 @@ def tiny_parts(seed: int = 0, **changes) -> tuple[LareForConditionalGeneration, 
         tokenizer,
         lm_grid=LM_GRID,
     )
-    text = LlamaConfig(
+    text = {"llama": LlamaConfig, "qwen2": Qwen2Config}[family](
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=512, bos_token_id=1, eos_token_id=2, pad_token_id=0,
     )  # fmt: skip

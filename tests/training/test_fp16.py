@@ -30,7 +30,7 @@ from lare.training.trainer import STOPPED, Trainer, make_draws
 from tests.processes import run_processes
 from tests.training.plain import DATA, WEIGHTS, WHOLE, batches, processor, run_config, tiny_model, tiny_plan
 
-STAGE = replace(run_config("unused").stages[2], batch=16, direct_share=0.0, text_share=0.0)
+STAGE = replace(run_config("unused").stages[2], batch=16, methods={})
 
 
 def model_in(kind: str, seed: int = 0) -> TrainingModel:

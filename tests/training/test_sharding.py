@@ -63,7 +63,7 @@ def config_of(out: Path | str) -> RunConfig:
 
 def update(accelerator: Accelerator, sharding: Whole, model: Any, split: Split, carried: int) -> dict[str, Any]:
     """Losses, norm and whole gradients of an update in which only the first rows carry the image loss."""
-    stage = replace(config_of("").stages[2], direct_share=0.0, text_share=0.0)
+    stage = replace(config_of("").stages[2], methods={})
     freeze_all_but(model, STAGES["III"].parts)
     sharding.begin(
         lambda: make_optimisers(freeze_all_but(model, STAGES["III"].parts), stage, OptimiserConfig(matrices="adamw"))

@@ -191,7 +191,7 @@ def test_parts_that_an_update_does_not_use_have_gradients_of_zero() -> None:
     """Without, one process would leave their decay and momentum out, and several would not."""
     model = tiny_model()
     trained = dict(freeze_all_but(model, STAGES["III"].parts))
-    parts = split_batches(model, replace(STAGE, direct_share=1.0, text_share=0.0))
+    parts = split_batches(model, replace(STAGE, methods={"llava": 1.0}))
     assert not parts[0].inputs["iterations"]
     step(model, parts)
     unused = [name for name in trained if name.startswith(("lare.extractor.", "alignment.", "image."))]

@@ -1,17 +1,13 @@
-"""What one forward pass of the trainer takes, and the random numbers of one update.
-
-All randomness of an update is drawn for the whole global batch and sliced, so that an update does not depend on how
-its samples are split over micro-batches and processes, and a resumed run draws what the killed one would have drawn.
-"""
+"""What one forward pass of the trainer takes: padded ids, and what the losses see (`lare.losses.batch`)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from lare.losses.batch import Draws, MicroBatch, Replaced
 
 __all__ = ["Draws", "MicroBatch", "Replaced", "pad"]
 
@@ -26,97 +22,3 @@ def pad(rows: Sequence[Sequence[int]], fill: int, left: bool) -> tuple[Tensor, T
         ids[i, span] = torch.tensor(row, dtype=torch.long)
         mask[i, span] = 1
     return ids, mask
-
-
-class Replaced(NamedTuple):
-    """A sample whose image could not be read when its turn came.
-
-    Attributes:
-        where: Its file and row.
-        reason: What is wrong with the image.
-        instead: File and row of the sample that was taken in its place.
-    """
-
-    where: str
-    reason: str
-    instead: str
-
-
-@dataclass
-class MicroBatch:
-    """Rows that one process runs at once.
-
-    Attributes:
-        inputs: Arguments of `LareForConditionalGeneration.forward`; B rows about I images.
-        rationale_ids: (B, R) right-padded rationale, or the answer where a sample has none; None without latents.
-        rationale_mask: (B, R), 0 at padding.
-        pictures: (I, 3, H, W) uint8 images for reconstruction; None when that loss is off.
-        boxes: (B, K, 4) top, left, bottom, right of what each reasoning step needs, as shares of the image; -1 where a
-            step has none. None where the data tell nothing.
-        fetch: Whether the tokens of these boxes stand in place of the latents.
-        text_groups: (B,) rows with equal numbers have equal rationales, and are no negatives of one another.
-        image_groups: (B,) the same for images.
-        start: Where its rows begin in the global batch.
-        where: File and row of each sample, for messages.
-        replaced: Samples that others stand in for.
-    """
-
-    inputs: dict[str, Any]
-    rationale_ids: Tensor | None = None
-    rationale_mask: Tensor | None = None
-    pictures: Tensor | None = None
-    boxes: Tensor | None = None
-    fetch: bool = False
-    text_groups: Tensor | None = None
-    image_groups: Tensor | None = None
-    start: int = 0
-    where: list[str] = field(default_factory=list)
-    replaced: list[Replaced] = field(default_factory=list)
-
-    @property
-    def rows(self) -> int:
-        """B."""
-        return int(self.inputs["input_ids"].shape[0])
-
-    def to(self, device: torch.device) -> MicroBatch:
-        """A copy on a device."""
-
-        def move(value: Any) -> Any:
-            return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-
-        moved = {name: move(value) for name, value in vars(self).items()}
-        return MicroBatch(**moved | {"inputs": {name: move(value) for name, value in self.inputs.items()}})
-
-
-@dataclass
-class Draws:
-    """Random numbers of one update over G rows (all processes and micro-batches).
-
-    Attributes:
-        carried: (G,) whether a row carries image reconstruction.
-        pick: (G,) uniform in [0, 1): which iteration's window is reconstructed.
-        noise: (G, C, h, w) noise in the image tokenizer's space; None without image reconstruction.
-        timesteps: (G,) noise levels; None without.
-        token: (G, 8) uniform in [0, 1): which of a box's tokens is fetched at each step.
-        seed: Base of the seeds of random windows.
-    """
-
-    carried: Tensor
-    pick: Tensor
-    noise: Tensor | None = None
-    timesteps: Tensor | None = None
-    token: Tensor | None = None
-    seed: int = 0
-
-    def slice(self, start: int, rows: int) -> Draws:
-        """The numbers of some rows."""
-        part = slice(start, start + rows)
-        noise = None if self.noise is None else self.noise[part]
-        timesteps = None if self.timesteps is None else self.timesteps[part]
-        token = None if self.token is None else self.token[part]
-        return Draws(self.carried[part], self.pick[part], noise, timesteps, token, self.seed + start)
-
-    def to(self, device: torch.device) -> Draws:
-        """A copy on a device."""
-        moved: dict[str, Any] = {n: v.to(device) if isinstance(v, Tensor) else v for n, v in vars(self).items()}
-        return Draws(**moved)

@@ -6,6 +6,9 @@ from pathlib import Path
 
 from lare.data.packed import Packed, pack, token_limit
 from lare.data.source import Source
+from lare.errors import LareError
+from lare.losses.base import needs_pictures
+from lare.methods.training import Training
 from lare.progress import note
 from lare.training.extensions import DataFeed, RunParts
 from lare.training.feeding.features import PackedFeatures, cache_packed_features
@@ -24,24 +27,33 @@ class FileFeed(DataFeed):
 
     def __init__(self, run: RunParts) -> None:
         self.run = run
-        self._packs: dict[DataConfig, Packed] = {}
+        self._packs: dict[tuple[DataConfig, str], Packed] = {}
         self._encoded: dict[Path, PackedFeatures] = {}
 
     def files(self, stage: StageConfig) -> None:
         """See `DataFeed`."""
-        for data in stage.data:
-            packed = self._pack(data)
-            if self.run.config.cache_features:
-                self._features(packed)
+        for training in _packed_for(stage):
+            for data in stage.data:
+                packed = self._pack(data, training)
+                if self.run.config.cache_features:
+                    self._features(packed)
 
     def batches(self, stage: StageConfig, number: int, split: Split) -> PackedBatches:
-        """See `DataFeed`."""
-        run, config = self.run, self.run.config
-        packs = [self._pack(data) for data in stage.data]
-        cached = [self._features(packed) for packed in packs] if config.cache_features else None
-        pictures = bool(config.weights(stage)["image"])
-        seed = config.seed * 1_009 + number
-        batches = PackedBatches(packs, run.processor, run.model.lare.config, stage, split, seed, pictures, cached)
+        """See `DataFeed`.
+
+        Raises:
+            LareError: If a method needs boxes and the data have none, or there are too few samples.
+        """
+        batches = self._batches(stage, number, split, None)  # first: packs are numbered as `files` makes them
+        entries = [entry for entry in stage.mixture if entry.training.own_examples]
+        batches.own = {entry.label: self._batches(stage, number, split, entry.training) for entry in entries}
+        need = [entry.label for entry in stage.mixture if entry.training.boxes]
+        if need and not any(pack.with_boxes.any() for pack in batches.packs):
+            places = ", ".join(str(data.path) for data in stage.data)
+            raise LareError(
+                f"stage {stage.name}: the method {need[0]!r} needs the boxes of each reasoning step, and {places} has "
+                "none; add them to the rows as 'boxes', or leave the method out"
+            )
         if batches.without_image and not split.rank:
             note(
                 f"stage {stage.name}: {batches.without_image:,} samples without an image are left out: they train the "
@@ -49,8 +61,17 @@ class FileFeed(DataFeed):
             )
         return batches
 
-    def _pack(self, data: DataConfig) -> Packed:
-        if data not in self._packs:
+    def _batches(self, stage: StageConfig, number: int, split: Split, training: Training | None) -> PackedBatches:
+        run, config = self.run, self.run.config
+        packs = [self._pack(data, training) for data in stage.data]
+        cached = [self._features(packed) for packed in packs] if config.cache_features else None
+        pictures = needs_pictures(config.weights(stage))
+        seed = config.seed * 1_009 + number
+        return PackedBatches(packs, run.processor, run.model.lare.config, stage, split, seed, pictures, cached)
+
+    def _pack(self, data: DataConfig, training: Training | None = None) -> Packed:
+        key = (data, "" if training is None else training.identity)
+        if key not in self._packs:
             assert data.path is not None
             images = Path(data.images) if data.images else None
             source = Source(Path(data.path), data.format, images, data.on_bad, data.check_images, data.turns)
@@ -58,10 +79,15 @@ class FileFeed(DataFeed):
             config = self.run.model.lare.config
             latents = config.iterations * config.latents_per_iteration + 2  # and the two delimiters
             room = token_limit(self.run.processor) - latents
-            self._packs[data] = pack(source, self.run.processor, folder, data.limit, room)
-        return self._packs[data]
+            self._packs[key] = pack(source, self.run.processor, folder, data.limit, room, training)
+        return self._packs[key]
 
     def _features(self, packed: Packed) -> PackedFeatures:
         if packed.folder not in self._encoded:
             self._encoded[packed.folder] = cache_packed_features(self.run.model.lare, self.run.processor, packed)
         return self._encoded[packed.folder]
+
+
+def _packed_for(stage: StageConfig) -> list[Training | None]:
+    """The methods that make their own samples of the data, and None for all others."""
+    return [None, *(entry.training for entry in stage.mixture if entry.training.own_examples)]

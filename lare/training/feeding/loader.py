@@ -19,13 +19,24 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lare.data.encode import READ, THOUGHT
 from lare.data.packed import FIND, Packed, PackedRow
 from lare.errors import LareError
-from lare.training.feeding.batch import MicroBatch, Replaced, pad
+from lare.methods.layout import Layout, Row
+from lare.training.feeding.batch import MicroBatch, Replaced
 from lare.training.feeding.features import PackedFeatures
 from lare.training.feeding.mode import Mode, stage_mode
+from lare.training.feeding.rows import (
+    crop_pixels,
+    encode_rows,
+    on_grid,
+    special_ids,
+    step_boxes,
+    step_ends,
+    targets_of,
+    text_encoder,
+)
 from lare.training.plan.config import StageConfig
+from lare.training.plan.mixture import Entry, drawn
 from lare.training.plan.stages import parts_of
 
 if TYPE_CHECKING:
@@ -70,56 +81,6 @@ class Split:
         return [(start, size) for start in range(first, first + share, size)]
 
 
-def on_grid(ids: Sequence[int], image: int, lm_grid: int) -> list[int]:
-    """A prompt whose image has as many tokens as a visual grid of this side."""
-    at = list(ids).index(image)
-    rest = [token for token in ids if token != image]
-    return [*rest[:at], *[image] * lm_grid**2, *rest[at:]]
-
-
-def encode_rows(
-    prompts: Sequence[Sequence[int]],
-    rationales: Sequence[Sequence[int]],
-    answers: Sequence[Sequence[int]],
-    mode: Mode,
-    config: LareConfig,
-    fill: int,
-    rests: Sequence[tuple[Sequence[int], Sequence[int]]] | None = None,
-) -> tuple[dict[str, Any], Tensor | None, Tensor | None]:
-    """Ids to the text arguments of the model's forward, and the rationale's ids and mask for the alignment.
-
-    Where a row has no rationale its answer stands for it in the losses on latents, and the text leaves nothing out.
-    Turns behind the first answer (`rests`: ids and roles) follow as text; their rationales are written where the
-    first's is, and whole, since no latents stand for them.
-    """
-    inputs: dict[str, Any] = {"iterations": mode.iterations, "delimiters": mode.delimiters, "window_mode": mode.window}
-    if mode.lm_grid is not None:
-        inputs["lm_grid"] = mode.lm_grid
-    opening = [config.latent_start_id] if mode.delimiters else []
-    inputs["input_ids"], inputs["attention_mask"] = pad([[*prompt, *opening] for prompt in prompts], fill, left=True)
-    thoughts = [list(r) if len(r) else list(a) for r, a in zip(rationales, answers, strict=True)]
-    rationale, mask = None, None
-    if mode.iterations and not mode.fetch:
-        inputs["prefix_ids"], inputs["prefix_mask"] = pad([t[: mode.prefix] for t in thoughts], fill, left=False)
-        rationale, mask = pad(thoughts, fill, left=False)
-    targets = [
-        [*list(r)[mode.replaced :], *a] if mode.rationale else list(a) for r, a in zip(rationales, answers, strict=True)
-    ]
-    behind = [_behind(rest, mode) for rest in rests or []]
-    if any(ids for ids, _ in behind):
-        labels = [[1] * len(target) + answered for target, (_, answered) in zip(targets, behind, strict=True)]
-        targets = [target + ids for target, (ids, _) in zip(targets, behind, strict=True)]
-        inputs["label_mask"] = pad(labels, 0, left=False)[0]
-    inputs["target_ids"], inputs["target_mask"] = pad(targets, fill, left=False)
-    return inputs, rationale, mask
-
-
-def _behind(rest: tuple[Sequence[int], Sequence[int]], mode: Mode) -> tuple[list[int], list[int]]:
-    """Ids of the turns behind the first answer, and which of them are answered (1) or read only (0)."""
-    kept = [(token, int(role != READ)) for token, role in zip(*rest, strict=True) if mode.rationale or role != THOUGHT]
-    return [token for token, _ in kept], [answered for _, answered in kept]
-
-
 class _Seen(NamedTuple):
     """A sample and what the encoder sees of it."""
 
@@ -158,6 +119,9 @@ class PackedBatches(StageBatches):
         seed: Seed of the order.
         pictures: Whether images come along for reconstruction.
         features: The encoder's features of each source; None encodes pixels as they come.
+
+    Attributes:
+        own: Batches of the methods of the stage's mixture that make samples of their own of the data, by their labels.
     """
 
     def __init__(
@@ -172,6 +136,7 @@ class PackedBatches(StageBatches):
         features: Sequence[PackedFeatures] | None = None,
     ) -> None:
         self.features = features
+        self.own: dict[str, PackedBatches] = {}
         self.packs, self.processor, self.config, self.stage = list(packs), processor, config, stage
         self.split, self.seed, self.with_pictures = split, seed, pictures
         self.lengths = np.concatenate([pack.lengths for pack in packs])
@@ -220,30 +185,28 @@ class PackedBatches(StageBatches):
 
     def micro_batches(self, step: int) -> list[MicroBatch]:
         """See `StageBatches`."""
+        flip = float(np.random.default_rng((self.seed, step, 8)).random())
+        entry = drawn(self.stage.mixture, flip)
+        return self.own.get(entry.label, self).batches_of(entry, step)
+
+    def batches_of(self, entry: Entry, step: int) -> list[MicroBatch]:
+        """This process's micro-batches of an update that a method of the mixture takes."""
         epoch, at = divmod(step, self.updates)
         numbers = self._order(epoch)[at]
-        flip = float(np.random.default_rng((self.seed, step, 8)).random())
-        mode = stage_mode(self.stage, self.config, flip)
+        layout = entry.training.layout(self.stage, self.config)
         if self._row(int(numbers[0]))[0].image is None:
-            mode = Mode(rationale=mode.rationale)  # nothing to look at
+            layout = Layout(rationale=layout.rationale)  # nothing to look at
         return [
-            self._encode(numbers[start : start + size], start, mode)
+            self._encode(numbers[start : start + size], start, entry, layout)
             for start, size in self.split.starts(self.stage.batch)
         ]
 
-    def _encode(self, numbers: np.ndarray, start: int, mode: Mode) -> MicroBatch:
-        wants = self.with_pictures and bool(mode.iterations)
-        found = [self._seen(int(number), wants) for number in numbers]
-        text = found[0].row.image is None
+    def _encode(self, numbers: np.ndarray, start: int, entry: Entry, layout: Layout) -> MicroBatch:
+        pictured = self.with_pictures and bool(layout.iterations) and not layout.fetch
+        segmented = entry.training.own_segments
+        found = [self._seen(int(number), pictured or segmented) for number in numbers]
         rows = [(one.row, one.pack) for one in found]
-        fill = int(self.processor.tokenizer.pad_token_id)
-        image = self.config.image_token_id
-        prompts = [r.prompt.tolist() for r, _ in rows]
-        if not text:
-            prompts = [on_grid(prompt, image, mode.lm_grid or self.config.lm_grid) for prompt in prompts]
-        parts = (prompts, [r.rationale.tolist() for r, _ in rows], [r.answer.tolist() for r, _ in rows])
-        rests = [(r.rest.tolist(), r.roles.tolist()) for r, _ in rows]
-        inputs, rationale, mask = encode_rows(*parts, mode, self.config, fill, rests)
+        inputs, rationale, mask = self._text(found, entry, layout)
         images = [one.image for one in found if one.image is not None]
         features = [one.features for one in found if one.features is not None]
         pixels = self.processor.image_processor(images, return_tensors="pt")["pixel_values"] if images else None
@@ -251,18 +214,49 @@ class PackedBatches(StageBatches):
             inputs["visual_features"] = torch.from_numpy(np.stack(features))
         elif images:
             inputs["pixel_values"] = pixels
-        pictures = _uint8(pixels, self.processor.image_processor) if wants and pixels is not None else None
+        crops = inputs.pop("crops", None)
+        if crops:
+            inputs["crop_values"] = crop_pixels(images, crops, self.processor)
         return MicroBatch(
             inputs,
             rationale,
             mask,
-            pictures,
+            _uint8(pixels, self.processor.image_processor) if pictured and pixels is not None else None,
+            step_boxes([row.boxes for row, _ in rows], layout.iterations),
+            layout.fetch,
             text_groups=torch.tensor([_text_group(row) for row, _ in rows]),
             image_groups=torch.tensor([_image_group(row, pack) for row, pack in rows]),
             start=start,
             where=[row.where for row, _ in rows],
             replaced=[one.replaced for one in found if one.replaced is not None],
+            losses=dict(entry.training.losses()),
         )
+
+    def _text(
+        self, found: Sequence[_Seen], entry: Entry, layout: Layout
+    ) -> tuple[dict[str, Any], Tensor | None, Tensor | None]:
+        """What `encode_rows` gives, and ``crops`` where a target holds some."""
+        rows, side = [one.row for one in found], layout.lm_grid or self.config.lm_grid
+        prompts = [row.prompt.tolist() for row in rows]
+        pictured = rows[0].image is not None
+        if pictured:
+            prompts = [on_grid(prompt, self.config.image_token_id, side) for prompt in prompts]
+        rationales, answers = [row.rationale.tolist() for row in rows], [row.answer.tolist() for row in rows]
+        rests = [(row.rest.tolist(), row.roles.tolist()) for row in rows]
+        targets = None
+        if entry.training.own_segments and pictured:
+            special, encode, tokenizer = (
+                special_ids(self.config),
+                text_encoder(self.processor),
+                self.processor.tokenizer,
+            )
+            made = [
+                Row(prompt, rationale, answer, row.boxes, step_ends(tokenizer, rationale), encode, special)
+                for row, prompt, rationale, answer in zip(rows, prompts, rationales, answers, strict=True)
+            ]
+            targets = targets_of([entry.training.segments(one, layout) for one in made], made, layout, self.config)
+        fill = int(self.processor.tokenizer.pad_token_id)
+        return encode_rows(prompts, rationales, answers, layout, self.config, fill, rests, targets)
 
     def _seen(self, number: int, picture: bool) -> _Seen:
         """A sample with what the encoder sees of it; another in its place if its image can't be read.

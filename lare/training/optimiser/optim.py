@@ -10,7 +10,7 @@ from torch import nn
 from lare.training.optimiser.muon import Muon
 from lare.training.optimiser.schedule import learning_rate
 from lare.training.plan.config import OptimiserConfig, StageConfig
-from lare.training.plan.stages import OWNERS
+from lare.training.plan.stages import prefixes
 
 __all__ = ["make_optimisers", "set_rates"]
 
@@ -21,7 +21,7 @@ Named = Sequence[tuple[str, nn.Parameter]]
 
 
 def _is_new(name: str) -> bool:
-    return name.startswith(tuple(OWNERS[part] for part in NEW_PARTS))
+    return name.startswith(prefixes(NEW_PARTS))
 
 
 def make_optimisers(named: Named, stage: StageConfig, config: OptimiserConfig) -> list[torch.optim.Optimizer]:

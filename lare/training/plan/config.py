@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lare.errors import require
+from lare.losses.base import needs_pictures, weighted_names
 from lare.losses.settings import ImageConfig
 from lare.registry import BASE_MODELS, DATA_FORMATS, IMAGE_AUTOENCODERS, VISION_ENCODERS
-from lare.training.plan.stage_config import PARTS, STAGE_NAMES, WEIGHTED, DataConfig, StageConfig
+from lare.training.plan.mixture import LEGACY
+from lare.training.plan.stage_config import PARTS, STAGE_NAMES, DataConfig, StageConfig
 
 __all__ = [
     "PARTS",
@@ -85,6 +87,7 @@ class LossConfig:
         text: c.
         look: e, of a loss beyond the paper: the attention that chooses a window is pulled to the box that the
             reasoning step needs, where the data tell it.
+        others: Weights of losses of other packages, by name (see `lare.registry.LOSSES`).
         temperature: Of the alignment's InfoNCE.
         shared_dim: Width of the space in which latents, text and image are compared.
     """
@@ -93,14 +96,21 @@ class LossConfig:
     image: float = 0.1
     text: float = 0.5
     look: float = 0.0
+    others: Mapping[str, float] = field(default_factory=dict)
     temperature: float = 0.07
     shared_dim: int = 256
 
     def __post_init__(self) -> None:
-        for name in WEIGHTED:
-            require(getattr(self, name) >= 0, f"losses.{name} is {getattr(self, name)}; give a weight of 0 or more")
+        for name, weight in self.weights().items():
+            require(weight >= 0, f"losses.{name} is {weight}; give a weight of 0 or more")
+        wrong = [name for name in self.others if name not in weighted_names() or hasattr(self, name)]
+        require(not wrong, f"losses.others: {wrong} are no losses of other packages; leave them out")
         require(self.temperature > 0, f"losses.temperature is {self.temperature}; give a number above 0")
         require(self.shared_dim >= 1, f"losses.shared_dim is {self.shared_dim}; give at least 1")
+
+    def weights(self) -> dict[str, float]:
+        """The weight of every loss but L_lm, by name."""
+        return {name: float(getattr(self, name, self.others.get(name, 0.0))) for name in weighted_names()}
 
 
 @dataclass(frozen=True)
@@ -192,7 +202,7 @@ class RunConfig:
         require(self.precision in _PRECISIONS, f"precision is {self.precision!r}; give {' or '.join(_PRECISIONS)}")
         for name, least in _LEAST:
             require(getattr(self, name) >= least, f"{name} is {getattr(self, name)}; give at least {least}")
-        if self.image.tokenizer in IMAGE_AUTOENCODERS and any(self.weights(stage)["image"] for stage in self.stages):
+        if self.image.tokenizer in IMAGE_AUTOENCODERS and any(map(needs_pictures, map(self.weights, self.stages))):
             IMAGE_AUTOENCODERS.get(self.image.tokenizer).check(self)
         for stage in self.stages:
             share, left = divmod(stage.batch, self.processes)
@@ -220,12 +230,16 @@ class RunConfig:
 
     def weights(self, stage: StageConfig) -> dict[str, float]:
         """Loss weights of a stage: the run's, with the stage's own in their place; stage I has only its own."""
-        usual = dict.fromkeys(WEIGHTED, 0.0) if stage.stage == "I" else vars(self.losses)
-        return {name: stage.losses.get(name, usual[name]) for name in WEIGHTED}
+        usual = dict.fromkeys(weighted_names(), 0.0) if stage.stage == "I" else self.losses.weights()
+        return {name: stage.losses.get(name, weight) for name, weight in usual.items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON and YAML."""
-        return typing.cast(dict[str, Any], plain(dataclasses.asdict(self)))
+        """Plain values, for JSON and YAML; without keys of earlier versions, which `methods` says."""
+        found = typing.cast(dict[str, Any], plain(dataclasses.asdict(self)))
+        for stage in found["stages"]:
+            for name in LEGACY:
+                del stage[name]
+        return found
 
 
 def plain(value: Any) -> Any:

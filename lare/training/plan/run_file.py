@@ -16,8 +16,10 @@ from typing import Any, TypeVar
 import yaml
 
 from lare.errors import LareError
+from lare.progress import note
 from lare.registry import DATA_FORMATS
-from lare.training.plan.config import DataConfig, RunConfig, plain
+from lare.training.plan.config import DataConfig, RunConfig, StageConfig, plain
+from lare.training.plan.mixture import LEGACY
 
 __all__ = ["load_run_config", "read_yaml", "run_config_from", "typed"]
 
@@ -122,11 +124,20 @@ def _build(kind: type[T], content: Any, where: str) -> T:
     unknown = [str(key) for key in content if key not in known]
     if unknown:
         raise LareError(f"unknown key {where + unknown[0]!r}; known here: {', '.join(known)}")
+    if kind is StageConfig:
+        _tell_deprecated(content, where)
     needed = (dataclasses.MISSING, dataclasses.MISSING)
     missing = [n for n, one in known.items() if (one.default, one.default_factory) == needed and n not in content]
     if missing:
         raise LareError(f"{where + missing[0]!r} is missing; add it")
     return kind(**{name: _value(hints[name], value, where + name) for name, value in content.items()})
+
+
+def _tell_deprecated(content: Mapping[Any, Any], where: str) -> None:
+    old = [name for name in LEGACY if content.get(name)]
+    if old:
+        meant = ", ".join(f"{name}: {content[name]} is {LEGACY[name] | {'share': content[name]}}" for name in old)
+        note(f"{where.rstrip('.')}: {', '.join(old)} are deprecated; name the stage's methods instead ({meant})")
 
 
 def _data_kind(content: Mapping[Any, Any], where: str) -> tuple[Any, Mapping[Any, Any]]:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from lare.errors import LareError, require
+from lare.losses.base import weighted_names
 from lare.registry import DATA_FORMATS
+from lare.training.plan.mixture import LEGACY, Entry, from_shares, read_mixture, typical_layout
 
-__all__ = ["PARTS", "STAGE_NAMES", "WEIGHTED", "DataConfig", "StageConfig"]
+__all__ = ["PARTS", "STAGE_NAMES", "DataConfig", "StageConfig"]
 
 STAGE_NAMES = ("I", "II", "III", "IV")
 PARTS = ("projector", "refocus_projector", "extractor", "language_model", "alignment", "unet")
 """What can be trained; the vision encoder and the image tokenizer never are."""
-WEIGHTED = ("alignment", "image", "text", "look")
-"""Losses that have a weight; L_lm has none."""
 WINDOWS = ("saliency", "random", "full")
 _OF_LATENTS = ("extractor", "refocus_projector", "alignment", "unet")
 """Parts that only batches with latents train; stage II has no others."""
@@ -37,10 +37,10 @@ class DataConfig:
             ``decode`` (each is opened, which takes as long as an epoch's images).
         turns: ``all`` makes one sample of a conversation: latents before its first answer, every answer supervised;
             ``last`` answers only its last question, behind the turns before; ``each`` makes a sample of every turn.
-        boxes: Whether its samples tell where each reasoning step has to look.
+        boxes: Whether its samples tell where each reasoning step has to look; None where only the data tell.
     """
 
-    boxes: ClassVar[bool] = False
+    boxes: ClassVar[bool | None] = None
 
     format: str = "auto"
     path: str | None = None
@@ -96,11 +96,13 @@ class StageConfig:
         window: ``saliency``, or the controls ``random`` and ``full``.
         replaced: Rationale tokens that the text leaves out because the latents stand for them; None is the model's
             `text_prefix` (the paper's reading), 0 none.
-        text_share: Share of batches that write the whole rationale behind empty delimiters, without latents.
-        direct_share: Share of batches that are answered at once.
-        fetch_share: Share of batches whose latents are not made but fetched: the visual token of the box that each
-            reasoning step needs stands in their place, so that the decoder learns to read them (data with boxes only).
-        full_share: Share of batches that write the rationale with all fine tokens in the decoder's context.
+        methods: The methods that it trains, each with its share of the updates, or with share and options; see
+            `lare.training.plan.mixture`. The last is the main one, which is validated. Empty: ``cot`` in stage I, else
+            ``lare``.
+        text_share: Deprecated, like all ``_share`` keys, for ``methods``: ``cot`` behind empty delimiters.
+        direct_share: ``llava``.
+        fetch_share: ``fetch``.
+        full_share: ``cot`` behind empty delimiters, with all fine tokens in the decoder's context.
         lm_grid: Side of the decoder's visual grid in this stage instead of the model's.
         train: Parts to train instead of the stage's own.
         losses: Weights instead of the run's, by name.
@@ -118,6 +120,7 @@ class StageConfig:
     iterations: int | None = None
     window: str = "saliency"
     replaced: int | None = None
+    methods: Mapping[str, Any] = field(default_factory=dict)
     text_share: float = 0.0
     direct_share: float = 0.0
     fetch_share: float = 0.0
@@ -136,6 +139,25 @@ class StageConfig:
             f"{label}: the name {self.name!r} names a folder; use letters, digits, - and _",
         )
         require(bool(self.data), f"{label} has no data; add a source under data")
+        self._check_sizes(label)
+        self._check_steps(label)
+        unknown = [part for part in self.train if part not in PARTS]
+        require(not unknown, f"{label}: unknown parts to train {unknown}; choose from {', '.join(PARTS)}")
+        self._read_methods(label)
+        self._check_latents(label)
+        wrong = [name for name in self.losses if name not in weighted_names()]
+        require(not wrong, f"{label}: unknown losses {wrong}; choose from {', '.join(weighted_names())}")
+        require(
+            all(weight >= 0 for weight in self.losses.values()), f"{label}: a loss weight is negative; give 0 or more"
+        )
+
+    @property
+    def mixture(self) -> tuple[Entry, ...]:
+        """The methods that it trains."""
+        found: tuple[Entry, ...] = self.__dict__["_mixture"]
+        return found
+
+    def _check_sizes(self, label: str) -> None:
         micro = self.micro_batch
         require(self.batch >= 1, f"{label}: batch is {self.batch}; give at least 1")
         require(
@@ -149,6 +171,8 @@ class StageConfig:
             f"{label}: floor is {self.floor}; give a share of the peak up to 1",
         )
         require(self.samples is None or self.samples >= 1, f"{label}: samples is {self.samples}; give at least 1")
+
+    def _check_steps(self, label: str) -> None:
         require(
             self.iterations is None or self.iterations >= 0, f"{label}: iterations is {self.iterations}; give 0 or more"
         )
@@ -166,23 +190,23 @@ class StageConfig:
         )
         require(self.window in WINDOWS, f"{label}: window is {self.window!r}; give one of {', '.join(WINDOWS)}")
         require(self.replaced is None or self.replaced >= 0, f"{label}: replaced is {self.replaced}; give 0 or more")
-        shares = (self.text_share, self.direct_share, self.fetch_share, self.full_share)
-        require(
-            min(shares) >= 0 and sum(shares) <= 1 + 1e-9,
-            f"{label}: text_share, direct_share, fetch_share and full_share must be 0 or more and sum up to at most 1",
-        )
-        require(
-            not self.fetch_share or all(one.boxes for one in self.data),
-            f"{label}: fetch_share needs the boxes of each reasoning step, which its data do not have; leave it 0",
-        )
-        unknown = [part for part in self.train if part not in PARTS]
-        require(not unknown, f"{label}: unknown parts to train {unknown}; choose from {', '.join(PARTS)}")
-        self._check_latents(label)
-        wrong = [name for name in self.losses if name not in WEIGHTED]
-        require(not wrong, f"{label}: unknown losses {wrong}; choose from {', '.join(WEIGHTED)}")
-        require(
-            all(weight >= 0 for weight in self.losses.values()), f"{label}: a loss weight is negative; give 0 or more"
-        )
+
+    def _read_methods(self, label: str) -> None:
+        """Make the mixture; keys of earlier versions become one."""
+        shares = {name: getattr(self, name) for name in LEGACY}
+        if any(shares.values()):
+            given = ", ".join(name for name, share in shares.items() if share)
+            require(not self.methods, f"{label}: {given} and methods are both given; leave {given} out")
+            object.__setattr__(self, "methods", from_shares(shares, self.stage, label))
+            for name in LEGACY:
+                object.__setattr__(self, name, 0.0)
+        object.__setattr__(self, "_mixture", read_mixture(self.methods, self.stage, label))
+        for entry in self.mixture:
+            require(
+                not entry.training.boxes or all(one.boxes is not False for one in self.data),
+                f"{label}: the method {entry.label!r} needs the boxes of each reasoning step, which its data do not "
+                "have; leave it out",
+            )
 
     def _check_latents(self, label: str) -> None:
         """Every batch must reach something that trains."""
@@ -191,16 +215,14 @@ class StageConfig:
             return
         plain = self.stage == "I" or self.iterations == 0
         require(not plain, f"{label} makes no latents, and {', '.join(parts)} train on nothing else; change train")
-        require(
-            not (self.text_share or self.direct_share or self.full_share),
-            f"{label}: text_share, direct_share and full_share make batches without latents, on which "
-            f"{', '.join(parts)} can't train; leave them 0, or name more parts under train",
-        )
-        require(
-            not self.fetch_share or "refocus_projector" in parts,
-            f"{label}: fetch_share makes batches on which {', '.join(parts)} can't train; leave it 0, or name more "
-            "parts under train",
-        )
+        for entry in self.mixture:
+            layout = typical_layout(entry, self)
+            reached = layout.iterations and (not layout.fetch or "refocus_projector" in parts)
+            require(
+                bool(reached),
+                f"{label}: the method {entry.label!r} makes batches on which {', '.join(parts)} can't train; leave it "
+                "out, or name more parts under train",
+            )
 
     def _semantic_losses(self) -> list[str]:
         return [name for name, weight in self.losses.items() if weight]

@@ -18,17 +18,25 @@ from torch import nn
 from lare.errors import LareError
 from lare.training.plan.config import PARTS, StageConfig
 
-__all__ = ["OWNERS", "STAGES", "Stage", "freeze_all_but", "parts_of"]
+__all__ = ["OWNERS", "STAGES", "Stage", "freeze_all_but", "parts_of", "prefixes"]
 
-OWNERS: dict[str, str] = {
-    "projector": "lare.projector.",
-    "refocus_projector": "lare.refocus_projector.",
-    "extractor": "lare.extractor.",
-    "language_model": "lare.language_model.",
-    "alignment": "alignment.",
-    "unet": "image.",
+OWNERS: dict[str, tuple[str, ...]] = {
+    "projector": ("lare.projector.",),
+    "refocus_projector": ("lare.refocus_projector.",),
+    "extractor": ("lare.extractor.", "lare.latent_maker."),
+    "language_model": ("lare.language_model.",),
+    "alignment": ("alignment.", "heads."),
+    "unet": ("image.",),
 }
-"""Where each part's parameters are in a `TrainingModel`; with "lm" sources the two projectors are one."""
+"""Where each part's parameters are in a `TrainingModel`; with "lm" sources the two projectors are one.
+
+A method's own module that makes latents counts as the Extractor, and the modules of further losses as alignment heads.
+"""
+
+
+def prefixes(parts: Iterable[str]) -> tuple[str, ...]:
+    """Where the parameters of parts are."""
+    return tuple(prefix for part in parts for prefix in OWNERS[part])
 
 
 @dataclass(frozen=True)
@@ -65,7 +73,7 @@ def freeze_all_but(model: nn.Module, parts: Iterable[str]) -> list[tuple[str, nn
     Raises:
         LareError: If that leaves nothing to train.
     """
-    starts = tuple(OWNERS[part] for part in parts)
+    starts = prefixes(parts)
     chosen = []
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith(starts))

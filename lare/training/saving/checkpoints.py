@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from lare.errors import LareError
 from lare.files import file_hash
 from lare.training.model import TrainingModel
-from lare.training.plan.stages import OWNERS
+from lare.training.plan.stages import prefixes
 from lare.training.saving.state import HasState, TakesState, load_state, save_state
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ def load_start(stage: Path, model: TrainingModel) -> str:
     if not (folder / "meta.json").is_file():
         raise LareError(f"start: {str(stage)!r} is no finished stage; give a folder like runs/embedded/II")
     tensors, own = _tensors(folder, model), model.state_dict()
-    optional = tuple(OWNERS[part] for part in ("extractor", "refocus_projector", "alignment", "unet"))
+    optional = prefixes(("extractor", "refocus_projector", "alignment", "unet"))
     same = {name: value for name, value in tensors.items() if name in own and own[name].shape == value.shape}
     wrong = sorted(
         name for name in own.keys() ^ same.keys() | tensors.keys() - same.keys() if not name.startswith(optional)

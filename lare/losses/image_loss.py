@@ -1,0 +1,94 @@
+"""L_image: image reconstruction (eq. 7) as a loss of a training step; its U-Net stands in `lare.losses.image`."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lare.losses.base import Loss, Run
+from lare.losses.batch import Draws, MicroBatch
+from lare.losses.image_codes import image_features
+from lare.losses.image_sampling import choose_crop, crop_windows, looked_at
+
+if TYPE_CHECKING:
+    from lare.losses.image import ImageReconstruction
+    from lare.model import LareConfig
+    from lare.model.thinking import Thoughts
+
+__all__ = ["IMAGE", "ImageLoss", "image_crop"]
+
+
+def image_crop(
+    config: LareConfig, cells: int, thoughts: Thoughts, rows: Tensor, step: Tensor, corners: Tensor
+) -> tuple[Tensor, int]:
+    """What the latents of an iteration have to rebuild (`ImageConfig.cells`): corners (R, 2) and side, in cells.
+
+    Args:
+        config: The model's.
+        cells: Side of the crop; 0 is the window.
+        thoughts: The loop's.
+        rows: (R,) rows of the batch.
+        step: (R,) iteration of each.
+        corners: (R, 2) of its window.
+    """
+    window = config.window if config.use_window else config.grid
+    if not cells:
+        return corners, window
+    return looked_at(corners, thoughts.cross_attention[rows, step], window, config.grid, cells), cells
+
+
+class ImageLoss(Loss):
+    """Eq. 7 on a share of the rows: the crop of one iteration's window from that iteration's latents."""
+
+    name, label, owner = "image", "L_image", "image"
+    pictures = True
+
+    def count(self, batch: MicroBatch, draws: Draws) -> int:
+        """Rows that carry it."""
+        return int(draws.carried.sum()) if batch.latents else 0
+
+    def draw(self, head: Any, rows: int, generator: torch.Generator, share: float) -> dict[str, Tensor]:
+        """Which rows carry the loss, which iteration each rebuilds, noise and noise levels."""
+        found = {"carried": torch.rand(rows, generator=generator) < share}
+        found["pick"] = torch.rand(rows, generator=generator)
+        if head is not None:
+            found["noise"], found["timesteps"] = head.draw(rows, generator)
+        return found
+
+    def value(self, run: Run) -> Tensor | None:
+        """See `Loss.value`."""
+        image, thoughts, draws, batch = run.model.head(self), run.out.thoughts, run.draws, run.batch
+        if image is None or thoughts is None or draws is None or not batch.latents:
+            return None
+        assert batch.pictures is not None and draws.noise is not None and draws.timesteps is not None
+        chosen, weight = draws.carried.nonzero().squeeze(1), 1.0
+        if not len(chosen):
+            if not run.model.whole_graph:
+                return thoughts.latents.sum() * 0.0
+            chosen, weight = draws.carried.new_zeros(1, dtype=torch.long), 0.0
+        step, corners = choose_crop(thoughts.windows[chosen], draws.pick[chosen])
+        x0 = self._code(run, image, chosen, step, corners)
+        total, _ = image.loss(thoughts.latents[chosen, step], x0, draws.noise[chosen], draws.timesteps[chosen])
+        scaled: Tensor = total * weight
+        return scaled
+
+    @staticmethod
+    def _code(run: Run, image: ImageReconstruction, chosen: Tensor, step: Tensor, corners: Tensor) -> Tensor:
+        """x_0 of the chosen rows' crops."""
+        batch, config, thoughts = run.batch, run.model.lare.config, run.out.thoughts
+        assert batch.pictures is not None and thoughts is not None
+        per_image = batch.rows // len(batch.pictures)
+        pictures = batch.pictures[chosen // per_image].float() / 127.5 - 1.0
+        corners, side = image_crop(config, image.config.cells, thoughts, chosen, step, corners)
+        # An image tokenizer's activations may be larger than fp16 can hold.
+        half = run.model.precision == "fp16"
+        exact = torch.autocast(pictures.device.type, enabled=False) if half else nullcontext()
+        with torch.no_grad(), exact:
+            crops = crop_windows(pictures, corners, side, config.grid, image.size)
+            return image_features(image.tokenizer, crops)
+
+
+IMAGE = ImageLoss()
