@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
-from lare.losses.batch import Draws, MicroBatch
 from lare.registry import LOSSES
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from lare.losses.batch import Draws, MicroBatch
     from lare.model import LareForConditionalGeneration
     from lare.model.outputs import LareOutput
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lare.methods.generating import Generating, GeneratingOptions, option
+from lare.methods.base import option
+from lare.methods.generating import Generating, GeneratingOptions
 from lare.methods.layout import Layout
 from lare.methods.training import ModelSettings, StageSettings, Training, TrainingOptions
 
@@ -56,10 +58,10 @@ class Cot(Generating):
     options: CotOptions
     training = CotTraining
 
-    def prompts(self, questions: Any) -> list[str]:
+    def prompts(self, questions: Sequence[str]) -> list[str]:
         """See `Generating.prompts`."""
-        chosen = {"latent": self.options.delimiters, "system": self.options.system_prompt}
-        return list(self.processor.build_prompts(questions, **chosen))
+        own = self.options
+        return list(self.processor.build_prompts(questions, latent=own.delimiters, system=own.system_prompt))
 
     def arguments_of_generate(self) -> dict[str, Any]:
         """See `Generating.arguments_of_generate`."""

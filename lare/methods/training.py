@@ -47,10 +47,21 @@ class StageSettings(Protocol):
 class ModelSettings(Protocol):
     """What a method reads of a model's configuration (`lare.model.LareConfig`)."""
 
-    iterations: int
-    text_prefix: int
-    grid: int
-    lm_grid: int
+    @property
+    def iterations(self) -> int:
+        """K."""
+
+    @property
+    def text_prefix(self) -> int:
+        """P, rationale tokens that the latents must let the decoder reconstruct."""
+
+    @property
+    def grid(self) -> int:
+        """Side of the fine grid."""
+
+    @property
+    def lm_grid(self) -> int:
+        """Side of the decoder's grid."""
 
 
 @dataclass(frozen=True)

@@ -25,16 +25,18 @@ class Reasoner(Protocol):
     Attributes:
         num_layers: L, decoder layers.
         extractor: Makes latents of a window (eqs. 3-5); None feeds the last hidden state back.
-        latent_maker: A method's own `lare.model.latent_maker.LatentMaker`, which makes them instead; None as a rule.
     """
 
     num_layers: int
     extractor: Extractor | None
-    latent_maker: nn.Module | None
 
     @property
     def config(self) -> LareConfig:
         """The model's configuration."""
+
+    @property
+    def latent_maker(self) -> nn.Module | None:
+        """A method's own `lare.model.latent_maker.LatentMaker`, in the place of the Extractor; None as a rule."""
 
     @property
     def device(self) -> torch.device:

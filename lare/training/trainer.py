@@ -74,7 +74,7 @@ def make_draws(config: RunConfig, model: TrainingModel, stage: int, step: int, r
     """The random numbers of an update's whole global batch."""
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + stage * 10_007 + step * 7_919 + 5)
     drawn = {loss.name: _numbers(loss, config, model, rows, generator) for loss in map(get_loss, LOSSES.own)}
-    fields = {name: value for found in drawn.values() for name, value in found.items()}
+    fields: dict[str, Any] = {name: value for found in drawn.values() for name, value in found.items()}
     token = torch.rand(rows, MOST_STEPS, generator=generator)
     draws = Draws(**fields, token=token, seed=int(torch.randint(2**40, (1,), generator=generator)))
     for loss in further_losses(config):

@@ -154,6 +154,5 @@ def test_info_tells_each_way(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     printed = capsys.readouterr().out
     assert printed.count("target tokens") == 6 and "4 tokens fetched" in printed
     assert [f"{share:3} %" in printed for share in (10, 20, 15, 25, 30)] == [True] * 5
-    stage = {"stages.0.direct_share": 0, "stages.0.text_share": 0, "stages.0.full_share": 0, "stages.0.fetch_share": 0}
-    assert lare(["info", str(path), *(f"{name}={value}" for name, value in stage.items())]) == 0
+    assert lare(["info", str(path), "stages.0.methods={}"]) == 0
     assert capsys.readouterr().out.count("target tokens") == 1
