@@ -154,8 +154,7 @@ class StageConfig:
     @property
     def mixture(self) -> tuple[Entry, ...]:
         """The methods that it trains."""
-        found: tuple[Entry, ...] = self.__dict__["_mixture"]
-        return found
+        return read_mixture(self.methods, self.stage, f"stage {self.name or self.stage}")
 
     def _check_sizes(self, label: str) -> None:
         micro = self.micro_batch
@@ -200,7 +199,6 @@ class StageConfig:
             object.__setattr__(self, "methods", from_shares(shares, self.stage, label))
             for name in LEGACY:
                 object.__setattr__(self, name, 0.0)
-        object.__setattr__(self, "_mixture", read_mixture(self.methods, self.stage, label))
         for entry in self.mixture:
             require(
                 not entry.training.boxes or all(one.boxes is not False for one in self.data),
