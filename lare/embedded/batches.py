@@ -178,7 +178,7 @@ class WorldBatches(StageBatches):
             entry: The method of the mixture; None has no examples and segments of its own.
             picks: Numbers in [0, 1) that choose one of the examples that a method makes of a question.
         """
-        asked = self._asked(scenes, items, entry, picks)
+        asked = self._asked(items, entry, picks)
         rationales = [one.rationale for one in asked]
         inputs, rationale, mask = self._text(asked, mode, entry)
         inputs |= self._visual(scenes)
@@ -203,16 +203,13 @@ class WorldBatches(StageBatches):
             losses={} if entry is None else dict(entry.training.losses()),
         )
 
-    def _asked(
-        self, scenes: list[int], items: list[Item], entry: Entry | None, picks: list[float] | None
-    ) -> list[Asked]:
+    def _asked(self, items: list[Item], entry: Entry | None, picks: list[float] | None) -> list[Asked]:
         """The questions' texts; a method with examples of its own gives one of them for each."""
         if entry is None or not entry.training.own_examples:
             return [Asked(item.prompt, " ".join(item.question.rationale), item.final, boxes_of(item)) for item in items]
         found = []
-        for number, (item, pick) in enumerate(zip(items, picks or [0.0] * len(items), strict=True)):
-            scene = sample_scene(self.world_split, scenes[number // self.data.per_image])
-            made = entry.training.examples(sample_of(scene, item))
+        for item, pick in zip(items, picks or [0.0] * len(items), strict=True):
+            made = entry.training.examples(sample_of(item))
             if not made:
                 raise LareError(f"the method {entry.label!r} makes no example of a question of the world; leave it out")
             one = made[int(pick * len(made))]

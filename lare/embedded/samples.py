@@ -6,10 +6,9 @@ from typing import NamedTuple
 
 from lare.data.sample import Box, Sample
 from lare.embedded.world.items import Item
-from lare.embedded.world.scene import SIDE, Scene
-from lare.embedded.world.wording import name_of, place
+from lare.embedded.world.scene import SIDE
 
-__all__ = ["Asked", "boxes_of", "sample_of", "scene_graph"]
+__all__ = ["Asked", "boxes_of", "sample_of"]
 
 
 class Asked(NamedTuple):
@@ -37,13 +36,7 @@ def boxes_of(item: Item) -> tuple[Box | None, ...]:
     return tuple(found)
 
 
-def sample_of(scene: Scene, item: Item) -> Sample:
+def sample_of(item: Item) -> Sample:
     """A question as a sample."""
     rationale = " ".join(item.question.rationale)
-    graph = scene_graph(scene)
-    return Sample("", item.prompt, item.final, rationale, boxes=boxes_of(item), scene_graph=graph)
-
-
-def scene_graph(scene: Scene) -> str:
-    """What is in a scene and where, in the words of the world: ``dog a1, red apple b3``."""
-    return ", ".join(f"{name_of(scene, cell)} {place(cell)}" for cell in scene.things)
+    return Sample("", item.prompt, item.final, rationale, boxes=boxes_of(item), scene_graph=item.scene_graph())

@@ -81,6 +81,7 @@ OLD: dict[str, dict[str, dict[str, float]]] = {
         "I-fetch": {"fetch_share": 0.7, "full_share": 0.12, "text_share": 0.18},
     },
 }
+OLD["world2.yaml"] = OLD["embedded.yaml"]
 
 
 @pytest.mark.parametrize("file", OLD)
