@@ -103,7 +103,7 @@ def test_site_lists_every_page():
 @pytest.mark.parametrize("words", [
     "regressed onto", "encoder trained on the world's own labels", "mimetic start of the decoder",
     "mimetic start of the extractor", "muon", "bf16", "ffn", "normalised before the u-net", "image.prediction",
-    "image.cells", "losses.look", "fetch_share",
+    "image.cells", "losses.look", "`fetch`",
 ])  # fmt: skip
 def test_beyond_the_paper_lists_what_helped(words):
     assert words in text_of(ROOT / "docs" / "paper.md").partition("## Beyond the paper")[2].lower()
