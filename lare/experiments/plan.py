@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 from lare.errors import LareError
 from lare.experiments.grid import Arm, Grid, Start, find_file, load_grid
@@ -43,6 +44,15 @@ class Run:
     start: str | None = None
     seed: int = 0
     rate: float = 1.0
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What defines it, beside the weights that it begins with."""
+        return definition(self.config)
+
+    def is_that(self, settings: Mapping[str, Any]) -> bool:
+        """Whether settings that were written down are this run's; equal ones need no reading."""
+        return self.settings == settings or same_run(self.config, settings)
 
     @property
     def stem(self) -> str:
@@ -92,6 +102,7 @@ class Plan:
         self.out = reports / (self.grid.name if limit is None else f"{self.grid.name}-first-{limit}")
         self.runs = runs
         self._configs: dict[tuple[str, tuple[str, ...]], RunConfig] = {}
+        self._made: dict[tuple[str, str | None, int, float], Run] = {}
         self.starts = {one.name: self._start(one) for one in self.grid.starts}
         for name in self.grid.arms:
             self._config(self._arm(name).base or self.grid.base, self._arm(name).change)
@@ -118,6 +129,12 @@ class Plan:
 
     def run(self, arm: str, start: str | None, seed: int, rate: float = 1.0) -> Run:
         """One run of an arm."""
+        key = (arm, start, seed, rate)
+        if key not in self._made:
+            self._made[key] = self._run(*key)
+        return self._made[key]
+
+    def _run(self, arm: str, start: str | None, seed: int, rate: float) -> Run:
         chosen = self._arm(arm)
         config = scaled(replace(self._config(chosen.base or self.grid.base, chosen.change), seed=seed), rate)
         name = " ".join(one for one in (arm, start, str(seed)) if one is not None)
@@ -171,13 +188,13 @@ class Plan:
 
     def key(self, run: Run, begin: str | None) -> str:
         """Hash of what defines an arm's run: its settings and the weights that it begins with."""
-        return definition_hash({"settings": definition(run.config), "start": begin})
+        return definition_hash({"settings": run.settings, "start": begin})
 
     def _is(self, run: Run, begin: str | None, folder: Path) -> bool:
         """Whether a folder holds this run, whatever version of LaRe began it."""
         try:
             note = json.loads((folder / NOTE).read_text("utf-8"))
-            return note["start"] == begin and same_run(run.config, note["settings"])
+            return bool(note["start"] == begin and run.is_that(note["settings"]))
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
@@ -202,7 +219,7 @@ class Plan:
         found = read_yaml(folder / "run.yaml", "run file")
         stages = found.get("stages")
         some = stages[: len(run.config.stages)] if isinstance(stages, list) else stages
-        return same_run(run.config, {**found, "stages": some})
+        return run.is_that({**found, "stages": some})
 
 
 @lru_cache(maxsize=1024)

@@ -14,7 +14,6 @@ import yaml
 
 from lare.errors import LareError
 from lare.experiments.grid import Primary
-from lare.experiments.identity import definition
 from lare.experiments.plan import Plan
 from lare.experiments.store import Slot, pack, save_questions
 from lare.training.plan.run_file import typed
@@ -112,13 +111,13 @@ def make_row(plan: Plan, slot: Slot, found: Mapping[str, Any], asked: Sequence[A
         "limit": plan.limit,
         "start": run.start,
         "start_hash": plan.start_hash(run),
-        "start_settings": None if start is None else definition(start.config),
+        "start_settings": None if start is None else start.settings,
         "seed": run.seed,
         "rate": run.rate,
         "tried": list(grid.tuning.rates),
         "supervision": arm.supervision,
         "options": dict(arm.asks[slot.ask]),
-        "settings": definition(run.config),
+        "settings": run.settings,
         "key": plan.key(run, plan.start_hash(run)),
         "weights": plan.weights(run),
         "fingerprint": found["fingerprint"],

@@ -22,7 +22,6 @@ import numpy as np
 import numpy.typing as npt
 
 from lare.errors import LareError
-from lare.experiments.identity import same_run
 from lare.experiments.plan import Plan, Run
 from lare.files import save_text
 
@@ -156,8 +155,8 @@ def done(plan: Plan, slot: Slot, limit: int | None = None) -> dict[str, Any] | N
         and row.get("limit") == limit
         # Where the start's weights are not on this machine, the row's word is taken for them.
         and (begin is None or row.get("start_hash") == begin)
-        and (slot.run.start is None or same_run(plan.starts[slot.run.start].config, row.get("start_settings") or {}))
-        and same_run(slot.run.config, row.get("settings") or {})
+        and (slot.run.start is None or plan.starts[slot.run.start].is_that(row.get("start_settings") or {}))
+        and slot.run.is_that(row.get("settings") or {})
     )
     return row if same else None
 

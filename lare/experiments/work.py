@@ -9,6 +9,7 @@ import json
 import shlex
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,6 @@ from typing import Any
 import yaml
 
 from lare.errors import LareError
-from lare.experiments.identity import definition
 from lare.experiments.looks import check_look
 from lare.experiments.plan import NOTE, Plan, Run
 from lare.experiments.record import make_row
@@ -25,6 +25,9 @@ from lare.experiments.store import Slot, done, read_row
 from lare.files import save_text
 
 __all__ = ["Command", "Settings", "ask_command", "missing", "steps", "train_command"]
+
+FRESH = 300.0
+"""Seconds after which a log that nobody writes to is taken for that of a run that has ended."""
 
 
 @dataclass(frozen=True)
@@ -111,10 +114,17 @@ def _training(plan: Plan, run: Run, settings: Settings) -> Iterator[Command]:
     if parts and not (folder / "encoder").exists():
         words = [sys.executable, "-m", "lare.embedded.parts", "--out", str(folder)]
         yield Command(words, _log(folder, "train"), f"{run.name}: parts")
+    if _alive(folder) and not _log(folder, "train").exists():
+        raise LareError(f"{run.name}: something else trains in {str(folder)!r}; wait until it has ended")
     prepare(plan, run, folder)
     yield Command(train_command(folder, settings.launcher), _log(folder, "train"), f"{run.name}: training")
     if not plan.trained(run):
         raise LareError(f"{run.name} did not finish; see {_log(folder, 'train')}")
+
+
+def _alive(folder: Path) -> bool:
+    """Whether a training that was begun by hand wrote to a folder's logs in the last minutes."""
+    return any(time.time() - path.stat().st_mtime < FRESH for path in folder.glob("*/log.jsonl"))
 
 
 def prepare(plan: Plan, run: Run, folder: Path) -> None:
@@ -126,7 +136,7 @@ def prepare(plan: Plan, run: Run, folder: Path) -> None:
         return
     begin = None
     if run.arm is not None:
-        save_text(folder / NOTE, json.dumps({"start": plan.start_hash(run), "settings": definition(run.config)}))
+        save_text(folder / NOTE, json.dumps({"start": plan.start_hash(run), "settings": run.settings}))
         if run.start is not None:
             start = plan.starts[run.start]
             begin = str(start.place / start.last)

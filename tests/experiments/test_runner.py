@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from lare.cli import main as lare
 from lare.experiments import runner, store
@@ -179,6 +180,22 @@ def test_a_run_that_another_process_works_on_is_left_alone(world: World, capsys:
     finally:
         os.close(held)
     assert list(world.rows) == ["random__0__0__K4.validation.json"]
+
+
+def test_a_training_that_was_begun_by_hand_is_not_disturbed(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    world.write(starts=[{"seed": 0, "base": "base.yaml", "folder": "mine"}])
+    plan = world.plan
+    start = plan.starts["0"]
+    assert start.place == world.folder / "runs/mine"
+    (start.place / "IV").mkdir(parents=True)
+    (start.place / "run.yaml").write_text(yaml.safe_dump({**start.config.to_dict(), "out": "elsewhere"}))
+    log = start.place / "IV/log.jsonl"
+    log.write_text("")
+    assert lare(world.words("run", "--arms", "random")) == 2
+    assert "something else trains in" in capsys.readouterr().err and world.said() == []
+    os.utime(log, (0, 0))
+    assert lare(world.words("run", "--arms", "random")) == 0
+    assert world.trained() == ["mine", "random__0__0"]
 
 
 # Tuning -------------------------------------------------------------------------------------------------------------
