@@ -18,7 +18,7 @@ from lare.files import file_hash
 from lare.training.plan.config import RunConfig, plain
 from lare.training.plan.run_file import run_config_from
 
-__all__ = ["definition", "definition_hash", "same_run", "weights_hash"]
+__all__ = ["definition", "definition_hash", "same_run", "same_settings", "weights_hash"]
 
 _FREE = ("out", "start", "workers", "save_every", "keep", "log_every", "validate_every", "tensorboard", "wandb")
 _ALWAYS = ("format", "stage")
@@ -43,7 +43,7 @@ def _set(value: Any) -> Any:
 
 def definition_hash(content: Mapping[str, Any]) -> str:
     """Short SHA-256 of a definition."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
 def same_run(wanted: RunConfig, found: Mapping[str, Any]) -> bool:
@@ -59,7 +59,12 @@ def same_run(wanted: RunConfig, found: Mapping[str, Any]) -> bool:
         return False
     if wanted.precision == "auto":
         other = dataclasses.replace(other, precision="auto")
-    return definition(wanted) == definition(other)
+    return same_settings(definition(wanted), definition(other))
+
+
+def same_settings(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two definitions are the same, the order of keys too: the last method of a mixture is its main one."""
+    return json.dumps(one) == json.dumps(other)
 
 
 def weights_hash(folder: Path) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from lare.errors import LareError
 from lare.experiments.grid import Arm, Grid, Start, find_file, load_grid
-from lare.experiments.identity import definition, definition_hash, same_run, weights_hash
+from lare.experiments.identity import definition, definition_hash, same_run, same_settings, weights_hash
 from lare.training.plan.config import RunConfig
 from lare.training.plan.run_file import load_run_config, read_yaml
 
@@ -52,7 +52,7 @@ class Run:
 
     def is_that(self, settings: Mapping[str, Any]) -> bool:
         """Whether settings that were written down are this run's; equal ones need no reading."""
-        return self.settings == settings or same_run(self.config, settings)
+        return same_settings(self.settings, settings) or same_run(self.config, settings)
 
     @property
     def stem(self) -> str:

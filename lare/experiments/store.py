@@ -142,7 +142,7 @@ def read_row(path: Path) -> dict[str, Any] | None:
         raise LareError(f"the row {str(path)!r} can't be read ({error}); delete it, and it is made again") from None
 
 
-def done(plan: Plan, slot: Slot, limit: int | None = None) -> dict[str, Any] | None:
+def done(plan: Plan, slot: Slot) -> dict[str, Any] | None:
     """The row of a slot, if it is of the run, start, question group and way of asking that the grid has now."""
     row = read_row(slot.path(plan))
     if row is None:
@@ -152,7 +152,7 @@ def done(plan: Plan, slot: Slot, limit: int | None = None) -> dict[str, Any] | N
     same = (
         row.get("options") == dict(arm.asks[slot.ask])
         and row.get("group") == plan.grid.tasks[slot.split]
-        and row.get("limit") == limit
+        and row.get("limit") == plan.limit
         # Where the start's weights are not on this machine, the row's word is taken for them.
         and (begin is None or row.get("start_hash") == begin)
         and (slot.run.start is None or plan.starts[slot.run.start].is_that(row.get("start_settings") or {}))

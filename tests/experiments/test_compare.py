@@ -145,7 +145,9 @@ def test_a_table_s_numbers_are_the_rows(world: World, capsys: pytest.CaptureFixt
     lare_line = next(line for line in lines if line[0] == "LaRe")
     rows = [row for name, row in world.rows.items() if name.startswith("lare") and "K4" in name]
     for column, task in enumerate(("lare_mini_val_mmbench", "lare_mini_val_pope"), 1):
-        assert lare_line[column] == f"{100 * np.mean([row['scores'][task] for row in rows]):.1f} / 11.0"
+        share, _, tokens = lare_line[column].partition(" / ")
+        assert float(share) == pytest.approx(100 * np.mean([row["scores"][task] for row in rows]), abs=0.051)
+        assert tokens == "11.0"
     assert lines[0][1:3] == ["mmbench", "pope"]
     terms = next(line for line in lines if line[:2] == ["random", "2 x 1"])
     assert terms[2:] == ["boxes", "8", "2", "8", "1", "x 1"]

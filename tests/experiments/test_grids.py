@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,15 @@ from analysis.ablation.rows import merge, read_rows
 from lare.cli import main as lare
 from lare.errors import LareError
 from lare.experiments.gather import gather
+from lare.experiments.identity import definition, definition_hash, same_run
 from lare.experiments.looks import split_of
 from lare.experiments.order import chosen_rate
 from lare.experiments.plan import Plan, scaled
+from lare.training.plan.run_file import run_config_from
 from tests.experiments.grids import World
 
 ROOT = Path(__file__).parents[2]
+MIXTURE = (("llava", 0.5), ("cot", 0.5))
 FILES = sorted((ROOT / "lare/configs/experiments").glob("*.yaml"))
 
 
@@ -98,6 +102,28 @@ def test_the_split_of_rows() -> None:
     assert split_of({"scores": {"lare_mini_pope": {}}}) == "test"
     assert split_of({"scores": {"lare_mini_val_pope": {}}}) == "validation"
     assert split_of({"scores": {"mmbench": {}}}) == "other"
+
+
+def test_what_defines_a_run_is_read_back_and_tells_the_order_of_methods(tmp_path: Path) -> None:
+    config = grid("refocus", tmp_path).run("text_all", "I-fetch", 0).config
+    found = json.loads(json.dumps(definition(config)))
+    assert same_run(config, found) and same_run(config, config.to_dict())
+    mixed = [replace(config.stages[1], methods=dict(pairs)) for pairs in (MIXTURE, reversed(MIXTURE))]
+    one, other = (replace(config, stages=(config.stages[0], stage)) for stage in mixed)
+    # The last method of a mixture is the one that is validated, and updates are shared out in order.
+    assert not same_run(one, definition(other)) and same_run(one, definition(one))
+    assert definition_hash(definition(one)) != definition_hash(definition(other))
+
+
+def test_keys_of_earlier_versions_are_the_same_run(tmp_path: Path) -> None:
+    config = grid("refocus", tmp_path).run("direct_all", "I-fetch", 0).config
+    old = json.loads(json.dumps(config.to_dict()))
+    for stage in old["stages"]:
+        stage["direct_share"] = 1.0
+        del stage["methods"]
+    assert run_config_from(old).stages[1].methods == {"direct": {"method": "llava", "share": 1.0}}
+    named = replace(config, stages=run_config_from(old).stages)
+    assert same_run(named, old) and same_run(named, definition(named))
 
 
 # Rows in the analyses -----------------------------------------------------------------------------------------------

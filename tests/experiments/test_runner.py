@@ -414,6 +414,7 @@ def test_a_limited_run_has_rows_of_its_own(world: World) -> None:
     assert world.rows == {}
     assert len(list((world.folder / "reports/tiny-first-4/rows").iterdir())) == 1
     world.said()
+    assert lare(world.words("run", *one, "--limit", "4")) == 0 and world.said() == []
     assert lare(world.words("run", *one)) == 0
     assert [list(call) for call in world.said()] == [["ask"]]
     assert Slot(world.plan.run("random", "0", 0), "K4", "validation").file in world.rows
