@@ -85,7 +85,7 @@ class Job:
     slots: tuple[Slot, ...] = ()
 
 
-def chosen_rate(plan: Plan, arm: str, limit: int | None = None) -> float | None:
+def chosen_rate(plan: Plan, arm: str) -> float | None:
     """The factor on the learning rates with the best validation accuracy; None while it is not known.
 
     Accuracy is the mean over tasks and over the starts on which rates are tried, of the arm's own way of asking; of
@@ -97,7 +97,7 @@ def chosen_rate(plan: Plan, arm: str, limit: int | None = None) -> float | None:
     own = plan.grid.arms[arm].own
     means = {}
     for rate, tried in runs.items():
-        rows = [done(plan, Slot(run, own, "validation"), limit) for run in tried]
+        rows = [done(plan, Slot(run, own, "validation")) for run in tried]
         if any(row is None for row in rows):
             return None
         means[rate] = float(np.mean([np.mean(list(row["scores"].values())) for row in rows if row is not None]))
