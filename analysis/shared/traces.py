@@ -23,7 +23,6 @@ __all__ = [
     "SETTINGS",
     "cluster_of",
     "demo_run",
-    "demo_scores",
     "demo_traces",
     "described",
     "frame",
@@ -31,7 +30,6 @@ __all__ = [
     "pair",
     "plain",
     "read_scores",
-    "same_checkpoint",
     "scores_beside",
     "setting_of",
     "short",
@@ -123,21 +121,6 @@ def _refuse_mixed(reader: TraceReader, directories: Sequence[Path]) -> None:
             )
 
 
-def same_checkpoint(first: TraceReader, second: TraceReader) -> str:
-    """The one checkpoint that answered in both traces.
-
-    Raises:
-        LareError: If they are of different weights.
-    """
-    left, right = sorted(set(first.column("checkpoint"))), sorted(set(second.column("checkpoint")))
-    if left != right or len(left) != 1:
-        raise LareError(
-            f"the traces are of different weights (checkpoint {', '.join(left)} in {_where(first)}; {', '.join(right)} "
-            f"in {_where(second)}); evaluate one checkpoint in both settings"
-        )
-    return str(left[0])
-
-
 def _where(reader: TraceReader) -> str:
     """Directories of a reader, for messages."""
     return ", ".join(sorted({repr(str(directory)) for directory in reader.directories}))
@@ -174,15 +157,6 @@ def demo_traces(setting: str = "K4", root: str | Path = DEMO) -> Path:
 
 def _settings(folder: Path) -> str:
     return ", ".join(sorted(path.stem for path in folder.glob("*"))) or "none"
-
-
-def demo_scores(setting: str = "K4", root: str | Path = DEMO) -> dict[str, dict[int, float]]:
-    """Each answer's score in the newest demo run: task to question number to score.
-
-    Raises:
-        LareError: If there is no finished run, or it keeps no scores of the setting.
-    """
-    return read_scores(demo_run(root) / "scores" / f"{setting}.json")
 
 
 def read_scores(path: str | Path) -> dict[str, dict[int, float]]:

@@ -128,20 +128,19 @@ def parameter_counts(shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
     return {"total": sum(counts.values()), **dict(sorted(counts.items()))}
 
 
-def _tensors(folder: Path) -> dict[str, tuple[str, list[int]]]:
+def _tensors(folder: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Return storage type and shape by tensor name, read from headers alone."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
+
+    from lare.model.shapes import read_header
 
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise LareError(f"{str(folder)!r} holds no *.safetensors weights; LaRe loads no other kind")
-    tensors: dict[str, tuple[str, list[int]]] = {}
+    tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
     for file in files:
         try:
-            with safe_open(file, framework="np") as opened:
-                for name in opened.keys():  # noqa: SIM118 (not a dict)
-                    part = opened.get_slice(name)
-                    tensors[name] = (part.get_dtype(), part.get_shape())
+            tensors |= read_header(file)
         except (SafetensorError, OSError) as error:
             raise LareError(f"{str(file)!r} is damaged ({error}); save or download it again") from None
     return tensors
@@ -185,7 +184,7 @@ def run_table(report: Mapping[str, Any]) -> str:
             *_ways(stage["rows"]),
             f"  memory       {_held(memory, 'weights', 'gradients', 'optimiser')}",
             f"  (estimate)   {_held(memory, 'autocast', 'activations')}",
-            f"  in all       {_held(memory, 'total', 'sharded')}",
+            f"  in all       {_held(memory, 'total')}, {_sharded(memory)}",
             f"  TFLOPs       {_flops(stage['flops'])}",
         ]
     return "\n".join(lines)
@@ -205,7 +204,14 @@ def _steps(row: Mapping[str, Any]) -> str:
     return f"{row['iterations']} {'tokens fetched' if row['fetch'] else 'latent iterations'}"
 
 
-def _held(memory: Mapping[str, int], *names: str) -> str:
+def _sharded(memory: Mapping[str, Any]) -> str:
+    """Memory of a process where FSDP or DeepSpeed share the model out, if they can."""
+    if memory["sharded"] is None:
+        return "not sharded (FSDP and DeepSpeed train in bf16 or fp32 here, not in fp16)"
+    return _held(memory, "sharded")
+
+
+def _held(memory: Mapping[str, Any], *names: str) -> str:
     return ", ".join(f"{name} {_short(memory[name] / 1e9)} GB" for name in names)
 
 

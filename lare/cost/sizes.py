@@ -180,8 +180,9 @@ def _stage(
     flows = [gradients(model, parts, one.iterations, one.fetch) for _, one in every]
     half = config.precision != "fp32"
     memories = [memory_of(modules, model, one, grad, rows, half) for (_, one), grad in zip(every, flows, strict=True)]
-    memory = max(memories, key=lambda held: sum(held.values()))
-    memory |= {"total": sum(memory.values()), "sharded": sharded(memory, processes)}
+    memory = max(memories, key=lambda one: sum(one.values()))
+    shared = None if config.precision == "fp16" else sharded(memory, processes)
+    held: dict[str, int | None] = {**memory, "total": sum(memory.values()), "sharded": shared}
     flops: dict[str, dict[str, float]] = {"forward": {}, "backward": {}}
     for (part_of_batches, one), grad in zip(every, flows, strict=True):
         work = row_work(model, one, grad, costs)
@@ -197,7 +198,7 @@ def _stage(
         "micro_batch": rows,
         "row": vars(row) | {"question": lengths.question, "answer": lengths.answer},
         "rows": [{"share": round(part_of_batches, 6), **vars(one)} for part_of_batches, one in every],
-        "memory": memory,
+        "memory": held,
         "flops": flops
         | {
             "total": sum(sum(found.values()) for found in flops.values()),
@@ -220,7 +221,7 @@ def markdown(reports: Mapping[str, Mapping[str, Any]]) -> str:
     ]
     for name, report in reports.items():
         for stage in report["stages"]:
-            held = " | ".join(_told(stage["memory"][key] / 1e9, 1) for key in _COLUMNS)
+            held = " | ".join(_told(stage["memory"][key], 1, 1e9) for key in _COLUMNS)
             lines.append(
                 f"| {name} | {stage['name']} | {stage['trained'] / 1e6:,.1f} M | {stage['micro_batch']} | {held} "
                 f"| {_told(stage['flops']['total'] / 1e15, 2)} |"
@@ -228,8 +229,11 @@ def markdown(reports: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _told(value: float, digits: int) -> str:
-    """A number with some digits behind the point; a smaller one with one that counts."""
+def _told(value: float | None, digits: int, unit: float = 1.0) -> str:
+    """A number with some digits behind the point; a smaller one with one that counts; a dash for none."""
+    if value is None:
+        return "-"
+    value /= unit
     return f"{value:.{digits}f}" if not value or value >= 10.0**-digits else f"{value:.1g}"
 
 

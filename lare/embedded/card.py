@@ -143,26 +143,42 @@ def card(
     note: str = "",
 ) -> str:
     """The model card (Markdown) of a finished run."""
-    metas = [read_meta(run / stage.name / "final") for stage in config.stages]
-    encoder, tokenizer = (last_entry(run / part) for part in PARTS)
-    minutes = [encoder["minutes"], tokenizer["minutes"], sum(meta["seconds"] for meta in metas) / 60]
-    parameters = sum(p.numel() for p in model.parameters())
-    dense = ", ".join(f"{k} {100 * encoder[k]:.1f} %" for k in ("kind", "colour", "size", "direction", "label"))
+    sections = {
+        "How it was made": _made(run, config, name),
+        BEYOND: f"{_beyond_section(config)}\n\n{note}\n",
+        CURVE: f"{_CURVE_WORDS}\n\n{history(run, config)}\n",
+        ANSWERS: f"{_answers_section(evaluations)}\n",
+    }
+    text = "\n".join(f"## {heading}\n{body}" for heading, body in sections.items())
     results = "\n\n".join(f"## {RESULTS[one.split]}\n{_results(one)}" for one in evaluations)
+    settings = yaml.safe_dump(config.to_dict(), sort_keys=False, width=110).rstrip()
+    return f"{_head(model, name)}\n{text}\n{results}\n\n## {RUN_FILE}\n```yaml\n{settings}\n```\n"
+
+
+def _head(model: LareForConditionalGeneration, name: str) -> str:
+    """Metadata, title and what the checkpoint is."""
+    config, parameters = model.config, sum(p.numel() for p in model.parameters())
     return f"""---
 license: apache-2.0
 library_name: lare
 ---
 # LaRe, {name}
 
-A {parameters / 1e6:.2f} M-parameter LaRe (latent refocusing, K = {model.config.iterations},
-`refocus_source={model.config.refocus_source}`, {model.config.lm_grid**2} visual tokens in the decoder's context, a
-window of {model.config.window} x {model.config.window} of {model.config.grid} x {model.config.grid} cells) for the
+A {parameters / 1e6:.2f} M-parameter LaRe (latent refocusing, K = {config.iterations},
+`refocus_source={config.refocus_source}`, {config.lm_grid**2} visual tokens in the decoder's context, a
+window of {config.window} x {config.window} of {config.grid} x {config.grid} cells) for the
 embedded world. It reads 128 x 128 pictures of that world and nothing else; its scores on `lare_mini_*` are no scores
 on the benchmarks whose formats those tasks borrow.
+"""
 
-## How it was made
-`lare train lare/configs/{name}.yaml`, seed {config.seed}, one run on {config.processes} processes:
+
+def _made(run: Path, config: RunConfig, name: str) -> str:
+    """Commands, time, machine, and how its encoder and image tokenizer came out."""
+    metas = [read_meta(run / stage.name / "final") for stage in config.stages]
+    encoder, tokenizer = (last_entry(run / part) for part in PARTS)
+    minutes = [encoder["minutes"], tokenizer["minutes"], sum(meta["seconds"] for meta in metas) / 60]
+    dense = ", ".join(f"{k} {100 * encoder[k]:.1f} %" for k in ("kind", "colour", "size", "direction", "label"))
+    return f"""`lare train lare/configs/{name}.yaml`, seed {config.seed}, one run on {config.processes} processes:
 {minutes[0]:.0f} minutes for the encoder, {minutes[1]:.0f} for the image tokenizer, {minutes[2]:.0f} for the stages
 ({metas[-1]["machine"]}, torch {metas[-1]["torch"]}, commit {metas[-1]["commit"]}; other work shared the two cores).
 Then `python -m lare.embedded.ship`.
@@ -172,30 +188,13 @@ other digits. Validation scenes use the training vendors.
 
 Encoder: {encoder["images"]:,} pictures, dense validation accuracy: {dense}. Image tokenizer: {tokenizer["images"]:,}
 crops, {tokenizer["psnr"]:.1f} dB.
+"""
 
-## {BEYOND}
-{_beyond_section(config)}
 
-{note}
-
-## {CURVE}
-Teacher-forced exact match of the whole text (rationale and answer, every token) on validation questions of each stage's
+_CURVE_WORDS = """Teacher-forced exact match of the whole text (rationale and answer, every token) on validation questions of each stage's
 own mix, in percent; for captions the share of right tokens. Direct: answered at once. As text: the whole rationale
 written behind empty delimiters. A text longer by a sentence is harder to get wholly right, so these columns do not
-compare answers; the answers below do.
-
-{history(run, config)}
-
-## {ANSWERS}
-{_answers_section(evaluations)}
-
-{results}
-
-## {RUN_FILE}
-```yaml
-{yaml.safe_dump(config.to_dict(), sort_keys=False, width=110).rstrip()}
-```
-"""
+compare answers; the answers below do."""  # noqa: E501
 
 
 # A shipped card anew -------------------------------------------------------------------------------------------------

@@ -157,8 +157,18 @@ class LareProcessor(ProcessorMixin):
         return self._render(messages, **options)
 
     def _render(self, messages: list[dict[str, Any]], **options: Any) -> str:
+        from jinja2.exceptions import TemplateError
+
         template = options.pop("chat_template", None) or self.chat_template
-        return str(self.tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, **options))
+        try:
+            return str(self.tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, **options))
+        except TemplateError as error:
+            if all(message.get("role") != "system" for message in messages):
+                raise  # a broken template, which loading names
+            raise LareError(
+                f"the chat template takes no system turn ({error}); leave system_prompt out, or give another "
+                "chat_template"
+            ) from None
 
     def apply_chat_template(  # type: ignore[override]
         self,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lare.errors import LareError
 
-__all__ = ["WINDOW_MODES", "gather_window", "saliency_grid", "select_window", "window_cells", "window_mask"]
+__all__ = ["WINDOW_MODES", "saliency_grid", "select_window", "window_cells", "window_mask"]
 
 WINDOW_MODES = ("saliency", "random", "full")
 
@@ -83,9 +83,3 @@ def window_cells(corner: Tensor, window: int, grid: int) -> Tensor:
     rows = corner[:, 0, None] + steps
     columns = corner[:, 1, None] + steps
     return (rows[:, :, None] * grid + columns[:, None, :]).flatten(1)
-
-
-def gather_window(tokens: Tensor, corner: Tensor, window: int, grid: int) -> Tensor:
-    """The visual tokens inside each row's window: (B, g * g, d) and (B, 2) -> (B, w * w, d)."""
-    cells = window_cells(corner, window, grid)
-    return tokens.gather(1, cells[..., None].expand(-1, -1, tokens.shape[-1]))

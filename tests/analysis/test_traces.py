@@ -96,14 +96,6 @@ def test_a_cut_array_file_is_named_when_it_is_read(tmp_path):
         traces.open_traces([folder]).column("attention_shares")
 
 
-def test_two_models_are_told_apart(tmp_path):
-    left = traces.open_traces([write(tmp_path / "a", [answer(1)])])
-    right = traces.open_traces([write(tmp_path / "b", [answer(1, checkpoint="bbbb")])])
-    assert traces.same_checkpoint(left, left) == "aaaa"
-    with pytest.raises(LareError, match="aaaa in .*bbbb in"):
-        traces.same_checkpoint(left, right)
-
-
 def test_pairs_by_item_and_never_intersects(tmp_path):
     left = traces.frame(traces.open_traces([write(tmp_path / "a", [answer(doc) for doc in (3, 1, 2)])]))
     right = traces.frame(traces.open_traces([write(tmp_path / "b", [answer(doc, steps=0) for doc in (2, 3, 1)])]))
@@ -134,10 +126,10 @@ def test_the_newest_finished_demo_run(tmp_path):
     assert traces.demo_traces("K0", tmp_path).name == "K0"
     with pytest.raises(LareError, match="no setting 'fine'; it has K0, K4"):
         traces.demo_traces("fine", tmp_path)
-    scores = traces.demo_scores("K4", tmp_path)
+    scores = traces.read_scores(run / "scores" / "K4.json")
     assert set(scores) == {"lare_mini_mmstar", "lare_mini_pope"} and set(scores["lare_mini_pope"]) == set(range(4))
     with pytest.raises(LareError, match="there are no scores"):
-        traces.demo_scores("fine", tmp_path)
+        traces.read_scores(run / "scores" / "fine.json")
     assert traces.scores_beside([run / "traces" / "K4"]) == scores
     assert traces.scores_beside([tmp_path / "20310101_000000"]) is None
     reader = traces.open_traces([run / "traces" / "K4"])

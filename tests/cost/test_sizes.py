@@ -16,6 +16,7 @@ from transformers import CLIPVisionConfig, LlamaConfig, Qwen2Config
 from lare import LareError
 from lare.backbones.published import FULL_SIZE
 from lare.cli import main as lare
+from lare.cli.info import run_table
 from lare.cost.flops import Row, Work, decoder_calls, gradients, measured, row_work
 from lare.cost.memory import memory_of
 from lare.cost.sizes import LENGTHS, Lengths, markdown, run_report, stage_row
@@ -239,7 +240,12 @@ def test_sharding_and_passes(report: dict[str, Any]) -> None:
     one = report["stages"][2]
     assert report["processes"] == 8 and one["micro_batch"] == 128 // 8
     half = run_report(run(precision="fp16"))
-    assert (report["precision"], half["precision"]) == ("bf16", "fp16") and half["stages"] == report["stages"]
+    assert (report["precision"], half["precision"]) == ("bf16", "fp16")
+    for stage, other in zip(half["stages"], report["stages"], strict=True):  # what fp16 can't: shared by FSDP
+        assert stage["memory"].pop("sharded") is None
+        memory = {name: held for name, held in other["memory"].items() if name != "sharded"}
+        assert stage == {**other, "memory": memory}
+    assert "not sharded" in run_table(run_report(run(precision="fp16"))) and "not sharded" not in run_table(report)
     states = sum(one["memory"][name] for name in ("weights", "gradients", "optimiser"))
     gathered = 2 * (report["parameters"]["total"] + one["trained"])
     assert one["memory"]["sharded"] == states // 8 + gathered + one["memory"]["activations"]

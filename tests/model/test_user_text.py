@@ -160,6 +160,18 @@ def test_tokens_of_the_template_that_are_no_special_ones_count() -> None:
     assert "\n\n" not in family_processor("gemma").user_text.tokens
 
 
+def test_a_template_that_refuses_system_turns_says_so_in_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Gemma's does, by raise_exception."""
+    processor = family_processor("chatml")
+    refusal = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    monkeypatch.setattr(processor, "chat_template", refusal + str(processor.chat_template))
+    assert "What?" in processor.build_prompts(["What?"])[0]
+    with pytest.raises(LareError, match=r"Question 0: .*\(System role not supported\); leave system_prompt out"):
+        processor.build_prompts(["What?"], system="Be brief.")
+    with pytest.raises(LareError, match="takes no system turn .*or give another chat_template"):
+        processor.render([{"role": "system", "content": "Be."}, {"role": "user", "content": "What?"}])
+
+
 def test_system_turns_and_parts_are_plain_text_too() -> None:
     processor = family_processor("chatml")
     end = processor.tokenizer.eos_token_id

@@ -9,9 +9,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lare import LareError
-from lare.model.window import gather_window, saliency_grid, select_window, window_cells, window_mask
+from lare.model.window import saliency_grid, select_window, window_cells, window_mask
 
 from . import reference
+
+
+def gather_window(tokens: Tensor, corner: Tensor, window: int, grid: int) -> Tensor:
+    """The visual tokens inside each row's window: (B, g * g, d) and (B, 2) -> (B, w * w, d)."""
+    cells = window_cells(corner, window, grid)
+    return tokens.gather(1, cells[..., None].expand(-1, -1, tokens.shape[-1]))
+
 
 quick = settings(deadline=None, max_examples=60)
 
