@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("lare", "lare_eval", "analysis", "benchmarks")
-GROUND = ("errors", "files", "images", "allocator", "intervals", "progress", "registry")
+GROUND = ("errors", "files", "images", "allocator", "intervals", "progress", "registry", "window_modes")
 """Modules of `lare` that any room may use; they use none but each other."""
 _GENERAL = ("model", "backbones", "losses", "methods", "data", "training", "cost", "loading")
 ROOMS: dict[str, tuple[str, ...]] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -12,10 +12,10 @@ import torch
 from lare.errors import LareError
 from lare.methods.base import option
 from lare.methods.generating import Generating, GeneratingOptions
-from lare.methods.layout import Layout
+from lare.methods.layout import Layout, Row, Segment, Text
 from lare.methods.training import ModelSettings, StageSettings, Training, TrainingOptions
 from lare.model.halting import parse_stop
-from lare.model.window import WINDOW_MODES
+from lare.window_modes import WINDOW_MODES, check_window_mode
 
 __all__ = ["Lare", "LareOptions", "LareTraining"]
 
@@ -53,13 +53,17 @@ class LareTrainingOptions(TrainingOptions):
 
     Attributes:
         iterations: K.
-        window: Where the Extractor looks: "saliency" is the method, "random" and "full" are controls.
+        window: Where the Extractor looks: "saliency" is the method, "random" and "full" are controls; "soft:T" trains
+            on a mixture of windows, through which a gradient reaches the attention that chooses them.
         replaced: Rationale tokens that the text leaves out, because the latents stand for them.
+        replaced_steps: K latents stand for the first K steps of the rationale, and the text goes on after them. With
+            several K in a mixture, K is a dial: ``lare1: {method: lare, iterations: 1, ...}``.
     """
 
     iterations: int | None = option(None, "latent iterations K", least=0)
-    window: str | None = option(None, "saliency, or the controls random and full", choices=WINDOW_MODES)
+    window: str | None = option(None, "saliency, soft:T, or the controls random and full", check=check_window_mode)
     replaced: int | None = option(None, "rationale tokens that the text leaves out", least=0)
+    replaced_steps: bool = option(False, "let K latents stand for the first K steps of the rationale")
 
 
 class LareTraining(Training):
@@ -75,6 +79,17 @@ class LareTraining(Training):
         replaced = (config.text_prefix if chosen is None else chosen) if iterations else 0
         window = own.window or stage.window
         return Layout(iterations, True, True, config.text_prefix, replaced, window, lm_grid=self.grid(stage))
+
+    @property
+    def own_segments(self) -> bool:
+        """See `Training.own_segments`."""
+        return self.options.replaced_steps
+
+    def segments(self, row: Row, layout: Layout) -> Sequence[Segment] | None:
+        """See `Training.segments`."""
+        if not self.options.replaced_steps:
+            return None
+        return [Text(row.rationale[row.after_steps(layout.iterations) :]), Text(row.answer)]
 
     def steps(self, stage: StageSettings, config: ModelSettings) -> int:
         """K."""

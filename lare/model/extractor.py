@@ -146,7 +146,7 @@ class Extractor(nn.Module):
             states: The last position's output of every decoder layer, (B, L, d).
             visual: Visual tokens (I, n, d), or what `remember` made of them; I divides B, row b belongs to image
                 b // (B / I).
-            mask: Optional (B, n), True where a row may look.
+            mask: Optional (B, n), True where a row may look; or the logarithm of how far it may (a soft window).
 
         Returns:
             Latents (B, m, d), and the cross-attention (B, n) averaged over heads, decoder layers and Extractor layers.
@@ -165,7 +165,10 @@ class Extractor(nn.Module):
 
 
 def _folded_bias(mask: Tensor, layers: int, key: Tensor) -> Tensor:
-    """Additive mask for queries that are folded by image: (B, n) booleans -> (I, 1, Q * L, n)."""
+    """Additive mask for queries that are folded by image: (B, n) booleans or logarithms -> (I, 1, Q * L, n)."""
     images, tokens = key.shape[0], mask.shape[1]
-    bias = torch.zeros(mask.shape, dtype=key.dtype, device=key.device).masked_fill_(~mask, float("-inf"))
+    if mask.dtype == torch.bool:
+        bias = torch.zeros(mask.shape, dtype=key.dtype, device=key.device).masked_fill_(~mask, float("-inf"))
+    else:
+        bias = mask.to(key.dtype)
     return bias.reshape(images, -1, 1, tokens).expand(-1, -1, layers, -1).reshape(images, 1, -1, tokens)

@@ -27,6 +27,7 @@ from lare.model.losses import answer, prefix_reconstruction, text_loss
 from lare.model.outputs import LareGeneration, LareOutput
 from lare.model.thinking import think
 from lare.model.vision import Projector, VisionTower, VisualTokens, pool_grid
+from lare.window_modes import soft_temperature
 
 __all__ = ["LareForConditionalGeneration"]
 
@@ -251,7 +252,7 @@ class LareForConditionalGeneration(StrictLoading, GenerationMixin):
             questions_per_image: Q with B = I * Q; rows of an image are neighbours.
             iterations: K; None takes the configuration's.
             delimiters: Feed <|latent_end|> before the target. False with iterations=0 is plain LLaVA.
-            window_mode: "saliency", "random" or "full".
+            window_mode: "saliency", "random", "full" or "soft:T" (see `lare.model.thinking.think`).
             generator: Source of random windows.
             fetch: (B, K) numbers of fine tokens in place of the latents, to be read before the Extractor makes any.
             lm_grid: Side of the decoder's visual grid instead of the configured one; the prompt must fit.
@@ -275,7 +276,8 @@ class LareForConditionalGeneration(StrictLoading, GenerationMixin):
             return text_loss(self, input_ids, attention_mask, target_ids, target_mask, label_mask)
         visual = self.visual_tokens(pixel_values, visual_features, lm_grid)
         prompt = (input_ids, attention_mask, visual, shared_ids, questions_per_image)
-        state = prefill(self, *prompt, saliency_gradient=saliency_gradient)
+        soft = soft_temperature(window_mode) is not None
+        state = prefill(self, *prompt, saliency_gradient=saliency_gradient or soft)
         output = LareOutput(visual=visual)
         if delimiters:
             # Training always takes K iterations; adaptive stopping is a matter of inference.

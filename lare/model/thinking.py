@@ -16,7 +16,8 @@ from lare.model.extractor import VisualMemory
 from lare.model.halting import StopRule, parse_stop
 from lare.model.loop import LoopState, extend
 from lare.model.reasoner import Reasoner
-from lare.model.window import WINDOW_MODES, saliency_grid, select_window, window_cells, window_mask
+from lare.model.window import saliency_grid, select_window, soft_window, window_cells, window_mask
+from lare.window_modes import check_window_mode, soft_temperature
 
 __all__ = ["Thoughts", "rms_normalise", "think"]
 
@@ -83,7 +84,8 @@ def think(
         state: The prefilled state; it is spent.
         iterations: K; None takes the configuration's (for an adaptive rule, its `max_iterations`).
         stop: Stop rule; None takes the configuration's.
-        window_mode: "saliency", or the controls "random" and "full".
+        window_mode: "saliency", the controls "random" and "full", or "soft:T", a mixture of windows for training (see
+            `lare.model.window.soft_window`).
         latent_override: Feed something else: "zeros", "noise" (of each latent's norm), or a tensor that broadcasts to
             (B, K, m, d).
         generator: Source of random windows and noise.
@@ -129,8 +131,7 @@ def _limit(model: Reasoner, rule: StopRule, iterations: int | None) -> int:
 
 
 def _check_options(model: Reasoner, state: LoopState, limit: int, window_mode: str, override: LatentOverride) -> None:
-    if window_mode not in WINDOW_MODES:
-        raise LareError(f"window_mode is {window_mode!r}; give one of {', '.join(WINDOW_MODES)}.")
+    check_window_mode(window_mode)
     if isinstance(override, str) and override not in ("zeros", "noise"):
         raise LareError(f'latent_override is {override!r}; give None, "zeros", "noise" or a tensor (B, K, m, d).')
     if isinstance(override, Tensor):
@@ -151,10 +152,15 @@ def choose_look(model: Reasoner, state: LoopState, mode: str, generator: torch.G
         corner = torch.zeros(batch, 2, dtype=torch.long, device=device)
         tokens = visual.refocus.shape[1]
         return _Look(corner, torch.ones(batch, device=device), None, None, torch.zeros(batch, tokens, device=device))
-    fine = saliency_grid(state.saliency.detach(), visual.lm_grid, visual.grid)
-    corner, mass = select_window(fine, config.window, mode, generator)
+    temperature = soft_temperature(mode)
+    fine = saliency_grid(state.saliency, visual.lm_grid, visual.grid)
+    hard = mode if temperature is None else "saliency"
+    corner, mass = select_window(fine.detach(), config.window, hard, generator)
     cells = window_cells(corner, config.window, visual.grid)
-    mask = window_mask(corner, config.window, visual.grid)
+    if temperature is None:
+        mask = window_mask(corner, config.window, visual.grid)
+    else:
+        mask = soft_window(fine, config.window, temperature)
     return _Look(corner, mass, mask, cells, torch.zeros(batch, cells.shape[1], device=device))
 
 
@@ -203,7 +209,8 @@ def window_mean(state: LoopState, look: _Look) -> Tensor:
     visual = state.visual.refocus
     if look.mask is None:
         return visual.mean(1).repeat_interleave(state.questions_per_image, 0)
-    weights = look.mask.to(visual.dtype)
+    inside = look.mask if look.mask.dtype == torch.bool else look.mask.exp()
+    weights = inside.to(visual.dtype)
     weights = (weights / weights.sum(-1, keepdim=True)).reshape(visual.shape[0], -1, visual.shape[1])
     return torch.matmul(weights, visual).flatten(0, 1)
 

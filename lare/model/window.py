@@ -10,10 +10,37 @@ import torch
 from torch import Tensor
 
 from lare.errors import LareError
+from lare.window_modes import WINDOW_MODES
 
-__all__ = ["WINDOW_MODES", "saliency_grid", "select_window", "window_cells", "window_mask"]
+__all__ = [
+    "WINDOW_MODES",
+    "saliency_grid",
+    "select_window",
+    "soft_window",
+    "window_cells",
+    "window_mask",
+]
 
-WINDOW_MODES = ("saliency", "random", "full")
+
+def soft_window(saliency: Tensor, window: int, temperature: float) -> Tensor:
+    """A window that is a mixture of all places, so that a gradient reaches the saliency.
+
+    Each place weighs softmax(share / T) of the saliency's share inside it; as T falls the mixture becomes the arg-max.
+
+    Args:
+        saliency: (B, g, g) on the fine grid, with its gradient.
+        window: Side w in fine cells.
+        temperature: T.
+
+    Returns:
+        (B, g * g) logarithm of the probability that a fine token lies inside, at least log 1e-4.
+    """
+    share = saliency.float() / saliency.float().sum((1, 2), keepdim=True).clamp_min(1e-9)
+    sums = window_sums(share, window)
+    places = (sums.flatten(1) / temperature).softmax(-1).reshape(sums.shape).unsqueeze(1)
+    kernel = torch.ones(1, 1, window, window, dtype=places.dtype, device=places.device)
+    inside = torch.nn.functional.conv_transpose2d(places, kernel)
+    return inside.flatten(1).clamp(1e-4, 1.0).log()
 
 
 def saliency_grid(saliency: Tensor, lm_grid: int, grid: int) -> Tensor:

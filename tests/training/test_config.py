@@ -90,7 +90,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     "both keys": (run(stage(text_share=0.1, methods={"cot": 1})), "text_share and methods are both given; leave text_"),
     "method": (run(stage(methods={"mcot": 1})), "stage III: there is no method 'mcot'; choose from"),
     "method's option": (run(stage(methods={"lare": {"windows": "full"}})), "the method 'lare' has no option"),
-    "method's value": (run(stage(methods={"lare": {"window": "left"}})), "stage III: window is 'left'; choose from"),
+    "method's value": (run(stage(methods={"lare": {"window": "left"}})), "window is 'left'; give one of saliency"),
     "method's share": (run(stage(methods={"lare": 0})), "stage III: the share of 'lare' is 0; give a number above 0"),
     "sum of methods": (run(stage(methods={"lare": 0.5, "cot": 0.4})), "stage III: the shares .* sum up to 0.9; make"),
     "fetched alone": (

@@ -121,6 +121,23 @@ def test_a_methods_options_come_before_the_stages() -> None:
     assert (second.window, second.iterations, second.lm_grid) == ("saliency", config().iterations, 2)
 
 
+def test_latents_stand_for_the_first_steps_of_the_rationale() -> None:
+    """With K in a mixture, each K leaves out as many steps as it has latents; rows with fewer keep the answer alone."""
+    methods = {f"lare{k}": {"method": "lare", "share": 0.5, "iterations": k, "replaced_steps": True} for k in (1, 2)}
+    batches = world(kind="IV", methods=methods, batch=16)
+    tokenizer, seen = processor().tokenizer, set()
+    for step in range(6):
+        _, items, entry = batches.drawn(step)
+        (batch,) = batches.micro_batches(step)
+        steps = int(batch.inputs["iterations"])
+        seen.add(steps)
+        assert steps == entry.training.layout(batches.stage, config()).iterations
+        for ids, item in zip(kept(batch.inputs["target_ids"], batch.inputs["target_mask"]), items, strict=True):
+            rest = "".join(f" {one}" for one in item.question.rationale[steps:])
+            assert tokenizer.decode(ids) == f"{rest} Answer: {item.final}{tokenizer.eos_token}"
+    assert seen == {1, 2}
+
+
 # Segments and examples ----------------------------------------------------------------------------------------------
 
 

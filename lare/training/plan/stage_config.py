@@ -10,13 +10,13 @@ from lare.errors import LareError, require
 from lare.losses.base import weighted_names
 from lare.registry import DATA_FORMATS
 from lare.training.plan.mixture import LEGACY, Entry, from_shares, read_mixture, typical_layout
+from lare.window_modes import check_window_mode
 
 __all__ = ["PARTS", "STAGE_NAMES", "DataConfig", "StageConfig"]
 
 STAGE_NAMES = ("I", "II", "III", "IV")
 PARTS = ("projector", "refocus_projector", "extractor", "language_model", "alignment", "unet")
 """What can be trained; the vision encoder and the image tokenizer never are."""
-WINDOWS = ("saliency", "random", "full")
 _OF_LATENTS = ("extractor", "refocus_projector", "alignment", "unet")
 """Parts that only batches with latents train; stage II has no others."""
 
@@ -93,7 +93,8 @@ class StageConfig:
         new_learning_rate: Peak, for modules that start from nothing.
         floor: Learning rate at its end, as a share of the peak; None takes the optimiser's.
         iterations: K; None takes the model's in stages II-IV. Stage I has none.
-        window: ``saliency``, or the controls ``random`` and ``full``.
+        window: ``saliency``; ``soft:T``, a mixture of windows that lets a gradient reach the attention that chooses
+            them (beyond the paper; answers take the arg-max); or the controls ``random`` and ``full``.
         replaced: Rationale tokens that the text leaves out because the latents stand for them; None is the model's
             `text_prefix` (the paper's reading), 0 none.
         methods: The methods that it trains, each with its share of the updates, or with share and options; see
@@ -187,7 +188,10 @@ class StageConfig:
             self.lm_grid is None or self.lm_grid >= 1,
             f"{label}: lm_grid is {self.lm_grid}; give at least 1, or leave it out",
         )
-        require(self.window in WINDOWS, f"{label}: window is {self.window!r}; give one of {', '.join(WINDOWS)}")
+        try:
+            check_window_mode(self.window)
+        except LareError as error:
+            raise LareError(f"{label}: {error}") from None
         require(self.replaced is None or self.replaced >= 0, f"{label}: replaced is {self.replaced}; give 0 or more")
 
     def _read_methods(self, label: str) -> None:
