@@ -133,11 +133,17 @@ def _build(kind: type[T], content: Any, where: str) -> T:
     return kind(**{name: _value(hints[name], value, where + name) for name, value in content.items()})
 
 
+_told: set[str] = set()
+
+
 def _tell_deprecated(content: Mapping[Any, Any], where: str) -> None:
     old = [name for name in LEGACY if content.get(name)]
     if old:
         meant = ", ".join(f"{name}: {content[name]} is {LEGACY[name] | {'share': content[name]}}" for name in old)
-        note(f"{where.rstrip('.')}: {', '.join(old)} are deprecated; name the stage's methods instead ({meant})")
+        text = f"{where.rstrip('.')}: {', '.join(old)} are deprecated; name the stage's methods instead ({meant})"
+        if text not in _told:  # a grid reads many runs of earlier versions, over and over
+            _told.add(text)
+            note(text)
 
 
 def _data_kind(content: Mapping[Any, Any], where: str) -> tuple[Any, Mapping[Any, Any]]:
