@@ -233,7 +233,9 @@ class WorldBatches(StageBatches):
             ]
             made = [entry.training.segments(row, mode) for row in rows]
             targets = targets_of(made, rows, mode, self.config, self.data.per_image)
-        return encode_rows(prompts, thoughts, answers, mode, self.config, int(tokenizer.pad_token_id), own=targets)
+        ends = [step_ends(tokenizer, thought) for thought in thoughts] if mode.by_step else None
+        fill = int(tokenizer.pad_token_id)
+        return encode_rows(prompts, thoughts, answers, mode, self.config, fill, own=targets, ends=ends)
 
     def _shared(self, lm_grid: int | None) -> list[int]:
         """What stands before every question; the image's tokens are of the decoder's grid or another."""

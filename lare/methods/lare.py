@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -58,12 +58,15 @@ class LareTrainingOptions(TrainingOptions):
         replaced: Rationale tokens that the text leaves out, because the latents stand for them.
         replaced_steps: K latents stand for the first K steps of the rationale, and the text goes on after them. With
             several K in a mixture, K is a dial: ``lare1: {method: lare, iterations: 1, ...}``.
+        by_step: Eq. 8 asks each latent step alone for its own step of the rationale (the last one for all that are
+            left), at most P tokens each, in the place of the first P tokens from all latents together.
     """
 
     iterations: int | None = option(None, "latent iterations K", least=0)
     window: str | None = option(None, "saliency, soft:T, or the controls random and full", check=check_window_mode)
     replaced: int | None = option(None, "rationale tokens that the text leaves out", least=0)
     replaced_steps: bool = option(False, "let K latents stand for the first K steps of the rationale")
+    by_step: bool = option(False, "let each latent step tell its own step of the rationale (eq. 8)")
 
 
 class LareTraining(Training):
@@ -78,7 +81,8 @@ class LareTraining(Training):
         chosen = stage.replaced if own.replaced is None else own.replaced
         replaced = (config.text_prefix if chosen is None else chosen) if iterations else 0
         window = own.window or stage.window
-        return Layout(iterations, True, True, config.text_prefix, replaced, window, lm_grid=self.grid(stage))
+        layout = Layout(iterations, True, True, config.text_prefix, replaced, window, lm_grid=self.grid(stage))
+        return replace(layout, by_step=True) if own.by_step else layout
 
     @property
     def own_segments(self) -> bool:

@@ -30,6 +30,8 @@ class Layout:
         window: Where the Extractor looks.
         fetch: Whether visual tokens stand in place of the latents (teacher latents).
         lm_grid: Side of the decoder's visual grid; None is the model's.
+        by_step: Whether each latent step has to tell its own step of the rationale, in the place of a prefix that all
+            tell together.
     """
 
     iterations: int = 0
@@ -40,6 +42,7 @@ class Layout:
     window: str = "saliency"
     fetch: bool = False
     lm_grid: int | None = None
+    by_step: bool = False
 
 
 class Text(NamedTuple):

@@ -139,15 +139,21 @@ def prefix_reconstruction(
     teacher-forced; gradients flow into the latents. Rows whose mask is all off cost nothing.
 
     Returns:
-        (sum, count), and the decoder outputs (B, P, d) that predict the prefix.
+        (sum, count), and the decoder outputs (B, P, d) that predict the prefix; (B * K, P, d) of prefixes (B, K, P),
+        which tell a step of the rationale each, read from the latents of their iteration alone (K iterations taken).
     """
     mask = torch.ones_like(prefix_ids, dtype=torch.bool) if prefix_mask is None else prefix_mask.bool()
+    latents, taken = thoughts.latents, thoughts.steps
+    if prefix_ids.dim() == 3:
+        prefix_ids, mask = prefix_ids.flatten(0, 1), mask.flatten(0, 1)
+        latents = latents.flatten(0, 1).unsqueeze(1)
+        taken = torch.ones(len(latents), dtype=taken.dtype, device=taken.device)
     rows = mask.any(1)
     if bool(rows.all()):
-        hidden = _prefix_states(model, thoughts.latents, thoughts.steps, prefix_ids, mask)
+        hidden = _prefix_states(model, latents, taken, prefix_ids, mask)
     else:
         chosen = rows.nonzero().squeeze(1)
-        part = _prefix_states(model, thoughts.latents[chosen], thoughts.steps[chosen], prefix_ids[chosen], mask[chosen])
+        part = _prefix_states(model, latents[chosen], taken[chosen], prefix_ids[chosen], mask[chosen])
         hidden = part.new_zeros(*prefix_ids.shape, part.shape[-1]).index_copy(0, chosen, part)
     return cross_entropy_at(model, hidden, prefix_ids, mask)[0], hidden
 

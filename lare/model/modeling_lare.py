@@ -246,8 +246,8 @@ class LareForConditionalGeneration(StrictLoading, GenerationMixin):
             visual_features: (I, N_f, d_vis) cached features of the frozen encoder. Neither, without delimiters: text.
             target_ids: (B, T) right-padded text after <|latent_end|>.
             target_mask: (B, T), 0 at padding; None means none.
-            prefix_ids: (B, P) right-padded start of the rationale for eq. 8.
-            prefix_mask: (B, P), 0 at padding.
+            prefix_ids: (B, P) right-padded start of the rationale for eq. 8; or (B, K, P), a step for each iteration.
+            prefix_mask: Of the same shape, 0 at padding.
             shared_ids: (I, S0) prompt part up to and including the image tokens, run once per image.
             questions_per_image: Q with B = I * Q; rows of an image are neighbours.
             iterations: K; None takes the configuration's.

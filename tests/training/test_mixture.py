@@ -374,3 +374,24 @@ def test_steps_of_a_rationale_end_with_sentences_and_lines() -> None:
     row = Row([], ids, [], ends=ends)
     assert (row.after_steps(0), row.after_steps(1), row.after_steps(9)) == (0, ends[0], len(ids))
     assert step_ends(tokenizer, []) == []
+
+
+def test_each_latent_tells_its_own_step(tmp_path: Path) -> None:
+    """In the world and in a data file; the last latent tells all that is left, and latents without a step nothing."""
+    methods = {"lare": {"share": 1.0, "by_step": True, "iterations": 2}}
+    tokenizer = processor().tokenizer
+    batches = world(kind="IV", methods=methods, batch=16)
+    _, items, _ = batches.drawn(0)
+    (batch,) = batches.micro_batches(0)
+    ids, mask = batch.inputs["prefix_ids"], batch.inputs["prefix_mask"].bool()
+    assert ids.shape[:2] == (16, 2)
+    for row, item in enumerate(items):
+        steps = list(item.question.rationale) or [f"Answer: {item.final}{tokenizer.eos_token}"]
+        wanted = [steps[0], " ".join(steps[1:])]
+        told = [tokenizer.decode(ids[row, k][mask[row, k]]).removeprefix(" ") for k in (0, 1)]
+        assert all(
+            whole.startswith(part) and bool(whole) == bool(part) for whole, part in zip(wanted, told, strict=True)
+        )
+        assert int(mask[row].sum(1).max()) <= config().text_prefix
+    (filed,) = packed(boxed(tmp_path), kind="IV", methods=methods, batch=8).micro_batches(0)
+    assert filed.inputs["prefix_ids"].shape[:2] == (8, 2) and filed.inputs["prefix_mask"].any(-1)[:, 0].all()

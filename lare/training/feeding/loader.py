@@ -256,7 +256,8 @@ class PackedBatches(StageBatches):
             ]
             targets = targets_of([entry.training.segments(one, layout) for one in made], made, layout, self.config)
         fill = int(self.processor.tokenizer.pad_token_id)
-        return encode_rows(prompts, rationales, answers, layout, self.config, fill, rests, targets)
+        ends = [step_ends(self.processor.tokenizer, one) for one in rationales] if layout.by_step else None
+        return encode_rows(prompts, rationales, answers, layout, self.config, fill, rests, targets, ends)
 
     def _seen(self, number: int, picture: bool) -> _Seen:
         """A sample with what the encoder sees of it; another in its place if its image can't be read.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -171,13 +172,15 @@ def encode_rows(
     fill: int,
     rests: Sequence[tuple[Sequence[int], Sequence[int]]] | None = None,
     own: Targets | None = None,
+    ends: Sequence[Sequence[int]] | None = None,
 ) -> tuple[dict[str, Any], Tensor | None, Tensor | None]:
     """Ids to the text arguments of the model's forward, and the rationale's ids and mask for the alignment.
 
     Where a row has no rationale its answer stands for it in the losses on latents, and the text leaves nothing out.
     Turns behind the first answer (`rests`: ids and roles) follow as text; their rationales are written where the
     first's is, and whole, since no latents stand for them. Targets of a method's `own` stand in place of rationale and
-    answer; ``crops`` then names the crops that they hold.
+    answer; ``crops`` then names the crops that they hold. `ends` tells where each rationale's steps end, for a layout
+    `by_step`.
     """
     inputs: dict[str, Any] = {"iterations": mode.iterations, "delimiters": mode.delimiters, "window_mode": mode.window}
     if mode.lm_grid is not None:
@@ -187,7 +190,7 @@ def encode_rows(
     thoughts = [list(r) if len(r) else list(a) for r, a in zip(rationales, answers, strict=True)]
     rationale, mask = None, None
     if mode.iterations and not mode.fetch:
-        inputs["prefix_ids"], inputs["prefix_mask"] = pad([t[: mode.prefix] for t in thoughts], fill, left=False)
+        inputs["prefix_ids"], inputs["prefix_mask"] = _told(thoughts, ends or [()] * len(thoughts), mode, fill)
         rationale, mask = pad(thoughts, fill, left=False)
     targets = [
         [*list(r)[mode.replaced :], *a] if mode.rationale else list(a) for r, a in zip(rationales, answers, strict=True)
@@ -207,6 +210,21 @@ def encode_rows(
         inputs["target_visual"] = pad(visual, -1, left=False)[0]
         inputs["crops"] = own.crops
     return inputs, rationale, mask
+
+
+def _told(
+    thoughts: Sequence[Sequence[int]], ends: Sequence[Sequence[int]], mode: Layout, fill: int
+) -> tuple[Tensor, Tensor]:
+    """What eq. 8 asks the latents for, and its mask: a prefix (B, P) from all, or `by_step` (B, K, P) from each."""
+    if not mode.by_step:
+        return pad([thought[: mode.prefix] for thought in thoughts], fill, left=False)
+    steps: list[Sequence[int]] = []
+    for thought, own in zip(thoughts, ends, strict=True):
+        cuts = [0, *own[: mode.iterations - 1], len(thought)] if own else [0, len(thought)]
+        parts = [thought[first:last][: mode.prefix] for first, last in pairwise(cuts)]
+        steps += [*parts, *[()] * (mode.iterations - len(parts))]
+    ids, mask = pad(steps, fill, left=False)
+    return ids.reshape(len(thoughts), mode.iterations, -1), mask.reshape(len(thoughts), mode.iterations, -1)
 
 
 def _behind(rest: tuple[Sequence[int], Sequence[int]], mode: Layout) -> tuple[list[int], list[int]]:
