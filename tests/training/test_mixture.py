@@ -389,9 +389,8 @@ def test_each_latent_tells_its_own_step(tmp_path: Path) -> None:
         steps = list(item.question.rationale) or [f"Answer: {item.final}{tokenizer.eos_token}"]
         wanted = [steps[0], " ".join(steps[1:])]
         told = [tokenizer.decode(ids[row, k][mask[row, k]]).removeprefix(" ") for k in (0, 1)]
-        assert all(
-            whole.startswith(part) and bool(whole) == bool(part) for whole, part in zip(wanted, told, strict=True)
-        )
+        for whole, part in zip(wanted, told, strict=True):
+            assert whole.startswith(part) and bool(whole) == bool(part)
         assert int(mask[row].sum(1).max()) <= config().text_prefix
     (filed,) = packed(boxed(tmp_path), kind="IV", methods=methods, batch=8).micro_batches(0)
     assert filed.inputs["prefix_ids"].shape[:2] == (8, 2) and filed.inputs["prefix_mask"].any(-1)[:, 0].all()
