@@ -145,7 +145,13 @@ def fingerprint(model: Any, processor: Any) -> str:
     return digest.hexdigest()[:16]
 
 
+_LATER = ("latent_maker", "latent_maker_settings")
+"""Settings that came after the first fingerprints: unset they count for nothing, so that names that are kept in traces
+and beside answers still hold."""
+
+
 def _settings(config: dict[str, Any]) -> dict[str, Any]:
     """A configuration without what tells where a checkpoint lies and which version of transformers has read it."""
     kept = {name: value for name, value in config.items() if name not in ("_name_or_path", "transformers_version")}
+    kept = {name: value for name, value in kept.items() if value or name not in _LATER}
     return {name: _settings(value) if isinstance(value, dict) else value for name, value in kept.items()}

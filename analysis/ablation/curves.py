@@ -5,7 +5,6 @@ A row's number comes from its name ("prefix_8", "steps-4") or from its ``setting
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from analysis.ablation.rows import Row, compare, level, over_seeds
+from analysis.shared.cells import ends
 from analysis.shared.report.document import Column, Figure, Series, Table
 
 __all__ = ["PAPER_CURVES", "Curve", "curve_figures", "curve_tables", "curves"]
@@ -118,10 +118,6 @@ def _by_settings(rows: Mapping[str, Row]) -> dict[str, dict[float, str]]:
     return found
 
 
-def _ends(low: float, high: float) -> list[float | None]:
-    return [100 * end if math.isfinite(end) else None for end in (low, high)]
-
-
 def curve_tables(rows: Mapping[str, Row], found: Sequence[Curve], seed: int = 0) -> tuple[Table, ...]:
     """One table a curve: accuracy with intervals, difference to the row before, tokens, and the paper's where printed.
 
@@ -140,10 +136,14 @@ def _table(rows: Mapping[str, Row], curve: Curve, seed: int) -> Table:
         row = rows[name]
         mean, low, high = over_seeds(row.accuracy)
         line: dict[str, Any] = {"number": number, "row": row.title, "seeds": len(row.seeds), "accuracy": 100 * mean}
-        line |= {"boot": _ends(*level(row, seed)), "t": _ends(low, high), "tokens": row.costs.get("text_tokens")}
+        line |= {
+            "boot": ends(*level(row, seed), 100),
+            "t": ends(low, high, 100),
+            "tokens": row.costs.get("text_tokens"),
+        }
         step = compare(row, rows[curve.rows[place - 1][1]], seed) if place else None
         if step is not None:
-            line |= {"step": 100 * step.estimate, "step_boot": _ends(step.low, step.high)}
+            line |= {"step": 100 * step.estimate, "step_boot": ends(step.low, step.high, 100)}
         if known and number in known.known:
             line |= dict(zip(("paper", "paper_tokens"), known.known[number], strict=True))
         lines.append(line)
@@ -181,7 +181,7 @@ def curve_figures(rows: Mapping[str, Row], found: Sequence[Curve], seed: int = 0
 
 def _figure(rows: Mapping[str, Row], curve: Curve, seed: int) -> Figure:
     known = PAPER_CURVES.get(curve.name)
-    ends = [_ends(*level(rows[name], seed)) for _, name in curve.rows]
+    ends = [ends(*level(rows[name], seed), 100) for _, name in curve.rows]
     series = [
         Series(
             "measured here",

@@ -10,7 +10,6 @@ those that win.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,6 +20,7 @@ from analysis.ablation.answer import answer
 from analysis.ablation.curves import curve_figures, curve_tables
 from analysis.ablation.measure import AblationOptions, differences, measure
 from analysis.ablation.rows import FEW_SEEDS, Difference, Row, over_seeds
+from analysis.shared.cells import ends
 from analysis.shared.cli import Computed, reproduce, run
 from analysis.shared.report.answers import answered
 from analysis.shared.report.document import Column, Document, Figure, Series, Table
@@ -63,10 +63,6 @@ COSTS = {
 """How known costs are shown: label, digits, factor. Others are shown as they are."""
 
 
-def _ends(low: float, high: float) -> list[float | None]:
-    return [100 * end if math.isfinite(end) else None for end in (low, high)]
-
-
 def _main(rows: Mapping[str, Row], found: Mapping[str, Difference], reference: str) -> tuple[Table, Table]:
     family = [name for name in found if rows[name].claim]
     adjusted = dict(zip(family, holm([found[name].p for name in family]), strict=True))
@@ -74,12 +70,12 @@ def _main(rows: Mapping[str, Row], found: Mapping[str, Difference], reference: s
     for name, row in rows.items():
         mean, low, high = over_seeds(row.accuracy)
         line: dict[str, Any] = {"row": row.title, "name": name, "seeds": len(row.seeds), "accuracy": 100 * mean}
-        line |= {"sd": 100 * np.std(row.accuracy, ddof=1) if len(row.seeds) > 1 else None, "t": _ends(low, high)}
+        line |= {"sd": 100 * np.std(row.accuracy, ddof=1) if len(row.seeds) > 1 else None, "t": ends(low, high, 100)}
         line |= {"each": ", ".join(f"{100 * one:.1f}" for one in row.accuracy)}
         if name in found:
             one = found[name]
-            line |= {"gap": 100 * one.estimate, "pairs": one.seeds, "boot": _ends(one.low, one.high)}
-            line |= {"gap_t": _ends(one.t_low, one.t_high), "p": one.p, "holm": adjusted.get(name)}
+            line |= {"gap": 100 * one.estimate, "pairs": one.seeds, "boot": ends(one.low, one.high, 100)}
+            line |= {"gap_t": ends(one.t_low, one.t_high, 100), "p": one.p, "holm": adjusted.get(name)}
         lines.append(line)
     title = rows[reference].title
     main = (

@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from analysis.adaptive.stopping import RULES, Prefixes, at_stop
 from analysis.adaptive.tables import Judged
-from analysis.shared.report.document import Column, Figure, Series, Table
+from analysis.shared.cells import interval, series
+from analysis.shared.report.document import Column, Figure, Table
 from analysis.shared.stats import Result, cluster_difference, cluster_mean
 from analysis.shared.tasks import Apart, find_apart
 from analysis.shared.traces import short
@@ -58,26 +59,14 @@ def curve_by_task(made: Prefixes, apart: Apart) -> Table:
 
 def curve_figure(made: Prefixes, apart: Apart) -> Figure:
     """The same as curves."""
-    series = []
+    curves = []
     for name, rows in _groups(made, apart)[: None if apart.aside else -1]:
         if not rows.any():
             continue
         means = [_mean(made, rows, step) for step in range(made.most + 1)]
-        series.append(
-            Series(
-                name,
-                tuple(float(t) for t in range(made.most + 1)),
-                tuple(100 * one.estimate for one in means),
-                tuple(_end(one.low) for one in means),
-                tuple(_end(one.high) for one in means),
-            )
-        )
+        curves.append(series(name, [float(t) for t in range(made.most + 1)], means, 100))
     words = "Fixed steps, with 95 % intervals over scenes. An average is worth what its tasks have in common."
-    return Figure("by-task", "Accuracy by task", words, "lines", tuple(series), x_label="steps", y_label="right, %")
-
-
-def _end(value: float) -> float | None:
-    return 100 * value if np.isfinite(value) else None
+    return Figure("by-task", "Accuracy by task", words, "lines", tuple(curves), x_label="steps", y_label="right, %")
 
 
 def rules_by_task(made: Prefixes, judged: Sequence[Judged], usual: int, apart: Apart) -> Table:
@@ -98,8 +87,8 @@ def rules_by_task(made: Prefixes, judged: Sequence[Judged], usual: int, apart: A
             fixed = made.right[rows, usual].astype(float)
             gap = cluster_difference(right[rows], fixed, made.scene[rows]) if rows.sum() > 1 else None
             if gap is not None:
-                ends = [_end(gap.low), _end(gap.high)]
-                line |= {f"g{place}": 100 * gap.estimate, f"i{place}": ends, f"s{place}": one.steps[rows].mean()}
+                line |= {f"g{place}": 100 * gap.estimate, f"i{place}": interval(gap, 100)}
+                line |= {f"s{place}": one.steps[rows].mean()}
         lines.append(line)
     columns = [Column("rule", "Rule"), Column("aim", "Threshold chosen for")]
     for place, (name, _) in enumerate(groups):

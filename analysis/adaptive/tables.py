@@ -11,9 +11,9 @@ import numpy.typing as npt
 from scipy import stats as scipy_stats
 
 from analysis.adaptive.stopping import RULES, Prefixes, Steps, at_stop, stop_steps, thresholds
+from analysis.shared.cells import interval, question_sample, series, with_interval
 from analysis.shared.questions import Question
 from analysis.shared.report.document import Column, Figure, Sample, Series, Step, Table, View
-from analysis.shared.showing import picture
 from analysis.shared.stats import Result, cluster_difference, cluster_mean, holm, mcnemar
 from analysis.shared.tasks import Apart
 
@@ -97,11 +97,6 @@ def _line(made: Prefixes, steps: float) -> float:
     return float(np.interp(steps, np.arange(made.most + 1), made.right.mean(0)))
 
 
-def _points(result: Result) -> list[float | None]:
-    ends = (100 * result.low, 100 * result.high)
-    return [end if np.isfinite(end) else None for end in ends]
-
-
 def tables(
     made: Prefixes, values: Mapping[str, Array], judged: Sequence[Judged], usual: int, apart: Apart | None = None
 ) -> tuple[Table, ...]:
@@ -126,7 +121,7 @@ def _main(made: Prefixes, judged: Sequence[Judged], usual: int) -> tuple[Table, 
     start = cluster_mean(made.right[:, usual].astype(float), made.scene)
     rows: list[dict[str, Any]] = [
         {"rule": f"fixed, {usual} steps", "aim": "the checkpoint's own", "steps": float(usual)}
-        | {"accuracy": 100 * start.estimate, "interval": _points(start), "tokens": made.tokens[:, usual].mean()}
+        | {"accuracy": 100 * start.estimate, "interval": interval(start, 100), "tokens": made.tokens[:, usual].mean()}
         | {"flipped": 100 * (made.replies[:, usual] != made.replies[:, -1]).mean()}
     ]
     for one in judged:
@@ -138,12 +133,12 @@ def _main(made: Prefixes, judged: Sequence[Judged], usual: int) -> tuple[Table, 
                 "planned": one.planned,
                 "steps": float(one.steps.mean()),
                 "accuracy": 100 * one.accuracy.estimate,
-                "interval": _points(one.accuracy),
+                "interval": interval(one.accuracy, 100),
                 "gap": 100 * one.against_usual.estimate,
-                "gap_interval": _points(one.against_usual),
+                "gap_interval": interval(one.against_usual, 100),
                 "holm": adjusted.get(id(one)),
                 "shuffled": 100 * one.against_shuffled.estimate,
-                "shuffled_interval": _points(one.against_shuffled),
+                "shuffled_interval": interval(one.against_shuffled, 100),
                 "line": 100 * (one.accuracy.estimate - one.line),
                 "tokens": one.tokens,
                 "flipped": 100 * one.flipped,
@@ -154,11 +149,9 @@ def _main(made: Prefixes, judged: Sequence[Judged], usual: int) -> tuple[Table, 
         Column("aim", "Threshold chosen for"),
         Column("steps", "Mean steps", "number", 2),
         Column("accuracy", "Right, %", "number", 1),
-        Column("gap", f"To {usual} fixed", "number", 1, f"points, paired difference to {usual} fixed steps"),
-        Column("gap_interval", "95 %", "interval", 1, "cluster-robust over scenes"),
+        *with_interval("gap", f"To {usual} fixed", 1, f"points, paired difference to {usual} fixed steps"),
         Column("holm", "p (Holm)", "p", help="McNemar, exact, adjusted over all rules of this table"),
-        Column("shuffled", "To shuffled", "number", 1, "points, to the same stops dealt at random; above 0 it adapts"),
-        Column("shuffled_interval", "95 %", "interval", 1, "cluster-robust over scenes"),
+        *with_interval("shuffled", "To shuffled", 1, "points, to the same stops dealt at random; above 0 it adapts"),
     )
     more = (
         *main[:4],
@@ -209,9 +202,9 @@ def _fixed(made: Prefixes, usual: int) -> Table:
             {
                 "step": step,
                 "accuracy": 100 * mean.estimate,
-                "interval": _points(mean),
+                "interval": interval(mean, 100),
                 "gap": 100 * gap.estimate,
-                "gap_interval": _points(gap),
+                "gap_interval": interval(gap, 100),
                 "tokens": made.tokens[:, step].mean(),
                 "flipped": 100 * (made.replies[:, step] != made.replies[:, -1]).mean(),
             }
@@ -220,8 +213,7 @@ def _fixed(made: Prefixes, usual: int) -> Table:
         Column("step", "Steps", "count"),
         Column("accuracy", "Right, %", "number", 1),
         Column("interval", "95 % (scenes)", "interval", 1),
-        Column("gap", f"To {usual} steps, points", "number", 1, "paired difference"),
-        Column("gap_interval", "95 % (scenes)", "interval", 1),
+        *with_interval("gap", f"To {usual} steps, points", 1, "paired difference", "", "95 % (scenes)"),
         Column("tokens", "Text tokens", "number", 1),
         Column("flipped", "Flips later, %", "number", 1),
     )
@@ -305,13 +297,7 @@ def _difficulty(made: Prefixes, judged: Sequence[Judged]) -> Table:
 def figures(made: Prefixes, values: Mapping[str, Array], judged: Sequence[Judged]) -> tuple[Figure, ...]:
     """Accuracy against steps, where runs stop, distances by step."""
     means = [cluster_mean(made.right[:, t].astype(float), made.scene) for t in range(made.most + 1)]
-    fixed = Series(
-        "fixed steps",
-        tuple(float(t) for t in range(made.most + 1)),
-        tuple(100 * one.estimate for one in means),
-        tuple(100 * one.low for one in means),
-        tuple(100 * one.high for one in means),
-    )
+    fixed = series("fixed steps", [float(t) for t in range(made.most + 1)], means, 100)
     curves = []
     for rule, found in values.items():
         steps, accuracy = _curve(made, found, rule)
@@ -392,8 +378,5 @@ def samples(
             tuple(steps),
             facts={f"{rule.rule} stops at": int(rule.steps[row]) for rule in budget},
         )
-        facts = {"hops": one.hops, "sort": one.sort, "scene": one.scene}
-        found.append(
-            Sample(f"s{row:04d}", one.task, one.text, one.target, (view,), picture(one.image), facts, "random")
-        )
+        found.append(question_sample(row, one, [view], "random"))
     return tuple(found)

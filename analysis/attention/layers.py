@@ -13,8 +13,9 @@ import numpy as np
 
 from analysis.attention.measure import HEADLINE, ROWS, Compared, Values
 from analysis.attention.tables import first_class
+from analysis.shared.cells import interval
 from analysis.shared.report.document import Column, Figure, Series, Table
-from analysis.shared.stats import Result, cluster_difference, cluster_mean
+from analysis.shared.stats import cluster_difference, cluster_mean
 
 __all__ = ["classes", "curve", "layers"]
 
@@ -25,10 +26,6 @@ LEAST = 2
 def _visual(compared: Compared, row: int) -> Values:
     """Percent of attention on the image, (2, n, L, H)."""
     return np.asarray(100 * compared.shares[:, :, row, ..., 2].astype(np.float64))
-
-
-def _interval(result: Result) -> list[float | None]:
-    return [float(end) if np.isfinite(end) else None for end in (result.low, result.high)]
 
 
 def layers(compared: Compared) -> Table:
@@ -46,7 +43,7 @@ def layers(compared: Compared) -> Table:
             gap = cluster_difference(right, left, compared.items["cluster"])
             rows.append(
                 {"row": ROWS[row], "layer": layer + 1, "a": left.mean(), "b": right.mean(), "gap": gap.estimate,
-                 "interval": _interval(gap), "p": gap.p,
+                 "interval": interval(gap), "p": gap.p,
                  **{f"sd_{mark}": values[side, :, layer].std(-1).mean() for side, mark in enumerate("ab")},
                  **{f"heads_{mark}": [by_head[side, layer].min(), by_head[side, layer].max()]
                     for side, mark in enumerate("ab")}}
@@ -100,7 +97,7 @@ def classes(comparisons: Sequence[Compared]) -> Table:
             if counts.sum() >= LEAST:
                 left, right = visual[:, counts]
                 gap = cluster_difference(right, left, compared.items["cluster"][counts])
-                line |= {"a": left.mean(), "b": right.mean(), "gap": gap.estimate, "interval": _interval(gap)}
+                line |= {"a": left.mean(), "b": right.mean(), "gap": gap.estimate, "interval": interval(gap)}
                 line |= {"p": gap.p}
             rows.append(line)
     judged = comparisons[0].names[1]

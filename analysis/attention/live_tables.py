@@ -12,6 +12,7 @@ import numpy.typing as npt
 from analysis.attention.again import Live
 from analysis.attention.measure import HEADLINE, ROWS, Compared, Values
 from analysis.attention.tables import first_class
+from analysis.shared.cells import interval
 from analysis.shared.effects import cohen_d_paired
 from analysis.shared.report.document import Column, Figure, Series, Table
 from analysis.shared.stats import Result, cluster_difference, cluster_mean, holm
@@ -123,15 +124,11 @@ def _places(live: Live, side: int, count: int) -> str:
 
 
 def _told(result: Result) -> dict[str, Any]:
-    return {"gap": result.estimate, "interval": _interval(result)}
+    return {"gap": result.estimate, "interval": interval(result)}
 
 
 def _number(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
-
-
-def _interval(result: Result) -> list[float | None]:
-    return [_number(result.low), _number(result.high)]
 
 
 def _own(live: Live, values: Callable[[Any], Values]) -> tuple[Values, Values]:

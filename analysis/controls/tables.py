@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from analysis.shared.asking import Answers
+from analysis.shared.cells import interval, question_sample, series, share, with_interval
 from analysis.shared.questions import Question
 from analysis.shared.report.document import Column, Figure, Sample, Series, Table, View
-from analysis.shared.showing import picture
 from analysis.shared.stats import Result, cluster_difference, cluster_mean, holm, mcnemar, wilson
 
 __all__ = [
@@ -101,13 +101,12 @@ def main_tables(
     rows = []
     for control in CONTROLS:
         mine = answers[control.name]
-        low, high = wilson(int(mine.right.sum()), mine.right.size)
         mean = cluster_mean(mine.right.astype(float), scenes)
         row: dict[str, Any] = {
             "control": control.title,
             "accuracy": 100 * mine.right.mean(),
-            "wilson": [100 * low, 100 * high],
-            "cluster": [100 * mean.low, 100 * mean.high],
+            "wilson": share(int(mine.right.sum()), mine.right.size),
+            "cluster": interval(mean, 100),
             "unreadable": int((~mine.readable).sum()),
             "tokens": mine.tokens.mean(),
             "against": None,
@@ -117,7 +116,7 @@ def main_tables(
             row |= {
                 "against": next(other.title for other in CONTROLS if other.name == control.against),
                 "gap": 100 * one.gap.estimate,
-                "gap_interval": [100 * one.gap.low, 100 * one.gap.high],
+                "gap_interval": interval(one.gap, 100),
                 "gained": int((mine.right & ~reference.right).sum()),
                 "lost": int((~mine.right & reference.right).sum()),
                 "changed": 100 * np.mean([a != b for a, b in zip(mine.replies, reference.replies, strict=True)]),
@@ -129,8 +128,7 @@ def main_tables(
         Column("control", "What the answer stands behind"),
         Column("accuracy", "Right, %", "number", 1),
         Column("cluster", "95 %", "interval", 1, "cluster-robust over scenes"),
-        Column("gap", "Difference", "number", 1, "points, to the setting it is compared with, paired by question"),
-        Column("gap_interval", "95 %", "interval", 1, "cluster-robust over scenes"),
+        *with_interval("gap", "Difference", 1, "points, to the setting it is compared with, paired by question"),
         Column("gained", "Gained", "count", help="questions that became right"),
         Column("lost", "Lost", "count", help="questions that became wrong"),
         Column("holm", "p (Holm)", "p", help="McNemar, exact, adjusted over all controls of this table"),
@@ -170,14 +168,18 @@ def by_group(
         chosen = where[group]
         for control in CONTROLS:
             mine = answers[control.name].right[chosen]
-            low, high = wilson(int(mine.sum()), mine.size)
             row: dict[str, Any] = {"group": str(group), "control": control.title, "n": int(mine.size)}
-            row |= {"accuracy": 100 * mine.mean(), "wilson": [100 * low, 100 * high], "gap": None, "interval": None}
+            row |= {
+                "accuracy": 100 * mine.mean(),
+                "wilson": share(int(mine.sum()), mine.size),
+                "gap": None,
+                "interval": None,
+            }
             if control.against and mine.size > 1:
                 reference = answers[control.against].right[chosen]
                 inside = [scene for scene, take in zip(scenes, chosen, strict=True) if take]
                 gap = cluster_difference(mine.astype(float), reference.astype(float), inside)
-                row |= {"gap": 100 * gap.estimate, "interval": [100 * gap.low, 100 * gap.high]}
+                row |= {"gap": 100 * gap.estimate, "interval": interval(gap, 100)}
             rows.append(row)
     columns = (
         Column("group", name),
@@ -198,13 +200,7 @@ def figures(answers: dict[str, Answers], compared: dict[str, Comparison], hops: 
     """Drops with their intervals, and accuracy by hops where anything says how many there are."""
     names = [control for control in CONTROLS if control.name in compared]
     gaps = [compared[control.name].gap for control in names]
-    drop = Series(
-        "difference",
-        tuple(control.title for control in names),
-        tuple(100 * gap.estimate for gap in gaps),
-        tuple(100 * gap.low for gap in gaps),
-        tuple(100 * gap.high for gap in gaps),
-    )
+    drop = series("difference", [control.title for control in names], gaps, 100)
     shown = ("own", "none", "other", "window")
     levels = sorted(set(hops))
     lines = []
@@ -263,8 +259,5 @@ def samples(questions: Sequence[Question], answers: dict[str, Answers], count: i
                 views.append(
                     View(control.title, mine.replies[row], bool(mine.right[row]), mine.texts[row], facts=facts)
                 )
-        facts = {"hops": one.hops, "sort": one.sort, "scene": one.scene}
-        samples.append(
-            Sample(f"s{row:04d}", one.task, one.text, one.target, tuple(views), picture(one.image), facts, "discordant")
-        )
+        samples.append(question_sample(row, one, views, "discordant"))
     return tuple(samples)

@@ -6,6 +6,7 @@ import numpy as np
 
 from analysis.heatmaps.numbers import ratio_of_sums
 from analysis.heatmaps.tables import EVEN, OWN, Measured, lift
+from analysis.shared.cells import with_interval
 from analysis.shared.report.document import Column, Table
 from analysis.shared.tasks import Apart, find_apart
 from analysis.shared.traces import short
@@ -46,13 +47,17 @@ def by_task(measured: Measured, apart: Apart) -> Table:
         "How much of the Extractor's attention lies on the things, by task, mean over steps.",
         (
             Column("task", "Task"),
-            Column("mass", "On the things (%)", "number", 1),
-            Column("mass_interval", "95 % interval", "interval", 1, interval),
+            *with_interval("mass", "On the things (%)", 1, "", interval, "95 % interval"),
             Column("area", "Their share of the picture (%)", "number", 1),
-            Column("lift", "Lift", "number", 2, "Share on the things by their share of the picture; 1 is chance"),
-            Column("lift_interval", "95 % interval", "interval", 2, interval),
-            Column("even", f"Above: {EVEN} (points)", "number", 1),
-            Column("even_interval", "95 % interval", "interval", 1, interval),
+            *with_interval(
+                "lift",
+                "Lift",
+                2,
+                "Share on the things by their share of the picture; 1 is chance",
+                interval,
+                "95 % interval",
+            ),
+            *with_interval("even", f"Above: {EVEN} (points)", 1, "", interval, "95 % interval"),
             Column("n", "n", "count"),
             Column("scenes", "Scenes", "count"),
         ),

@@ -20,7 +20,7 @@ from analysis.heatmaps.by_task import by_task, moves_by_source
 from analysis.heatmaps.measure import HeatmapsOptions, Maps, read_maps, same_items, with_questions
 from analysis.heatmaps.numbers import mean_map, ratio_of_sums, shape_of_maps
 from analysis.heatmaps.overlap import agreement
-from analysis.heatmaps.samples import TEXT_RULE, choose, mini_pictures, samples_of
+from analysis.heatmaps.samples import TEXT_RULE, choose, samples_of
 from analysis.heatmaps.sanity import (
     Check,
     cascade_table,
@@ -47,6 +47,7 @@ from analysis.heatmaps.tables import (
     thing_grids,
 )
 from analysis.shared.cli import Computed, reproduce, run
+from analysis.shared.pictures import mini_images
 from analysis.shared.questions import Question, questions_of_rows
 from analysis.shared.report.answers import answered
 from analysis.shared.report.document import Document, Table
@@ -140,12 +141,9 @@ def _tables(measured: Measured, kept: Measured, apart: Apart) -> list[Table]:
 
 def _pictures(maps: Maps, include_path: str | None, warnings: list[str]) -> tuple[dict[tuple[str, int], Image], Maps]:
     """Pictures by task and question number; and the maps with the boxes of tasks that are none of the stand-ins."""
-    pictures = mini_pictures(list(maps.table["task"]))
-    foreign = [
-        (str(task), int(number))
-        for task, number in zip(maps.table["task"], maps.table["doc_id"], strict=True)
-        if stand_in(str(task)) is None
-    ]
+    keys = [(str(task), int(doc)) for task, doc in zip(maps.table["task"], maps.table["doc_id"], strict=True)]
+    pictures = mini_images(((*key, None) for key in keys), any_scene=True)
+    foreign = [key for key in keys if stand_in(key[0]) is None]
     if not foreign:
         return pictures, maps
     found: dict[tuple[str, int], Question] = {}
@@ -153,7 +151,7 @@ def _pictures(maps: Maps, include_path: str | None, warnings: list[str]) -> tupl
         found, _ = questions_of_rows(foreign, include_path)
     except LareError as error:
         warnings.append(f"The tasks' pictures and boxes are not at hand: {error}")
-    asked = dict(zip(zip(maps.table["task"], maps.table["doc_id"], strict=True), maps.table["question"], strict=True))
+    asked = dict(zip(keys, maps.table["question"], strict=True))
     found = {key: one for key, one in found.items() if one.text == asked[key]}
     return pictures | {key: one.image for key, one in found.items()}, with_questions(maps, found)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from analysis.shared.showing import picture
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["TEXT_RULE", "by_step", "choose", "mini_pictures", "samples_of"]
+__all__ = ["TEXT_RULE", "by_step", "choose", "samples_of"]
 
 TEXT_RULE = (
     "Text by step: a sentence that names a place (a letter for the column, a number for the row, on a 4 x 4 division "
@@ -29,18 +29,6 @@ TEXT_RULE = (
 
 _PLACE = re.compile(r"\b([a-d])([1-4])\b")
 _SIDE = 4  # places a side in the embedded world's rationales
-
-
-def mini_pictures(tasks: Sequence[str]) -> dict[tuple[str, int], Image]:
-    """Pictures of the mini tasks, the very ones that were asked about, by task and question number."""
-    from lare.embedded.world.benchmark import make_task, stand_in
-
-    found: dict[tuple[str, int], Image] = {}
-    for task in sorted(set(tasks)):
-        if (known := stand_in(task)) is not None:
-            rows = make_task(known.name, known.split, version=known.version)
-            found |= {(task, i): row["image"] for i, row in enumerate(rows)}
-    return found
 
 
 def choose(

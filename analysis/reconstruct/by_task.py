@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from analysis.reconstruct.measure import SAMPLED, ByStep, over_steps
 from analysis.reconstruct.sampling import TITLES, Scores
+from analysis.shared.cells import interval, with_interval
 from analysis.shared.report.document import Column, Table
 from analysis.shared.stats import cluster_difference, cluster_mean
 from analysis.shared.tasks import Apart, find_apart
@@ -47,26 +48,18 @@ def by_task(scores: ByStep, tasks: Sequence[str], scenes: Sequence[str], apart: 
             row |= {metric: scale * own.mean()}
             if len(inside) > 1:
                 mean, gap = cluster_mean(own, inside), cluster_difference(own, other, inside)
-                row |= {f"{metric}_interval": _ends(mean.low, mean.high, scale)}
+                row |= {f"{metric}_interval": interval(mean, scale)}
                 row |= {f"{metric}_gap": scale * gap.estimate}
-                row |= {f"{metric}_gap_interval": _ends(gap.low, gap.high, scale)}
+                row |= {f"{metric}_gap_interval": interval(gap, scale)}
         rows.append(row)
-    help_ = "cluster-robust over scenes"
     columns = (
         Column("task", "Task"),
         Column("n", "Questions", "count"),
-        Column("found", "Identified, %", "number", 1, "from own latents"),
-        Column("found_interval", "95 %", "interval", 1, help_),
-        Column("found_gap", "Own minus other, points", "number", 1, "another picture's latents, paired"),
-        Column("found_gap_interval", "95 %", "interval", 1, help_),
+        *with_interval("found", "Identified, %", 1, "from own latents"),
+        *with_interval("found_gap", "Own minus other, points", 1, "another picture's latents, paired"),
         Column("psnr", "PSNR, dB", "number", 2, "from own latents"),
-        Column("psnr_gap", "Own minus other, dB", "number", 2, "another picture's latents, paired"),
-        Column("psnr_gap_interval", "95 %", "interval", 2, help_),
+        *with_interval("psnr_gap", "Own minus other, dB", 2, "another picture's latents, paired"),
     )
     keys = {column.key for column in columns}
     kept = tuple({key: value for key, value in row.items() if key in keys} for row in rows)
     return Table("tasks", "Pictures from own latents by task", columns, kept)
-
-
-def _ends(low: float, high: float, scale: float) -> list[float | None]:
-    return [scale * end if np.isfinite(end) else None for end in (low, high)]

@@ -23,21 +23,18 @@ from analysis.reconstruct.answer import answer
 from analysis.reconstruct.by_task import by_task, moves_by_condition, take
 from analysis.reconstruct.measure import SAMPLED, ByStep, Measured, ReconstructOptions, measure, over_steps
 from analysis.reconstruct.sampling import TITLES, Scores
+from analysis.shared.cells import interval, question_sample, series, share, with_interval
 from analysis.shared.cli import Computed, reproduce, run
 from analysis.shared.questions import Question, stand_ins
 from analysis.shared.report.answers import answered
-from analysis.shared.report.document import Column, Document, Figure, Sample, Series, Step, Table, View
+from analysis.shared.report.document import Column, Document, Figure, Sample, Step, Table, View
 from analysis.shared.showing import picture
-from analysis.shared.stats import Result, cluster_difference, cluster_mean, holm, wilson
+from analysis.shared.stats import Result, cluster_difference, cluster_mean, holm
 from analysis.shared.tasks import METHOD, Apart, apart_table
 
 __all__ = ["compute", "main"]
 
 _ALL = "The same over all tasks"
-
-
-def _interval(result: Result, scale: float = 1.0) -> list[float | None]:
-    return [scale * end if np.isfinite(end) else None for end in (result.low, result.high)]
 
 
 def gaps_of(scores: ByStep, scenes: Sequence[str]) -> dict[str, dict[str, Result]]:
@@ -61,32 +58,29 @@ def _main(scores: ByStep, scenes: Sequence[str], chance: float) -> tuple[Table, 
     for name in scores:
         means = {metric: cluster_mean(over_steps(scores[name], metric), scenes) for metric in metrics}
         row: dict[str, Any] = {"condition": TITLES[name]}
-        row |= {"psnr": means["psnr"].estimate, "psnr_interval": _interval(means["psnr"])}
+        row |= {"psnr": means["psnr"].estimate, "psnr_interval": interval(means["psnr"])}
         row |= {"ssim": means["ssim"].estimate, "code": means["code"].estimate}
-        row |= {"found": 100 * means["found"].estimate, "found_interval": _interval(means["found"], 100)}
+        row |= {"found": 100 * means["found"].estimate, "found_interval": interval(means["found"], 100)}
         copied = 100 * cluster_mean(over_steps(scores[name], "copied"), scenes).estimate if copies else None
         row |= {"copied": None if name == "training" else copied}
         if name in gaps:
-            row |= {"gap": gaps[name]["psnr"].estimate, "gap_interval": _interval(gaps[name]["psnr"])}
+            row |= {"gap": gaps[name]["psnr"].estimate, "gap_interval": interval(gaps[name]["psnr"])}
             row |= {"holm": adjusted[name], "found_gap": 100 * gaps[name]["found"].estimate}
-            row |= {"found_gap_interval": _interval(gaps[name]["found"], 100), "found_holm": adjusted_found[name]}
+            row |= {"found_gap_interval": interval(gaps[name]["found"], 100), "found_holm": adjusted_found[name]}
         rows.append(row)
     main = (
         Column("condition", "Sampled from"),
         Column("psnr", "PSNR, dB", "number", 2),
         Column("ssim", "SSIM", "number", 3),
-        Column("found", "Identified, %", "number", 1, "the own crop is the nearest of all candidates"),
-        Column("found_interval", "95 %", "interval", 1, "cluster-robust over scenes"),
-        Column("gap", "Own minus this, dB", "number", 2, "paired"),
-        Column("gap_interval", "95 %", "interval", 2, "cluster-robust over scenes"),
+        *with_interval("found", "Identified, %", 1, "the own crop is the nearest of all candidates"),
+        *with_interval("gap", "Own minus this, dB", 2, "paired"),
         Column("holm", "p (Holm)", "p", help="of the PSNR's difference, over the four controls"),
     )
     more = (
         Column("condition", "Sampled from"),
         Column("psnr_interval", "PSNR, 95 %", "interval", 2, "cluster-robust over scenes"),
         Column("code", "MSE of codes", "number", 3, "squared difference of the tokenizer's codes, unit variance"),
-        Column("found_gap", "Own minus this, points identified", "number", 1, "paired"),
-        Column("found_gap_interval", "95 %", "interval", 1, "cluster-robust over scenes"),
+        *with_interval("found_gap", "Own minus this, points identified", 1, "paired"),
         Column("found_holm", "p (Holm)", "p", help="of the identification's difference, over the four controls"),
         *([Column("copied", "Nearer to a training crop, %", "number", 1, "than to the own crop")] if copies else []),
     )
@@ -107,9 +101,12 @@ def _steps(scores: ByStep) -> Table:
     for step in range(len(scores["own"])):
         for name in (*SAMPLED, "tokenizer"):
             one = scores[name][step]
-            low, high = wilson(float(one.found.sum()), one.found.size)
             row = {"step": step + 1, "condition": TITLES[name], "psnr": one.psnr.mean(), "ssim": one.ssim.mean()}
-            row |= {"code": one.code.mean(), "found": 100 * one.found.mean(), "interval": [100 * low, 100 * high]}
+            row |= {
+                "code": one.code.mean(),
+                "found": 100 * one.found.mean(),
+                "interval": share(float(one.found.sum()), one.found.size),
+            }
             rows.append(row)
     columns = (
         Column("step", "Step", "count"),
@@ -131,20 +128,16 @@ def _figures(scores: ByStep, scenes: Sequence[str], chance: float) -> tuple[Figu
     ):
         lines = []
         for name in SAMPLED:
-            means = [cluster_mean(getattr(one, metric), scenes) for one in scores[name]]
-            ends = [_interval(one, scale) for one in means]
-            if metric == "found":
-                shares = [wilson(float(one.found.sum()), one.found.size) for one in scores[name]]
-                ends = [[100 * low, 100 * high] for low, high in shares]
-            lines.append(
-                Series(
-                    TITLES[name],
-                    tuple(float(step + 1) for step in range(len(means))),
-                    tuple(scale * one.estimate for one in means),
-                    tuple(low for low, _ in ends),
-                    tuple(high for _, high in ends),
-                )
+            line = series(
+                TITLES[name],
+                [float(step + 1) for step in range(len(scores[name]))],
+                [cluster_mean(getattr(one, metric), scenes) for one in scores[name]],
+                scale,
             )
+            if metric == "found":
+                shares = [share(float(one.found.sum()), one.found.size) for one in scores[name]]
+                line = replace(line, low=tuple(low for low, _ in shares), high=tuple(high for _, high in shares))
+            lines.append(line)
         description = (
             f"{title} for own latents and controls, with 95 % intervals over scenes. Latents that hold the picture lie "
             "above all controls" + ("; the line is chance." if reference is not None else ".")
@@ -192,20 +185,7 @@ def _samples(found: Measured, count: int, seed: int) -> tuple[Sample, ...]:
                     )
                 )
             views.append(View(title, "", steps=tuple(steps), grid=looks.grid))
-        one_question = questions[row]
-        facts = {"scene": one_question.scene, "sort": one_question.sort}
-        samples.append(
-            Sample(
-                f"s{row:04d}",
-                one_question.task,
-                one_question.text,
-                one_question.target,
-                tuple(views),
-                picture(one_question.image),
-                facts,
-                "random",
-            )  # fmt: skip
-        )
+        samples.append(question_sample(row, questions[row], views, "random", ("scene", "sort")))
     return tuple(samples)
 
 

@@ -8,46 +8,54 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from analysis.shared.report.document import Picture, Step
 from analysis.shared.showing import picture
+from lare.embedded.world.benchmark import SIZES_BY_TASK, make_task, stand_in
 from lare.trace import TraceReader
 
-__all__ = ["Looks", "mini_pictures"]
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
-PREFIX = "lare_mini_"
+__all__ = ["Looks", "mini_images", "mini_pictures"]
 
 
-def mini_pictures(wanted: Iterable[tuple[str, int, str | None]]) -> Mapping[tuple[str, int], Picture]:
-    """Pictures of questions of the embedded world; none for questions of other tasks.
+def mini_images(wanted: Iterable[tuple[str, int, str | None]], any_scene: bool = False) -> dict[tuple[str, int], Image]:
+    """Pictures of the mini tasks' questions, the very ones that were asked about; none for questions of other tasks.
 
     Args:
         wanted: Task, question number, and the scene that the trace names; a picture of another scene is left out (the
             trace is then of another version of the task).
+        any_scene: Don't look at scenes.
 
     Returns:
         Task and question number to picture.
     """
-    from lare.embedded.world.benchmark import SIZES_BY_TASK, make_task, stand_in
-
-    scenes = {(task, doc): scene for task, doc, scene in wanted}
+    scenes = {(task, doc): scene for task, doc, scene in wanted if stand_in(task)}
     found = {}
     for task in sorted({task for task, _ in scenes}):
-        if (known := stand_in(task)) is None:
-            continue
-        name, split, version = known
+        known = stand_in(task)
+        assert known is not None
         # A task's first rows are the same however many are made; pairs need an even number.
         last = max(doc for asked, doc in scenes if asked == task)
-        size = min(last + 1 + (last + 1) % 2, SIZES_BY_TASK[name])
-        for doc, row in enumerate(make_task(name, split, size, version=version)):
-            key = (task, doc)
-            if key in scenes and row["scene"] == scenes[key]:
-                found[key] = picture(row["image"], f"The picture of question {doc} of {task}")
+        count = min(last + 1 + (last + 1) % 2, SIZES_BY_TASK[known.name])
+        rows = make_task(known.name, known.split, count, version=known.version)
+        for doc, row in enumerate(rows):
+            if (task, doc) in scenes and (any_scene or scenes[task, doc] == row["scene"]):
+                found[task, doc] = row["image"]
     return found
+
+
+def mini_pictures(wanted: Iterable[tuple[str, int, str | None]]) -> Mapping[tuple[str, int], Picture]:
+    """The same as reports hold them."""
+    return {
+        (task, doc): picture(image, f"The picture of question {doc} of {task}")
+        for (task, doc), image in mini_images(wanted).items()
+    }
 
 
 class Looks:

@@ -164,13 +164,16 @@ def gather_questions(options: AskingOptions, split: str = "test", limit: int | N
     return Gathered(questions, _left_out(found.problems), "+".join(options.tasks))
 
 
-def load_questions(split: str = "test", limit: int | None = None, tasks: Sequence[str] = TASKS) -> list[Question]:
+def load_questions(
+    split: str = "test", limit: int | None = None, tasks: Sequence[str] = TASKS, version: int = 1
+) -> list[Question]:
     """Make the mini tasks' questions.
 
     Args:
         split: "test" (what evaluations ask) or "validation".
         limit: First rows of each task; None for all.
         tasks: Names without "lare_mini_".
+        version: Of the world.
 
     Raises:
         LareError: If a task or the split is unknown.
@@ -178,7 +181,8 @@ def load_questions(split: str = "test", limit: int | None = None, tasks: Sequenc
     questions = []
     for task in tasks:
         size = SIZES_BY_TASK[task]  # a task's first rows are the same however many are made; pairs need an even number
-        rows = make_task(task, split, size if limit is None else min(limit + limit % 2, size))[:limit]
+        count = size if limit is None else min(limit + limit % 2, size)
+        rows = make_task(task, split, count, version=version)[:limit]
         for number, row in enumerate(rows):
             image = row["image"].convert("RGB")
             text, target = task_prompt(task, row), _target(task, row)
@@ -251,7 +255,7 @@ def questions_of_rows(
         if known is None:
             foreign[task] = numbers
             continue
-        found += load_questions(known[1], max(numbers) + 1, (known[0],))
+        found += load_questions(known.split, max(numbers) + 1, (known.name,), known.version)
     if foreign:
         from lare_eval.task_questions import task_questions
 

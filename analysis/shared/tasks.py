@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats as scipy_stats
 
+from analysis.shared.cells import ends
 from analysis.shared.report.document import Column, Table
 from analysis.shared.stats import LEVEL, Groups, codes_of
 from analysis.shared.traces import short
@@ -273,7 +274,7 @@ def apart_table(apart: Apart, source: str = "") -> Table:
     for one in apart.every:
         row: dict[str, object] = {"task": short(one.task)}
         for key, move in (("low", one.lowest), ("high", one.highest)):
-            row |= {key: move.gap[0], f"{key}_interval": _ends(move.gap), f"{key}_at": move.name}
+            row |= {key: move.gap[0], f"{key}_interval": ends(*move.gap[1:]), f"{key}_at": move.name}
         row["fate"] = (
             "set aside" if one.task in apart.aside else "stays, disputed" if one.task in apart.contested else ""
         )
@@ -298,7 +299,3 @@ def apart_table(apart: Apart, source: str = "") -> Table:
         else "There is one task, so there is no rest."
     )
     return Table("apart", caption, columns, tuple(rows), note)
-
-
-def _ends(values: tuple[float, float, float]) -> list[float | None]:
-    return [end if np.isfinite(end) else None for end in values[1:]]

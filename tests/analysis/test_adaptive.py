@@ -249,6 +249,11 @@ def test_report_on_the_shipped_checkpoint(tmp_path: Path) -> None:
     first = next(row for row in main.rows if row["aim"] == "bound: first right answer")
     assert first["accuracy"] >= max(row["accuracy"] for row in fixed.rows if row["step"] > 0)
     assert [len(one.views[0].steps) for one in document.samples] == [T + 1] * 3
+    with np.load(Path(__file__).parents[2] / "reports" / "adaptive.npz") as known:  # the same numbers as there
+        keys = zip(known["task"].tolist(), known["doc_id"].tolist(), strict=True)
+        committed = dict(zip(keys, known["right"].tolist(), strict=True))
+        asked = zip(found["task"].tolist(), found["doc_id"].tolist(), strict=True)
+        assert [committed[key] for key in asked] == found["right"].tolist()
 
 
 @pytest.mark.parametrize(

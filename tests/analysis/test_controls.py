@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -111,6 +113,16 @@ def test_report_on_the_shipped_checkpoint() -> None:
     assert row["gained"] - row["lost"] == int(other.sum()) - int(own.sum())
     assert 0 < len(document.samples) <= 3
     assert document.stand_in
+    committed_report = Path(__file__).parents[2] / "reports" / "controls.json"
+    known_hash = json.loads(committed_report.read_text(encoding="utf-8"))["reproduce"]["hashes"]
+    assert document.reproduce.hashes == known_hash, "the shipped checkpoint keeps its name"
+    # What a question's answer rests on alone is what the committed report has; the rest hangs on the other questions.
+    with np.load(Path(__file__).parents[2] / "reports" / "controls.npz") as known:
+        for name in ("own", "none", "zeros", "hidden", "hidden_none"):
+            keys = zip(known["task"].tolist(), known["doc_id"].tolist(), strict=True)
+            committed = dict(zip(keys, known[f"right_{name}"].tolist(), strict=True))
+            asked = zip(arrays["task"].tolist(), arrays["doc_id"].tolist(), strict=True)
+            assert [committed[key] for key in asked] == arrays[f"right_{name}"].tolist(), name
 
 
 def test_no_latents_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
