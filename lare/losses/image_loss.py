@@ -82,7 +82,9 @@ class ImageLoss(Loss):
         assert batch.pictures is not None and thoughts is not None
         per_image = batch.rows // len(batch.pictures)
         pictures = batch.pictures[chosen // per_image].float() / 127.5 - 1.0
-        corners, side = image_crop(config, image.config.cells, thoughts, chosen, step, corners)
+        side = config.grid  # the whole picture, where latents look nowhere
+        if batch.inputs.get("refocus", True):
+            corners, side = image_crop(config, image.config.cells, thoughts, chosen, step, corners)
         # An image tokenizer's activations may be larger than fp16 can hold.
         half = run.model.precision == "fp16"
         exact = torch.autocast(pictures.device.type, enabled=False) if half else nullcontext()

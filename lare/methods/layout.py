@@ -29,6 +29,7 @@ class Layout:
         replaced: Rationale tokens that the text leaves out.
         window: Where the Extractor looks.
         fetch: Whether visual tokens stand in place of the latents (teacher latents).
+        refocus: Whether latents look at the image again; False feeds the last hidden state back.
         lm_grid: Side of the decoder's visual grid; None is the model's.
         by_step: Whether each latent step has to tell its own step of the rationale, in the place of a prefix that all
             tell together.
@@ -41,6 +42,7 @@ class Layout:
     replaced: int = 0
     window: str = "saliency"
     fetch: bool = False
+    refocus: bool = True
     lm_grid: int | None = None
     by_step: bool = False
 

@@ -76,9 +76,8 @@ def generate(
         )
         clock.lap("prefill")
         prompt = state.attention_mask.shape[1]
-        thoughts = think(
-            model, state, iterations, options.stop, options.window_mode, options.latent_override, options.generator
-        )
+        how = (options.stop, options.window_mode, options.latent_override, options.generator)
+        thoughts = think(model, state, iterations, *how, refocus=options.refocus)
         state = _hide_image(thoughts.state) if options.hide_image else thoughts.state
         if options.delimiters:
             end = model.embed_token(model.config.latent_end_id, input_ids.shape[0])

@@ -85,6 +85,7 @@ class GenerationOptions:
         eos_token_ids: Ids that end an answer; None takes `eos_token_id`, else the text configuration's.
         stop_check: Called with the ids so far (B, t) after every token; rows for which it returns True end there.
         hide_image: Causal control: mask the image tokens once thinking is done.
+        refocus: False makes latents without looking again: the last hidden state is fed back.
         num_return_sequences: Answers drawn for each prompt; only when sampling.
         pad_token_id: What follows a row's end; None takes the text configuration's.
         logits_processor: transformers' processors, called with (prompt and answer so far, scores).
@@ -114,6 +115,7 @@ class GenerationOptions:
     eos_token_ids: Sequence[int] | None = None
     stop_check: StopCheck | None = None
     hide_image: bool = False
+    refocus: bool = True
     num_return_sequences: int = 1
     pad_token_id: int | None = None
     logits_processor: Sequence[Any] = ()

@@ -234,6 +234,7 @@ class LareForConditionalGeneration(StrictLoading, GenerationMixin):
         label_mask: Tensor | None = None,
         target_visual: Tensor | None = None,
         crop_values: Tensor | None = None,
+        refocus: bool = True,
         **kwargs: Any,
     ) -> LareOutput:
         """One training step's losses.
@@ -261,6 +262,7 @@ class LareForConditionalGeneration(StrictLoading, GenerationMixin):
             target_visual: (B, T) visual tokens in the place of target ids: their number among the I * N_f fine tokens,
                 then the tokens of the crops; -1 where the id counts. They are read and never answered.
             crop_values: (C, 3, H, W) crops to be encoded for them; each has N_v tokens.
+            refocus: False makes latents without looking again: the last hidden state is fed back.
             **kwargs: Nothing else is accepted.
 
         Returns:
@@ -281,7 +283,9 @@ class LareForConditionalGeneration(StrictLoading, GenerationMixin):
         output = LareOutput(visual=visual)
         if delimiters:
             # Training always takes K iterations; adaptive stopping is a matter of inference.
-            output.thoughts = think(self, state, iterations, "fixed", window_mode, generator=generator, fetch=fetch)
+            output.thoughts = think(
+                self, state, iterations, "fixed", window_mode, generator=generator, fetch=fetch, refocus=refocus
+            )
             state = output.thoughts.state
         if target_ids is not None:
             crops = None if crop_values is None else self.encode_images(crop_values, lm_grid).lm

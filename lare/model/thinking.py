@@ -76,6 +76,7 @@ def think(
     latent_override: LatentOverride = None,
     generator: torch.Generator | None = None,
     fetch: Tensor | None = None,
+    refocus: bool = True,
 ) -> Thoughts:
     """Run the latent loop from a prefilled state whose last position is <|latent_start|>.
 
@@ -90,6 +91,7 @@ def think(
             (B, K, m, d).
         generator: Source of random windows and noise.
         fetch: (B, K) fine tokens to feed, scaled as latents are, instead of making any (m = 1).
+        refocus: False looks nowhere: whatever modules the model has, the last hidden state is fed back.
 
     Returns:
         The thoughts; gradients are kept when they are enabled.
@@ -100,16 +102,16 @@ def think(
     rule = parse_stop(model.config.stop if stop is None else stop)
     limit = _limit(model, rule, iterations)
     _check_options(model, state, limit, window_mode, latent_override)
-    memory = model.remember(state.visual) if limit and fetch is None else None
+    memory = model.remember(state.visual) if limit and fetch is None and refocus else None
     scale = model.embedding_rms() if limit and model.config.rms_scale else None
     batch, device = state.attention_mask.shape[0], state.attention_mask.device
     active = torch.ones(batch, dtype=torch.bool, device=device)
     record = _Record(model, state)
     for step in range(limit):
-        look = choose_look(model, state, window_mode, generator)
+        look = choose_look(model, state, window_mode if refocus else "full", generator)
         if fetch is None:
-            latents = make_latents(model, state, look, memory, scale)
-            latents = override_latents(latents, latent_override, step, generator)
+            made = make_latents(model, state, look, memory, scale) if refocus else fed_back(model, state, scale)
+            latents = override_latents(made, latent_override, step, generator)
         else:
             latents = _fetched(state, fetch[:, step], scale)
         state = _feed(model, state, latents, active if rule.adaptive and step else None)
@@ -194,6 +196,12 @@ def make_latents(
         latents = latents.expand(-1, config.latents_per_iteration, -1)
     else:
         latents = feedback.expand(-1, config.latents_per_iteration, -1)
+    return latents if scale is None else rms_normalise(latents) * scale
+
+
+def fed_back(model: Reasoner, state: LoopState, scale: Tensor | None) -> Tensor:
+    """The last hidden state as latents (B, m, d), scaled as latents are."""
+    latents = state.last_hidden.unsqueeze(1).expand(-1, model.config.latents_per_iteration, -1)
     return latents if scale is None else rms_normalise(latents) * scale
 
 

@@ -183,6 +183,8 @@ def encode_rows(
     `by_step`.
     """
     inputs: dict[str, Any] = {"iterations": mode.iterations, "delimiters": mode.delimiters, "window_mode": mode.window}
+    if not mode.refocus:
+        inputs["refocus"] = False
     if mode.lm_grid is not None:
         inputs["lm_grid"] = mode.lm_grid
     opening = [config.latent_start_id] if mode.delimiters else []
