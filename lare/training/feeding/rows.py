@@ -192,7 +192,8 @@ def encode_rows(
     thoughts = [list(r) if len(r) else list(a) for r, a in zip(rationales, answers, strict=True)]
     rationale, mask = None, None
     if mode.iterations and not mode.fetch:
-        inputs["prefix_ids"], inputs["prefix_mask"] = _told(thoughts, ends or [()] * len(thoughts), mode, fill)
+        if mode.prefix:
+            inputs["prefix_ids"], inputs["prefix_mask"] = _told(thoughts, ends or [()] * len(thoughts), mode, fill)
         rationale, mask = pad(thoughts, fill, left=False)
     targets = [
         [*list(r)[mode.replaced :], *a] if mode.rationale else list(a) for r, a in zip(rationales, answers, strict=True)
