@@ -33,7 +33,7 @@ class LvrOptions(LatentOptions):
         iterations: States fed back.
     """
 
-    iterations: int = option(8, "states fed back; 0 makes no latents", least=0, always=True)
+    iterations: int | None = option(8, "states fed back; 0 makes no latents", least=0, always=True)
 
 
 @dataclass(frozen=True)

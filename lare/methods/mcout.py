@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +64,8 @@ class LatentAttention(LatentMaker):
         return made.unsqueeze(1)
 
     def _split(self, values: Tensor) -> Tensor:
-        return values.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        split: Tensor = values.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return split
 
 
 class Intermediate(Loss):
@@ -79,6 +80,7 @@ class Intermediate(Loss):
     def value(self, run: Run) -> Tensor | None:
         """See `Loss.value`; a thought's costs one pass over the answers behind the cached prompt."""
         thoughts, inputs, model = run.out.thoughts, run.batch.inputs, run.model.lare
+        _check(model.config)
         if thoughts is None or thoughts.latents.shape[1] < 2:
             return None
         ids, mask, total = inputs["target_ids"], inputs["target_mask"].bool(), torch.zeros(())
@@ -98,8 +100,7 @@ def state_after(thoughts: Thoughts, step: int) -> LoopState:
     state, (_, steps, per_step, _) = thoughts.state, thoughts.latents.shape
     later = (steps - step) * per_step
     length, cache = state.attention_mask.shape[1] - later, DynamicCache()
-    for number, layer in enumerate(state.cache.layers):
-        assert layer.keys is not None and layer.values is not None
+    for number, layer in enumerate(cast(list[Any], state.cache.layers)):
         cache.update(layer.keys[..., :length, :], layer.values[..., :length, :], number)
     mask = state.attention_mask[:, :length]
     return replace(state, cache=cache, attention_mask=mask, next_position=state.next_position - later)
@@ -120,7 +121,6 @@ class McoutTraining(Training):
 
     def layout(self, stage: StageSettings, config: ModelSettings) -> Layout:
         """See `Training.layout`."""
-        _check(config)
         steps = stage.iterations if self.options.iterations is None else self.options.iterations
         return Layout(config.iterations if steps is None else steps, delimiters=True, lm_grid=self.grid(stage))
 
@@ -143,8 +143,7 @@ class Mcout(Latent):
         _check(self.model.config)
 
 
-def _check(config: ModelSettings) -> None:
-    """Refuse a model without the method's module; one that does not exist yet can't be asked."""
+def _check(config: LareConfig) -> None:
+    """Refuse a model without the method's module."""
     mend = "start a run with model.settings {latent_maker: mcout, use_window: false}"
-    own = getattr(config, "latent_maker", Mcout.name)
-    require(own == Mcout.name, f"mcout makes latents by its own module, and the model has none; {mend}")
+    require(config.latent_maker == Mcout.name, f"mcout makes latents by its own module, and the model has none; {mend}")

@@ -179,7 +179,8 @@ def test_mcout_refuses_models_without_its_module_and_impossible_settings() -> No
     with pytest.raises(LareError, match="the model has none; start a run with model.settings"):
         Mcout(*tiny_parts())
     with pytest.raises(LareError, match="the model has none; start a run with model.settings"):
-        layout("mcout")
+        plain = tiny_model("llama")
+        loss_of(Intermediate(), plain, collate(make_samples(plain.config), prefixes=False))
     for settings, message in [
         ({"heads": 5}, "heads is 5; give a divisor of 32"),
         ({"tokens": "all"}, "give lm or fine"),
