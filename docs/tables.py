@@ -343,6 +343,27 @@ def _speed_facts() -> str:
     )
 
 
+@_block
+def _neutral() -> str:
+    """Validation rows of the grid from neutral starts, with what is compared."""
+    from lare.experiments.plan import Plan
+    from lare.experiments.table import table
+
+    plan = Plan(ROOT / "lare/configs/experiments/refocusing.yaml", reports=REPORTS / "experiments")
+    return table(plan, "validation", [("lare", "random"), ("steps", "random")], markdown=True)
+
+
+@_block
+def _pilot() -> str:
+    rows = []
+    for row in _read("experiments/refocusing_pilot/rows.json")["rows"]:
+        gap, hits = row["minus_random"], "/".join(f"{hit:.0f}" for hit in row["window_hits_by_step"].values())
+        low, high = (gap["points"] + sign * gap["half_interval_questions_only"] for sign in (-1, 1))
+        apart = f"{gap['points']:+.1f} {_interval(low, high)}" if low < high else ""
+        rows.append([row["title"], row["supervision"], f"{row['accuracy']:.1f} %", apart, row["tokens"], hits])
+    return _table(["arm", "boxes", "right", "minus random", "text + latent tokens", "hits by step, %"], rows, 2)
+
+
 # Writing --------------------------------------------------------------------------------------------------------------
 def pages() -> list[Path]:
     """README.md and every page of docs/."""
