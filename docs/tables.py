@@ -15,7 +15,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -191,29 +191,13 @@ def _cheaper(report: str, arm: str, other: str) -> str:
     return f"{100 * whole:.0f} % of the multiply-adds ({100 * own:.0f} % without the vision encoder)"
 
 
-@_block
-def _macs_all() -> str:
-    return _cheaper("ablation", "fine_16", "latents_all")
-
-
-@_block
-def _macs_lm() -> str:
-    return _cheaper("ablation", "fine_16", "lm")
-
-
-@_block
-def _macs_slim() -> str:
-    return _cheaper("ablation_slim", "fine_16_slim", "latents_all")
-
-
-@_block
-def _refocus() -> str:
-    return _arms("ablation")
-
-
-@_block
-def _refocus_slim() -> str:
-    return _arms("ablation_slim")
+BLOCKS |= {
+    "macs-all": partial(_cheaper, "ablation", "fine_16", "latents_all"),
+    "macs-lm": partial(_cheaper, "ablation", "fine_16", "lm"),
+    "macs-slim": partial(_cheaper, "ablation_slim", "fine_16_slim", "latents_all"),
+    "refocus": partial(_arms, "ablation"),
+    "refocus-slim": partial(_arms, "ablation_slim"),
+}
 
 
 @_block
