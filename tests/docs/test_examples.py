@@ -4,6 +4,7 @@ import contextlib
 import io
 import re
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -188,9 +189,11 @@ def test_run_files_in_the_guide_are_possible():
     from lare.training.plan.run_file import run_config_from
 
     pages = [(ROOT / "docs" / "guides" / "train.md").read_text(encoding="utf-8")]
-    data, model = (yaml.safe_load(one) for one in re.findall(r"^```yaml\n(.*?)^```", pages[0], re.M | re.S))
-    config = run_config_from(data | model)
+    found = re.findall(r"^```yaml\n(.*?)^```", pages[0], re.M | re.S)
+    data, methods, model = (yaml.safe_load(textwrap.dedent(one)) for one in found)
+    config = run_config_from(data | model | {"stages": [data["stages"][0] | methods]})
     assert config.stages[0].data[0].path == "mine.jsonl" and config.model.text.startswith("Qwen/")
+    assert [entry.name for entry in config.stages[0].mixture] == ["llava", "cot", "lare"]
 
 
 def test_asking_as_with_any_model_of_transformers(tmp_path, monkeypatch, row):
