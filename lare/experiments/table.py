@@ -65,7 +65,7 @@ def table(plan: Plan, split: str, contrasts: Sequence[tuple[str, str]] = (), mar
         parts += ["Primary contrast (declared beforehand)", *_compared(plan, entries, primary.arm, primary.minus,
                   mask_of(primary), lay)]  # fmt: skip
     for arm, minus in contrasts:
-        parts += [f"{arm} minus {minus}", *_compared(plan, entries, arm, minus, Mask(), lay)]
+        parts += [f"Contrast: {arm} minus {minus}", *_compared(plan, entries, arm, minus, Mask(), lay)]
     return "\n\n".join(parts)
 
 
@@ -163,7 +163,7 @@ def _compared(plan: Plan, entries: Sequence[Entry], arm: str, minus: str, mask: 
     whole = contrast(left, right, mask)
     each = ", ".join(f"{100 * one:+.1f}" for one in whole.by_start)
     without = [*mask.without_families, *mask.without_tasks]
-    told = f"{whole.arm} minus {whole.minus}, paired by start and question; by start: {each}."
+    told = f"Paired by start and question, {whole.arm} minus {whole.minus}; by start: {each}."
     if without or mask.least_hops:
         told += f" Left out: {', '.join([*without, *([f'below {mask.least_hops} hops'] if mask.least_hops else [])])}."
     if len(whole.starts) == 1:

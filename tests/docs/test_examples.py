@@ -193,7 +193,7 @@ def test_run_files_in_the_guide_are_possible():
     data, methods, model = (yaml.safe_load(textwrap.dedent(one)) for one in found)
     config = run_config_from(data | model | {"stages": [data["stages"][0] | methods]})
     assert config.stages[0].data[0].path == "mine.jsonl" and config.model.text.startswith("Qwen/")
-    assert [entry.name for entry in config.stages[0].mixture] == ["llava", "cot", "lare"]
+    assert [entry.label for entry in config.stages[0].mixture] == ["llava", "cot", "lare"]
 
 
 def test_asking_as_with_any_model_of_transformers(tmp_path, monkeypatch, row):
