@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ask", "hit_rates", "main", "multiply_adds"]
 
-OF_METHODS = ("extra_visual_tokens", "decoder_passes")
-"""Trace columns of a method's own, one number an answer, that stand among the costs."""
-
 
 def hit_rates(traces: TraceReader) -> dict[str, float]:
     """How often a step's window holds the whole thing that the reasoning step needs.
@@ -69,34 +66,51 @@ def _holds(places: npt.NDArray[Any], box: npt.NDArray[Any], window: int) -> npt.
     return held
 
 
-def multiply_adds(method: Method, prompt: float, written: float, iterations: int) -> dict[str, float]:
-    """Multiply-adds of one answer asked alone: the whole, and what is left of it without the vision encoder."""
+def multiply_adds(
+    method: Method, prompt: float, written: float, iterations: int, extra: float = 0.0
+) -> dict[str, float]:
+    """Multiply-adds of one answer asked alone: the whole, and what is left of it without the vision encoder.
+
+    Args:
+        method: What answers; it says how many prompts an answer takes and how many images are encoded.
+        prompt: Tokens of all prompts of an answer.
+        written: Text tokens of all of them.
+        iterations: Latent steps.
+        extra: Visual tokens read beside the prompt's; they cost what tokens of the prompt do.
+    """
     from lare.cost.flops import answer_work, without_encoder
 
-    parts = answer_work(method.model, round(prompt), round(written), iterations, method.latent)
-    return {"multiply_adds_whole": sum(parts.values()), "multiply_adds": without_encoder(parts)}
+    calls = method.calls
+    parts = answer_work(
+        method.model, round((prompt + extra) / calls), round(written / calls), iterations, method.latent
+    )
+    decoding = without_encoder(parts)
+    encoding = sum(parts.values()) - decoding
+    return {
+        "multiply_adds_whole": calls * decoding + method.images_encoded(extra) * encoding,
+        "multiply_adds": calls * decoding,
+    }
 
 
 def _costs(method: Method, traces: TraceReader) -> dict[str, float]:
     """Means over all answers."""
     prompt, written = (float(np.mean(traces.column(name))) for name in ("input_tokens", "output_tokens"))
+    extra, passes = (float(np.mean(traces.column(name))) for name in ("extra_visual_tokens", "decoder_passes"))
     steps = traces.column("latent_steps")
     thought, most = float(np.mean(steps)), int(np.max(steps))
     seconds = float(np.mean([sum(phases.values()) for phases in traces.column("seconds")]))
-    found = {
+    return {
         "prompt_tokens": prompt,
         "text_tokens": written,
         "latent_steps": thought,
         "tokens": written + thought,
-        "extra_visual_tokens": 0.0,
-        "decoder_passes": 1 + thought + written,  # the prompt's, one a latent step, and one for each token written
-        "decoder_positions": prompt + written + thought * method.model.config.latents_per_iteration,
+        "extra_visual_tokens": extra,
+        "decoder_passes": passes,
+        "decoder_positions": prompt + extra + written + thought * method.model.config.latents_per_iteration,
         "seconds": seconds,
-        **multiply_adds(method, prompt, written, most),
+        **multiply_adds(method, prompt, written, most, extra),
         **hit_rates(traces),
     }
-    own = {name: traces.column(name) for name in OF_METHODS if name in traces.own}
-    return found | {name: float(np.mean([np.sum(one) for one in values])) for name, values in own.items()}
 
 
 def _facts(traces: TraceReader, task: str, scores: Mapping[int, float]) -> tuple[dict[str, list[Any]], dict[str, Any]]:

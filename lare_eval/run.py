@@ -198,6 +198,8 @@ class Run:
             seconds=answer.seconds if answer else {},
             meta=question.facts if question else {},
             key=stored.key,
+            extra_visual_tokens=answer.extra_visual_tokens if answer else 0,
+            decoder_passes=answer.decoder_passes if answer else 0,
             **{name: value for name, value in arrays.items() if name in ARRAYS},
             own={name: value for name, value in arrays.items() if name not in ARRAYS},
         )

@@ -316,3 +316,20 @@ def test_a_shard_whose_columns_are_foreign_is_refused(tmp_path, header):
     file.write_text(json.dumps(content))
     with pytest.raises(LareError, match=r"no readable shard.json"):
         TraceReader(tmp_path / "t")
+
+
+def test_traces_from_before_costs_were_kept_are_read_with_what_they_were(tmp_path):
+    write(tmp_path, [1, 2], info={})
+    (rows,) = tmp_path.glob("shard-*/rows.jsonl")
+    lines = [json.loads(line) for line in rows.read_text().splitlines()]
+    for line in lines:
+        del line["extra_visual_tokens"], line["decoder_passes"]
+    rows.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    reader = TraceReader(tmp_path)
+    steps, written = reader.column("latent_steps"), reader.column("output_tokens")
+    passes = [1 + one + other for one, other in zip(steps, written, strict=True)]
+    assert reader.column("decoder_passes") == passes == [record.decoder_passes for record in reader]
+    assert reader.column("extra_visual_tokens") == [0, 0] and len(reader.select(extra_visual_tokens=0)) == 2
+    with TraceWriter(tmp_path) as writer:
+        writer.append(make_record(3, extra_visual_tokens=16, decoder_passes=9))
+    assert TraceReader(tmp_path).column("decoder_passes") == [*passes, 9]

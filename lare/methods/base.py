@@ -63,6 +63,8 @@ class Answer:
         stop_reason: Why they ended: "fixed", "converged" or "max_iterations".
         cut: Whether `max_new_tokens` ended the text.
         seconds: Wall-clock seconds per phase, this answer's equal part of the batch's.
+        extra_visual_tokens: Visual tokens that the decoder reads beside those of the prompt: of crops, or spliced in.
+        decoder_passes: Calls of the decoder; 0 stands for the prompt's, one a latent step and one a text token.
         arrays: Columns of the trace by name: of `lare.trace.ARRAYS` and of `Method.columns`; empty unless asked for.
     """
 
@@ -74,6 +76,12 @@ class Answer:
     cut: bool = False
     seconds: Mapping[str, float] = field(default_factory=dict)
     arrays: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    extra_visual_tokens: int = 0
+    decoder_passes: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.decoder_passes:
+            object.__setattr__(self, "decoder_passes", 1 + self.latent_steps + self.output_tokens)
 
 
 class Method:
@@ -97,6 +105,7 @@ class Method:
         training: How it is trained; None for a method that has no training of its own.
         latent_maker: What makes its latents, where that is neither the Extractor nor the last hidden state: a subclass
             of `lare.model.latent_maker.LatentMaker`. A checkpoint whose ``latent_maker`` is the method's name has one.
+        calls: Prompts that an answer takes, about equally long; for what an answer costs.
 
     Raises:
         LareError: If an option is impossible, means nothing to this method, or does not fit the model.
@@ -108,6 +117,7 @@ class Method:
     columns: ClassVar[Mapping[str, Column]] = {}
     training: ClassVar[type[Training] | None] = None
     latent_maker: ClassVar[type[LatentMaker] | None] = None
+    calls: ClassVar[int] = 1
 
     options: MethodOptions
 
@@ -162,6 +172,10 @@ class Method:
     def fingerprint(self) -> str:
         """Name of the weights, see `lare.loading.fingerprint`."""
         return fingerprint(self.model, self.processor)
+
+    def images_encoded(self, extra_visual_tokens: float) -> float:
+        """Images that the vision encoder reads for an answer with so many extra visual tokens."""
+        return float(self.calls)
 
     def answer(
         self, images: Sequence[Image], questions: Sequence[str], sampling: Sampling, trace: bool = False

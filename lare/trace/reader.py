@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lare.errors import LareError
-from lare.trace.record import ARRAYS, SCALARS, AnswerRecord, Column, check_columns, is_plain
+from lare.trace.record import ADDED, ARRAYS, SCALARS, AnswerRecord, Column, check_columns, is_plain
 from lare.trace.writer import read_manifest
 
 __all__ = ["ArrayColumn", "TraceReader"]
@@ -105,7 +105,7 @@ class TraceReader:
         if name in ARRAYS or name in self.own:
             return ArrayColumn([self._place(shard, row, name) for shard, row in self._rows()])
         if name in SCALARS:
-            return [row[name] for _, row in self._rows()]
+            return [_scalar(row, name) for _, row in self._rows()]
         group, _, fact = name.partition(".")
         if group in ("meta", "seconds") and fact:
             return [row[group].get(fact, default) for _, row in self._rows()]
@@ -119,7 +119,7 @@ class TraceReader:
         chosen = TraceReader.__new__(TraceReader)
         chosen._shards, chosen.infos, chosen.directories = self._shards, self.infos, self.directories
         rows = zip(self._places, self._rows(), strict=True)
-        chosen._places = [place for place, (_, row) in rows if all(row[name] == equal[name] for name in equal)]
+        chosen._places = [place for place, (_, row) in rows if all(_scalar(row, name) == equal[name] for name in equal)]
         return chosen
 
     def _place(self, shard: _Shard, row: Mapping[str, Any], name: str) -> tuple[_Shard, str, int, list[int]]:
@@ -267,7 +267,7 @@ def _index(shards: list[_Shard]) -> list[tuple[int, int]]:
 def _key_of(line: bytes, rows: Path) -> str:
     try:
         row = json.loads(line)
-        if set(ARRAYS) - set(row["arrays"]) or set(SCALARS) - set(row):
+        if set(ARRAYS) - set(row["arrays"]) or set(SCALARS) - set(ADDED) - set(row):
             raise ValueError("columns are missing")
         return str(row["key"])
     except (ValueError, KeyError, TypeError) as error:
@@ -276,10 +276,14 @@ def _key_of(line: bytes, rows: Path) -> str:
         ) from None
 
 
+def _scalar(row: Mapping[str, Any], name: str) -> Any:
+    return row[name] if name in row or name not in ADDED else ADDED[name](row)
+
+
 def _record(shard: _Shard, row: dict[str, Any]) -> AnswerRecord:
     arrays: dict[str, Any] = {}
     for name in shard.dtypes:
         shard.check(name, *row["arrays"][name])
         arrays[name] = shard.array(name, *row["arrays"][name])
     own = {name: arrays.pop(name) for name in list(arrays) if name not in ARRAYS}
-    return AnswerRecord(**{name: row[name] for name in SCALARS}, **arrays, own=own)
+    return AnswerRecord(**{name: _scalar(row, name) for name in SCALARS}, **arrays, own=own)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from lare.errors import LareError
 
-__all__ = ["ARRAYS", "FORMAT", "SCALARS", "SHARES", "VERSION", "AnswerRecord", "Column", "check_columns"]
+__all__ = ["ADDED", "ARRAYS", "FORMAT", "SCALARS", "SHARES", "VERSION", "AnswerRecord", "Column", "check_columns"]
 
 FORMAT = "lare-trace"
 VERSION = 1
@@ -120,6 +120,8 @@ class AnswerRecord:
         key: What makes the answer this one and no other (see the answer store); of equal keys the last one counts.
             Empty means that the record stands for itself.
         own: Arrays of the columns that the method itself declares, by name; a column left out is empty.
+        extra_visual_tokens: Visual tokens read beside those of the prompt, of crops say.
+        decoder_passes: Calls of the decoder: the prompt's, one a latent step, a text token, or a block spliced in.
 
     Raises:
         LareError: If an array has the wrong number of axes.
@@ -146,6 +148,8 @@ class AnswerRecord:
     meta: Mapping[str, Any] = field(default_factory=dict)
     key: str = ""
     own: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    extra_visual_tokens: int = 0
+    decoder_passes: int = 0
 
     def __post_init__(self) -> None:
         for name, column in ARRAYS.items():
@@ -160,3 +164,9 @@ class AnswerRecord:
 
 SCALARS: tuple[str, ...] = tuple(f.name for f in fields(AnswerRecord) if f.name not in ARRAYS and f.name != "own")
 """Columns of text, numbers and small dictionaries."""
+
+ADDED: Mapping[str, Callable[[Mapping[str, Any]], int]] = {
+    "extra_visual_tokens": lambda row: 0,
+    "decoder_passes": lambda row: 1 + int(row["latent_steps"]) + int(row["output_tokens"]),
+}
+"""Scalars that traces of earlier versions lack, and what they were there."""
