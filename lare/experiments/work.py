@@ -10,7 +10,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,7 @@ def steps(plan: Plan, run: Run, asks: Sequence[str], settings: Settings) -> Iter
     folder = plan.folder(run)
     assert folder is not None
     if run.arm is not None and not settings.keep_weights:
-        _tidy(folder, run)
+        _tidy(folder, run, plan.grid.arms[str(run.arm)].asks)
     for slot in todo:
         yield from _asking(plan, slot, folder, settings)
 
@@ -160,12 +160,17 @@ def _log(folder: Path, name: str) -> Path:
     return folder.with_name(f"{folder.name}.{name}.log")
 
 
-def _tidy(folder: Path, run: Run) -> None:
-    """Drop what a finished arm is not asked with: optimisers' states, and weights of the stages before its last."""
+def _tidy(folder: Path, run: Run, asks: Mapping[str, Mapping[str, Any]]) -> None:
+    """Drop what a finished arm is not asked with: optimisers' states, and weights of the stages before its last.
+
+    A stage that an option names in a path (``../../R/final``) is asked with, too.
+    """
+    words = [value for options in asks.values() for value in options.values() if isinstance(value, str)]
+    kept = {run.last, *(part for word in words if "/" in word for part in Path(word).parts)}
     for stage in (path.parent for path in folder.glob("*/final")):
         for step in stage.glob("step-*"):
             shutil.rmtree(step, ignore_errors=True)
-        if stage.name != run.last:
+        if stage.name not in kept:
             for file in (stage / "final").glob("*.safetensors"):
                 file.unlink()
 

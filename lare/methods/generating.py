@@ -72,14 +72,18 @@ class Generating(Method):
 
         Call it, and `generate`, inside `configured`.
         """
-        if self.options.image == "blank":
-            from PIL import Image
-
-            images = [Image.new("RGB", image.size, GREY) for image in images]
-        made = self.processor(images=list(images), text=self.prompts(questions), return_tensors="pt")
+        made = self.processor(images=self.shown(images), text=self.prompts(questions), return_tensors="pt")
         inputs = dict(made.to(self.model.device))
         inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
         return inputs
+
+    def shown(self, images: Sequence[Image]) -> list[Image]:
+        """The pictures that the model sees."""
+        if self.options.image == "blank":
+            from PIL import Image
+
+            return [Image.new("RGB", image.size, GREY) for image in images]
+        return list(images)
 
     @contextmanager
     def configured(self) -> Iterator[None]:

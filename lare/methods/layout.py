@@ -9,9 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-__all__ = ["Box", "Layout", "Row", "Segment", "Seen", "Text", "cells_in_box"]
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["ENDS", "NEWLINES", "OPENS", "Box", "Layout", "Row", "Segment", "Seen", "Text", "cells_in_box", "crop_of"]
+
+ENDS = (".", "!", "?")
+"""A token that ends so ends a reasoning step, if the next one begins with one of `OPENS`."""
+NEWLINES = ("\n", "\u010a", "<0x0A>")
+"""A token that holds one ends a reasoning step: line breaks as they are, of byte-level and SentencePiece tokenizers."""
+OPENS = (" ", "\u0120", "\u2581", *NEWLINES)
+"""How a token begins that opens a word or a line."""
+
 
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom as shares of the image."""
@@ -115,3 +126,11 @@ def cells_in_box(box: Box, grid: int) -> list[int]:
         return range(touched[0], touched[-1] + 1) if touched else range(at, at + 1)
 
     return [row * grid + column for row in span(top, bottom) for column in span(left, right)]
+
+
+def crop_of(image: Image, box: Box) -> Image:
+    """The part of a picture inside a box; a box of less than a pixel is widened to one."""
+    left, top, right, bottom = box
+    width, height = image.size
+    x, y = min(int(left * width), width - 1), min(int(top * height), height - 1)
+    return image.crop((x, y, max(x + 1, round(right * width)), max(y + 1, round(bottom * height))))

@@ -16,7 +16,18 @@ __all__ = ["GROUP", "built_in", "installed", "method_names"]
 GROUP = "lare.methods"
 """The entry-point group in which a package names its methods."""
 
-_SHARED = {"base", "generating", "latent", "layout", "listing", "options", "training"}
+_SHARED = {
+    "base",
+    "boxes",
+    "calls",
+    "generating",
+    "latent",
+    "layout",
+    "listing",
+    "options",
+    "splicing",
+    "training",
+}
 """Modules of this folder that hold no method."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")

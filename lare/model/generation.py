@@ -25,7 +25,7 @@ from lare.model.outputs import LareGeneration
 from lare.model.reasoner import Reasoner
 from lare.model.thinking import Thoughts, think
 
-__all__ = ["GenerationOptions", "StopCheck", "attention_shares", "choose_tokens", "generate"]
+__all__ = ["Clock", "GenerationOptions", "StopCheck", "attention_shares", "choose_tokens", "eos_ids", "generate"]
 
 
 def attention_shares(rows: Tensor, attention_mask: Tensor, visual_slots: Tensor, latents: slice) -> Tensor:
@@ -64,7 +64,7 @@ def generate(
         raise LareError(f"streamer writes one answer, and {answers} are asked for; give one prompt at a time.")
     if options.delimiters:
         input_ids, attention_mask = _opened(model, input_ids, attention_mask)
-    clock = _Clock(model)
+    clock = Clock(model)
     with torch.inference_mode():
         visual = model.visual_tokens(pixel_values, visual_features)
         clock.lap("vision")
@@ -161,7 +161,7 @@ def _result(
     return output
 
 
-class _Clock:
+class Clock:
     """Wall-clock seconds per phase; waits for the device, so that a phase is charged with its own work."""
 
     def __init__(self, model: Reasoner) -> None:
@@ -195,7 +195,7 @@ class _Decoder:
         self.model, self.state, self.options, self.latents = model, state, options, latents
         self.shares: list[Tensor] = []
         text = model.config.text_config
-        self.eos = _eos_ids(model, options)
+        self.eos = eos_ids(model, options)
         self.prompt, real_prompt = prompt
         before = penalties(options, real_prompt, self.eos)
         # Such processors may keep something per row, so the batch is not cut down under them.
@@ -298,7 +298,7 @@ class _Decoder:
             self.shares.append(attention_shares(rows, mask, self.state.visual_slots, self.latents))
 
 
-def _eos_ids(model: Reasoner, options: GenerationOptions) -> list[int]:
+def eos_ids(model: Reasoner, options: GenerationOptions) -> list[int]:
     """Ids that end an answer: the options', else the text configuration's."""
     if options.eos_token_ids is not None:
         return [int(token) for token in options.eos_token_ids]

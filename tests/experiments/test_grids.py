@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from lare.experiments.identity import definition, definition_hash, same_run
 from lare.experiments.looks import split_of
 from lare.experiments.order import chosen_rate
 from lare.experiments.plan import Plan, scaled
+from lare.experiments.work import _tidy
 from lare.training.plan.run_file import run_config_from
 from tests.experiments.grids import World
 
@@ -155,3 +157,14 @@ def test_committed_rows_were_compared_on_test_questions() -> None:
         said = ablation._questions(read_rows([ROOT / "reports" / "refocus" / f"{name}rows.json"]))
         assert said == ": test questions; the shipped design was chosen on them"
         assert said in (ROOT / "reports" / f"ablation{'_slim' if name else ''}.html").read_text()
+
+
+def test_weights_of_a_stage_that_an_arm_is_asked_with_are_kept(tmp_path: Path) -> None:
+    for stage in ("R-single", "R", "A"):
+        (tmp_path / stage / "final").mkdir(parents=True)
+        (tmp_path / stage / "final" / "model.safetensors").write_text("w")
+    run: Any = SimpleNamespace(last="A")
+    _tidy(tmp_path, run, {"two": {"method": "mmcot", "rationale_from": "../../R/final"}, "one": {"method": "llava"}})
+    assert {path.parts[-3] for path in tmp_path.glob("*/final/*.safetensors")} == {"R", "A"}
+    _tidy(tmp_path, run, {"one": {"method": "llava"}})
+    assert {path.parts[-3] for path in tmp_path.glob("*/final/*.safetensors")} == {"A"}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lare.data.encode import READ, THOUGHT
-from lare.methods.layout import Box, Layout, Row, Seen, Segment, Text, cells_in_box
+from lare.methods.layout import ENDS, NEWLINES, OPENS, Box, Layout, Row, Seen, Segment, Text, cells_in_box, crop_of
 from lare.training.feeding.batch import pad
 
 if TYPE_CHECKING:
@@ -29,10 +29,6 @@ __all__ = [
     "targets_of",
     "text_encoder",
 ]
-
-_ENDS = (".", "!", "?")
-_NEWLINES = ("\n", "\u010a", "<0x0A>")  # as it is, in byte-level vocabularies, in SentencePiece's
-_OPENS = (" ", "\u0120", "\u2581", *_NEWLINES)
 
 
 class Targets(NamedTuple):
@@ -107,7 +103,7 @@ def step_ends(tokenizer: Any, ids: Sequence[int]) -> list[int]:
     found = [
         at + 1
         for at, (token, following) in enumerate(zip(tokens, after, strict=False))
-        if any(mark in token for mark in _NEWLINES) or (token.endswith(_ENDS) and following.startswith(_OPENS))
+        if any(mark in token for mark in NEWLINES) or (token.endswith(ENDS) and following.startswith(OPENS))
     ]
     return found if not tokens or (found and found[-1] == len(tokens)) else [*found, len(tokens)]
 
@@ -146,12 +142,7 @@ def crop_pixels(images: Sequence[Image], crops: Sequence[tuple[int, Box]], proce
         crops: Number of the image, and box, of each; a box of less than a pixel is widened to one.
         processor: Makes pixels.
     """
-    cut = []
-    for number, (left, top, right, bottom) in crops:
-        image = images[number]
-        width, height = image.size
-        x, y = min(int(left * width), width - 1), min(int(top * height), height - 1)
-        cut.append(image.crop((x, y, max(x + 1, round(right * width)), max(y + 1, round(bottom * height)))))
+    cut = [crop_of(images[number], box) for number, box in crops]
     pixels: Tensor = processor.image_processor(cut, return_tensors="pt")["pixel_values"]
     return pixels
 
