@@ -21,7 +21,8 @@ __all__ = ["LIMIT", "REPORTS", "main", "shoot"]
 ROOT = Path(__file__).resolve().parents[1]
 SHOTS = ROOT / "docs" / "assets" / "reports"
 REPORTS = (
-    "attention", "probe", "heatmaps", "reconstruct", "adaptive", "tokens", "ablation", "controls", "compare", "index",
+    "attention", "probe", "heatmaps", "reconstruct", "adaptive", "tokens", "ablation", "controls", "compare", "claims",
+    "index",
 )  # fmt: skip
 WIDTH, HEIGHT = 1280, 1500
 LIMIT = 150_000
