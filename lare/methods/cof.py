@@ -144,6 +144,6 @@ class Cof(Splicing):
         """See `Method.images_encoded`."""
         return 1 + extra_visual_tokens / (self.options.lm_grid or self.model.config.lm_grid) ** 2
 
-    def splicer(self, images: Sequence[Image]) -> Splicer:
+    def splicer(self, images: Sequence[Image], features: Tensor | None = None) -> Splicer:
         """See `Splicing.splicer`."""
         return _Crops(self, images)

@@ -54,8 +54,8 @@ class IcotOptions(GeneratingOptions):
 class _Attended(Splicer):
     watches = True
 
-    def __init__(self, method: Icot) -> None:
-        self.method, self.model = method, method.model
+    def __init__(self, method: Icot, features: Tensor | None) -> None:
+        self.method, self.model, self.features = method, method.model, features
         config, own = method.model.config, method.options
         self.factor = config.grid // config.lm_grid if own.fine and config.refocus_source == "fine" else 1
         cells = (config.lm_grid * self.factor) ** 2
@@ -80,7 +80,10 @@ class _Attended(Splicer):
         rows = (best // side * f)[..., None, None] + inner[:, None]
         cells = (rows * (side * f) + (best % side * f)[..., None, None] + inner).flatten(1).sort(1).values
         self.chosen.append((due, cells))
-        source = state.visual.lm if f == 1 else state.visual.refocus
+        source = state.visual.lm
+        if f > 1:  # by the decoder's own projector: the Extractor's has learnt nothing from text alone
+            assert self.features is not None
+            source = self.model.encode_features(self.features, side * f).lm
         seen = source.gather(1, cells[..., None].expand(-1, -1, source.shape[-1]))
         config, token = self.model.config, self.model.embed_token
         parts = [token(config.latent_start_id, batch), seen, token(config.latent_end_id, batch)]
@@ -127,6 +130,6 @@ class Icot(Splicing):
         ends[eos_ids(self.model, GenerationOptions())] = True
         return lines, stops, opens, ends
 
-    def splicer(self, images: Sequence[Image]) -> Splicer:
+    def splicer(self, images: Sequence[Image], features: Tensor | None = None) -> Splicer:
         """See `Splicing.splicer`."""
-        return _Attended(self)
+        return _Attended(self, features)

@@ -103,8 +103,8 @@ def write(model: Reasoner, state: LoopState, splicer: Splicer, options: Generati
 class Splicing(Generating):
     """A method that answers by `write`."""
 
-    def splicer(self, images: Sequence[Image]) -> Splicer:
-        """What is spliced into the answers about these pictures."""
+    def splicer(self, images: Sequence[Image], features: Tensor | None = None) -> Splicer:
+        """What is spliced into the answers about these pictures, given their encoder features (B, N_f, d_vis)."""
         raise NotImplementedError
 
     def _budget(self, prompt: int, wanted: int) -> int:
@@ -117,7 +117,9 @@ class Splicing(Generating):
         """See `Method.answer`."""
         shown, clock = self.shown(images), Clock(self.model)
         with torch.inference_mode(), self.configured():
-            inputs, splicer = self.inputs(images, questions), self.splicer(shown)
+            inputs = self.inputs(images, questions)
+            features = self.model.vision_tower(inputs["pixel_values"])
+            splicer = self.splicer(shown, features)
             budget = self._budget(inputs["input_ids"].shape[1], sampling.max_new_tokens)
             options = GenerationOptions(budget)
             if sampling.temperature > 0:
@@ -125,7 +127,7 @@ class Splicing(Generating):
                 options = GenerationOptions(
                     budget, True, sampling.temperature, sampling.top_p, sampling.top_k, generator=generator
                 )
-            visual = self.model.visual_tokens(inputs["pixel_values"], None)
+            visual = self.model.encode_features(features)
             clock.lap("vision")
             room = budget + splicer.most * splicer.size
             state = prefill(self.model, inputs["input_ids"], inputs["attention_mask"], visual, room=room)
