@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lare.errors import LareError
 
-__all__ = ["file_hash", "save_text"]
+__all__ = ["file_hash", "read_header", "save_text"]
 
 
 def file_hash(path: Path) -> str:
@@ -18,6 +18,23 @@ def file_hash(path: Path) -> str:
         while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()[:16]
+
+
+def read_header(file: str | Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Storage type (as safetensors names it, such as "BF16") and shape of every tensor of a weights file, by name.
+
+    Raises:
+        SafetensorError: If the header is damaged.
+        OSError: If the file can't be read.
+    """
+    from safetensors import safe_open
+
+    found = {}
+    with safe_open(file, framework="np") as opened:
+        for name in opened.keys():  # noqa: SIM118 (not a dict)
+            part = opened.get_slice(name)
+            found[name] = (str(part.get_dtype()), tuple(part.get_shape()))
+    return found
 
 
 def save_text(path: Path, body: str) -> None:

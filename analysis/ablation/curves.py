@@ -181,14 +181,14 @@ def curve_figures(rows: Mapping[str, Row], found: Sequence[Curve], seed: int = 0
 
 def _figure(rows: Mapping[str, Row], curve: Curve, seed: int) -> Figure:
     known = PAPER_CURVES.get(curve.name)
-    ends = [ends(*level(rows[name], seed), 100) for _, name in curve.rows]
+    bands = [ends(*level(rows[name], seed), 100) for _, name in curve.rows]
     series = [
         Series(
             "measured here",
             tuple(number for number, _ in curve.rows),
             tuple(100 * float(np.mean(rows[name].accuracy)) for _, name in curve.rows),
-            tuple(low for low, _ in ends),
-            tuple(high for _, high in ends),
+            tuple(low for low, _ in bands),
+            tuple(high for _, high in bands),
         )
     ]
     words = f"Rows that differ in {curve.label}; the band is a 95 % bootstrap interval over seeds and scenes."

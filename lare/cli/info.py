@@ -132,7 +132,7 @@ def _tensors(folder: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Return storage type and shape by tensor name, read from headers alone."""
     from safetensors import SafetensorError
 
-    from lare.model.shapes import read_header
+    from lare.files import read_header
 
     files = sorted(folder.glob("*.safetensors"))
     if not files:

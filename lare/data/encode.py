@@ -131,7 +131,8 @@ def _rendered(sample: Sample, processor: LareProcessor) -> _Rendered | BadRow:
     except BadRow as bad:
         return bad
     except LareError as error:
-        return BadRow("special_token", str(error))
+        refused = isinstance(error.__cause__, TemplateError)  # a template that takes no system turn
+        return BadRow("chat_template" if refused else "special_token", str(error))
 
 
 def _render(sample: Sample, processor: LareProcessor) -> _Rendered:

@@ -168,7 +168,7 @@ class LareProcessor(ProcessorMixin):
             raise LareError(
                 f"the chat template takes no system turn ({error}); leave system_prompt out, or give another "
                 "chat_template"
-            ) from None
+            ) from error
 
     def apply_chat_template(  # type: ignore[override]
         self,

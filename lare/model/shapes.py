@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
 from lare.errors import LareError
+from lare.files import read_header
 
-__all__ = ["check_shapes", "read_header", "stored_shapes"]
+__all__ = ["check_shapes", "stored_shapes"]
 
 Shape = tuple[int, ...]
 _SHOWN = 3  # names listed in a message
@@ -47,21 +47,6 @@ def stored_shapes(place: str, hub: Mapping[str, Any]) -> dict[str, Shape]:
             raise LareError(f"{index} is no index of weights; copy the checkpoint again")
         files = [] if index is None else get_checkpoint_shard_files(place, index, **hub)[0]
     return {name: shape for file in files for name, (_, shape) in read_header(file).items()}
-
-
-def read_header(file: str | Path) -> dict[str, tuple[str, Shape]]:
-    """Storage type (as safetensors names it, such as "BF16") and shape of every tensor of a weights file, by name.
-
-    Raises:
-        SafetensorError: If the header is damaged.
-        OSError: If the file can't be read.
-    """
-    found = {}
-    with safe_open(file, framework="pt") as opened:
-        for name in opened.keys():  # noqa: SIM118 (not a dict)
-            part = opened.get_slice(name)
-            found[name] = (str(part.get_dtype()), tuple(part.get_shape()))
-    return found
 
 
 def check_shapes(kind: type[PreTrainedModel], place: str, config: PreTrainedConfig, hub: Mapping[str, Any]) -> None:

@@ -71,7 +71,7 @@ def test_its_card_says_what_is_beyond_the_paper_and_answers_by_family():
     sections = dict(_sections((folder / "README.md").read_text()))
     config = run_config_from(yaml.safe_load(sections["Run file"].strip("`\n").removeprefix("yaml\n")))
     assert beyond(config) in sections["Beyond the paper"]
-    for part in ("labels", "regressed", "`losses.look`", "`fetch_share`", "Muon", "mimetic", "FP16", "normalised"):
+    for part in ("labels", "regressed", "`losses.look`", "`fetch`", "Muon", "mimetic", "FP16", "normalised"):
         assert part in beyond(config), part
     answers = sections["Answers by question family"]
     rows = [line.split("|") for line in answers.splitlines() if line.startswith("| ")]

@@ -164,7 +164,7 @@ def test_full_window_is_the_model_without_one(model_of: ModelOf, kind: str) -> N
 
 
 def test_unknown_window_mode_is_named(model_of: ModelOf) -> None:
-    with pytest.raises(LareError, match="window_mode is 'centre'"):
+    with pytest.raises(LareError, match="window is 'centre'"):
         run(model_of("llama"), make_samples(model_of("llama").config), window_mode="centre")
 
 
