@@ -2,9 +2,9 @@
 
 Left: operations of the step's matrix products (forward and backward, as torch counts them) per second of the whole
 step. Right: those of one large matrix product, measured in the same rounds. A stage-III step: K = 4, text-prefix
-reconstruction and alignment, a prompt of
-256 + 64, targets of 64 tokens; fp32 and bf16 (autocast). Beside it transformers' plain LLaVA step with the same
-decoder, and the embedded model's sizes. Targets: at least 0.60 in fp32 and 0.42 in bf16 at 36 M parameters.
+reconstruction and alignment, a prompt of 256 + 64, targets of 64 tokens; fp32 and bf16 (autocast). Beside it the same
+trainer without latents, transformers' plain LLaVA step with the same decoder, which is the same work, and the embedded
+model's sizes. Targets: at least 0.60 in fp32 and 0.42 in bf16 at 36 M parameters.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def _optimiser(model: torch.nn.Module) -> torch.optim.Optimizer:
     return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6, fused=True)
 
 
-def lare_step(size: Size, batch: int, precision: str, **changes: Any) -> Step:
-    """A whole stage-III update of a model of this size."""
+def lare_step(size: Size, batch: int, precision: str, latents: bool = True, **changes: Any) -> Step:
+    """A whole stage-III update of a model of this size; without latents the same work as LLaVA's."""
     lare = lare_model(size, **changes)
     model = TrainingModel(lare, 256, None, precision).train()
     config = lare.config
@@ -65,12 +65,17 @@ def lare_step(size: Size, batch: int, precision: str, **changes: Any) -> Step:
         "iterations": 4,
         "delimiters": True,
     }
+    if not latents:
+        prompts = make_batch(config, batch)
+        inputs |= {"input_ids": prompts.input_ids, "attention_mask": prompts.attention_mask}
+        inputs |= {"iterations": 0, "delimiters": False, "prefix_ids": None, "prefix_mask": None}
+    weights = WEIGHTS if latents else dict.fromkeys(WEIGHTS, 0.0)
     micro = MicroBatch(inputs, ids, ones)
     draws = Draws(torch.zeros(batch, dtype=torch.bool), torch.zeros(batch))
     optimiser = _optimiser(model)
 
     def step() -> None:
-        run_step(model, [micro], WEIGHTS, [draws], 0.07)
+        run_step(model, [micro], weights, [draws], 0.07)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
 
@@ -117,6 +122,7 @@ def measure(options: Options) -> list[Result]:
         product = _product(precision)
         cases = {
             "LaRe 36M b4": (lare_step(BASE, 4, precision), target),
+            "LaRe 36M b4, no latents": (lare_step(BASE, 4, precision, latents=False), 0.0),
             "LLaVA 36M b4": (llava_step(BASE, 4, precision), 0.0),
             "LaRe embedded size b64": (
                 lare_step(EMBEDDED, 64, precision, refocus_source="fine", lm_grid=4, window=8),
