@@ -175,12 +175,12 @@ def gather(
         LareError: If a checkpoint can't be probed or lacks heads, or the traces are of another model.
     """
     methods = _methods(given)
-    for one in methods:
-        if need_heads and one.heads is None:
-            raise LareError(
-                f"the checkpoint of --model {one.backbone} has no alignment heads (no heads.safetensors that holds "
-                "them); give the folder RUN/STAGE/final of a run that trained them, or another --projection"
-            )
+    headless = next((one for one in methods if need_heads and one.heads is None), None)
+    if headless is not None:
+        raise LareError(
+            f"the checkpoint of --model {headless.backbone} has no alignment heads (no heads.safetensors that holds "
+            "them); give the folder RUN/STAGE/final of a run that trained them, or another --projection"
+        )
     asked: list[Asked]
     reader, places, left_out = None, [0], 0
     if traces:

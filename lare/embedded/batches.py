@@ -17,7 +17,7 @@ from lare.embedded.samples import Asked, boxes_of, sample_of
 from lare.embedded.vision_conv import LareVisionModel
 from lare.embedded.world.items import STYLES, Item, ItemSampler
 from lare.embedded.world.render import render
-from lare.embedded.world.scene import IMAGE_SIZE, SIDE
+from lare.embedded.world.scene import IMAGE_SIZE
 from lare.embedded.world.versions import world
 from lare.embedded.world_data import WorldData
 from lare.errors import LareError
@@ -32,6 +32,7 @@ from lare.training.feeding.rows import (
     encode_rows,
     on_grid,
     special_ids,
+    step_boxes,
     step_ends,
     targets_of,
     text_encoder,
@@ -194,7 +195,7 @@ class WorldBatches(StageBatches):
             rationale,
             mask,
             self._pictures(scenes) if with_pictures and not mode.fetch else None,
-            step_boxes(items, mode.iterations) if mode.iterations else None,
+            _boxes(asked, mode.iterations),
             mode.fetch,
             torch.tensor([crc32((r or one.answer).encode()) for r, one in zip(rationales, asked, strict=True)]),
             torch.tensor(scenes).repeat_interleave(self.data.per_image),
@@ -259,14 +260,10 @@ class WorldBatches(StageBatches):
         return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
 
 
-def step_boxes(items: list[Item], iterations: int) -> Tensor:
-    """(B, K, 4) boxes of the cells that the questions' steps need, as shares of the image; -1 where there is none."""
-    boxes = torch.full((len(items), iterations, 4), -1.0)
-    for row, item in enumerate(items):
-        for step, cell in enumerate(item.question.cells[:iterations]):
-            top, left = divmod(cell, SIDE)
-            boxes[row, step] = torch.tensor([top, left, top + 1, left + 1]) / SIDE
-    return boxes
+def _boxes(asked: list[Asked], iterations: int) -> Tensor | None:
+    """As `lare.training.feeding.rows.step_boxes`; a batch in which no question has a box still has room for them."""
+    found = step_boxes([one.boxes for one in asked], iterations)
+    return torch.full((len(asked), iterations, 4), -1.0) if found is None and iterations else found
 
 
 def _around(processor: LareProcessor) -> tuple[list[int], str]:

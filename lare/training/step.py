@@ -114,10 +114,9 @@ def run_step(
     divisors = counts(batches, weights, draws)
     factor = 1 if backward is None else _processes()
     scale = {name: factor * weights[name] / max(1, n) for name, n in divisors.items()}
-    losses = active(weights, batches)
     contrasts = {
         name: CachedContrast(loss, batches, scale[name], temperature)
-        for name, loss in losses.items()
+        for name, loss in active(weights, batches).items()
         if isinstance(loss, Contrastive) and divisors[name]
     }
     if contrasts and len(batches) > 1:
@@ -128,15 +127,14 @@ def run_step(
     sums, right = dict.fromkeys(divisors, 0.0), 0
     for number, (batch, draw) in enumerate(zip(batches, draws, strict=True)):
         out = _forward(model, batch, weights, draw, False)
-        zero = torch.zeros((), device=draw.pick.device)
-        loss = sum((value * scale[name] for name, value in out.sums.items()), zero)
+        loss = torch.zeros((), device=draw.pick.device)
+        loss = sum((value * scale[name] for name, value in out.sums.items()), loss)
         for name, contrast in contrasts.items():
             if name in out.embedded:
                 loss = loss + contrast.loss(out.embedded[name], number)
         _pull(loss, out, batch, backward, scaler, number + 1 == len(batches))
         right += out.right
-        for name, value in out.sums.items():
-            sums[name] += float(value.detach())
+        sums |= {name: sums[name] + float(value.detach()) for name, value in out.sums.items()}
     if backward is None:
         _sum_gradients(model)
     sums |= {name: contrast.total for name, contrast in contrasts.items()}
