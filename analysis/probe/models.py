@@ -181,13 +181,12 @@ def gather(
             f"the checkpoint of --model {headless.backbone} has no alignment heads (no heads.safetensors that holds "
             "them); give the folder RUN/STAGE/final of a run that trained them, or another --projection"
         )
-    asked: list[Asked]
-    reader, places, left_out = None, [0], 0
+    asked, reader, places, left_out = list(others), None, [0], 0
     if traces:
         reader = open_traces(traces)
         asked, places, left_out = asked_in(reader)
-    else:
-        asked = list(others) or from_world(images, questions)
+    elif not asked:
+        asked = from_world(images, questions)
     if anchor == "boxes" and not any(one.boxes for one in asked):
         raise LareError("no question has boxes of what it is about, so --anchor boxes pools nothing; give another")
     models, hashes = [], {}

@@ -127,8 +127,7 @@ def run_step(
     sums, right = dict.fromkeys(divisors, 0.0), 0
     for number, (batch, draw) in enumerate(zip(batches, draws, strict=True)):
         out = _forward(model, batch, weights, draw, False)
-        loss = torch.zeros((), device=draw.pick.device)
-        loss = sum((value * scale[name] for name, value in out.sums.items()), loss)
+        loss = sum((value * scale[name] for name, value in out.sums.items()), torch.zeros((), device=draw.pick.device))
         for name, contrast in contrasts.items():
             if name in out.embedded:
                 loss = loss + contrast.loss(out.embedded[name], number)
