@@ -135,14 +135,14 @@ class Trainer:
     def run(self) -> int:
         """Train all stages that are not finished yet; returns 0, or `STOPPED` after SIGTERM."""
         self.model.to(self.accelerator.device)
-        self.parent = None if self.config.start is None else load_start(Path(self.config.start), self.model)
+        self.parent = self._from_start()
         before: StageConfig | None = None
         with self._listening():
             for number, stage in enumerate(self.config.stages):
                 folder = self.out / stage.name
                 if (folder / "final" / "meta.json").is_file():
                     load_final(folder, self.model)
-                elif not self._stage(number, stage, before, folder):
+                elif not self._stage(number, stage, None if stage.from_start else before, folder):
                     return STOPPED
                 before = stage
         if self.main:
@@ -151,10 +151,25 @@ class Trainer:
                     note(told)
         return 0
 
+    def _from_start(self) -> str | None:
+        """Take the weights that the run begins with, and their hash; None where it begins with its own first ones.
+
+        Raises:
+            LareError: If a later stage needs weights that are nowhere.
+        """
+        if self.config.start is not None:
+            return load_start(Path(self.config.start), self.model)
+        again = [stage.name for stage in self.config.stages if stage.from_start]
+        if again:
+            raise LareError(f"stage {again[0]} has from_start, but the run has no start; give one, or leave it out")
+        return None
+
     def _stage(self, number: int, stage: StageConfig, before: StageConfig | None, folder: Path) -> bool:
         """Train one stage; False when it was stopped on the way."""
         checkpoint = latest(folder)
         if checkpoint is None:
+            if number and stage.from_start:
+                self._from_start()
             self.plan.enter(stage, before)
         split = Split(self.accelerator.process_index, self.accelerator.num_processes, stage.micro_batch)
         batches = self.plan.batches(stage, number, split)

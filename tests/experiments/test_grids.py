@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ import pytest
 from analysis.ablation import page as ablation
 from analysis.ablation.measure import AblationOptions
 from analysis.ablation.rows import merge, read_rows
+from analysis.claims.ledger import RIVALS
 from lare.cli import main as lare
 from lare.errors import LareError
 from lare.experiments.gather import gather
@@ -22,6 +24,8 @@ from lare.experiments.looks import split_of
 from lare.experiments.order import chosen_rate
 from lare.experiments.plan import Plan, scaled
 from lare.experiments.work import _tidy
+from lare.methods import get_method
+from lare.training.plan.config import StageConfig
 from lare.training.plan.run_file import run_config_from
 from tests.experiments.grids import World
 
@@ -74,6 +78,45 @@ def test_every_arm_of_the_sweep_changes_one_factor(tmp_path: Path) -> None:
             assert config == scaled(base, {"rate-half": 0.5, "rate-double": 2.0}[name]) and changed == RATES
         else:
             assert changed == {f"losses.{name.partition('-')[0]}"}
+
+
+def seen(plan: Plan, arm: str) -> tuple[int, int, set[str], dict[str, Any]]:
+    """Samples, updates, their families and the optimiser of an arm's runs."""
+    config = plan.arm_runs(arm)[0].config
+    families = {name for stage in config.stages for data in stage.data for name in getattr(data, "families", {})}
+    updates = sum((stage.samples or 0) // stage.batch for stage in config.stages)
+    rates = {
+        getattr(stage, name) for stage in config.stages for name in ("learning_rate", "new_learning_rate", "batch")
+    }
+    optimiser = vars(config.optimiser) | {"rates": rates, "precision": config.precision}
+    return sum(stage.samples or 0 for stage in config.stages), updates, families, optimiser
+
+
+def told(stages: Sequence[StageConfig], look: float) -> str:
+    """What methods are told beyond question, rationale and answer."""
+    entries = [entry for stage in stages for entry in stage.mixture]
+    if any(entry.method == "ccot" for entry in entries):
+        return "scene graphs"
+    return "boxes" if look or any(entry.training.boxes for entry in entries) else "none"
+
+
+def test_every_rival_has_lares_starts_samples_and_updates(tmp_path: Path) -> None:
+    """Each arm trains one system and asks it in its own way; what it is told stands under supervision."""
+    rivals, lare = grid("rivals", tmp_path), grid("refocusing", tmp_path)
+    assert (rivals.grid.starts, rivals.grid.tasks, rivals.grid.base) == (
+        lare.grid.starts, lare.grid.tasks, lare.grid.base)  # fmt: skip
+    assert {*RIVALS, "llava", "coconut", "norefocus", "sft"} <= set(rivals.grid.arms)
+    trained = {"icot": "cot"}
+    for name, arm in rivals.grid.arms.items():
+        config, system = rivals.arm_runs(name)[0].config, name.partition("-")[0]
+        assert seen(rivals, name) == seen(lare, "lare")
+        assert {one.method for stage in config.stages for one in stage.mixture} == {trained.get(system, system)}
+        assert arm.supervision == told(config.stages, config.losses.look)
+        assert arm.asks[arm.own]["method"] == system
+        for options in ({**ask} for ask in arm.asks.values()):
+            method = options.pop("method")
+            get_method(method).options_type.read(method, options)
+    assert [stage.from_start for stage in rivals.arm_runs("mmcot")[0].config.stages] == [False, False, True, False]
 
 
 def test_a_rate_scales_every_learning_rate_and_nothing_else(tmp_path: Path) -> None:

@@ -203,31 +203,3 @@ def test_methods_are_models_of_lmms_eval(name: str) -> None:
     from lare_eval.manifest import manifests
 
     assert f"lare_{name}" in {manifest.model_id for manifest in manifests()}
-
-
-ROOT = Path(__file__).parents[2]
-GRIDS = ("norefocus", "sft", "coconut", "lvr", "mcout")
-
-
-@pytest.mark.parametrize("name", GRIDS)
-def test_arms_see_as_many_samples_as_lare(name: str, tmp_path: Path) -> None:
-    """Each arm of a rival's grid trains and asks that method, from the starts of the grid on refocusing."""
-    from lare.experiments.plan import Plan
-
-    place = ROOT / "lare/configs/experiments"
-    rival, lare = (Plan(place / file, tmp_path, tmp_path) for file in (f"rivals/{name}.yaml", "refocusing.yaml"))
-    assert rival.starts == lare.starts
-
-    def samples(plan: Plan, arm: str) -> int:
-        return sum(stage.samples or 0 for stage in plan.arm_runs(arm)[0].config.stages)
-
-    for arm, told in rival.grid.arms.items():
-        assert samples(rival, arm) == samples(lare, "lare") and told.title and told.supervision
-        stages = rival.arm_runs(arm)[0].config.stages
-        assert {entry.method for stage in stages for entry in stage.mixture} == {name}
-        boxes = any(e.training.boxes for s in stages for e in s.mixture) or rival.arm_runs(arm)[0].config.losses.look
-        assert told.supervision == ("boxes" if boxes else "none")
-        for ask in told.asks.values():
-            assert ask["method"] == name
-            options = {key: value for key, value in ask.items() if key != "method"}
-            get_method(name).options_type.read(name, options)

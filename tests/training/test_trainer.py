@@ -10,6 +10,7 @@ import resource
 import shutil
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,35 @@ def test_a_run_may_start_from_another_runs_stage(whole: Path, tmp_path: Path) ->
     assert Trainer(fresh, model, processor(), tiny_plan(model)).run() == 0
     parent = json.loads((tmp_path / "rest" / "III" / "final" / "meta.json").read_text())["parent"]
     assert parent == json.loads((whole / "III" / "final" / "meta.json").read_text())["parent"]
+
+
+def test_a_stage_may_begin_with_the_runs_start_and_not_with_the_stage_before(whole: Path, tmp_path: Path) -> None:
+    """Whatever the stage before learnt, it ends in the same bits; killed and resumed as well."""
+
+    def made(name: str, rate: float, **changes: Any) -> Trainer:
+        stages = [replace(one, samples=32) for one in run_config(tmp_path).stages[2:]]
+        stages = [replace(stages[0], learning_rate=rate), replace(stages[1], **changes)]
+        config = run_config(tmp_path / name, start=str(whole / "II"), stages=tuple(stages))
+        model = tiny_model(seed=9).float()
+        return Trainer(config, model, processor(), tiny_plan(model))
+
+    for name, rate in (("one", 1e-3), ("other", 3e-3)):
+        assert made(name, rate, from_start=True).run() == 0
+    shutil.copytree(tmp_path / "one" / "III", tmp_path / "resumed" / "III")
+    stopped = made("resumed", 1e-3, from_start=True)
+    stopped.stop = True
+    assert stopped.run() == STOPPED and made("resumed", 1e-3, from_start=True).run() == 0
+    assert made("on", 1e-3).run() == 0
+    files = {
+        name: load_file(tmp_path / name / "IV/final/model.safetensors") for name in ("one", "other", "resumed", "on")
+    }
+    for name, equal in (("other", True), ("resumed", True), ("on", False)):
+        assert all(torch.equal(files["one"][key], files[name][key]) for key in files["one"]) is equal
+    parents = [json.loads((tmp_path / f"one/{name}/final/meta.json").read_text())["parent"] for name in ("III", "IV")]
+    assert parents[0] == parents[1]
+    stages = tuple(replace(one, from_start=one.name == "IV") for one in run_config(tmp_path).stages)
+    with pytest.raises(LareError, match="stage IV has from_start, but the run has no start"):
+        make_trainer(tmp_path / "none", stages=stages).run()
 
 
 def test_an_ablation_may_start_without_what_it_leaves_out(whole: Path, tmp_path: Path) -> None:

@@ -106,6 +106,8 @@ class StageConfig:
         full_share: ``cot`` behind empty delimiters, with all fine tokens in the decoder's context.
         lm_grid: Side of the decoder's visual grid in this stage instead of the model's.
         train: Parts to train instead of the stage's own.
+        from_start: Begin with the weights that the run began with (its `start`), not with those of the entry before; so
+            one run makes two checkpoints that know nothing of each other.
         losses: Weights instead of the run's, by name.
     """
 
@@ -128,6 +130,7 @@ class StageConfig:
     full_share: float = 0.0
     lm_grid: int | None = None
     train: tuple[str, ...] = ()
+    from_start: bool = False
     losses: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
