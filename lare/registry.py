@@ -1,10 +1,10 @@
 """Names that a run file or a checkpoint may use beyond the general parts, and where what they stand for lies.
 
-Six kinds: data formats (``data.format``), base models (``model.text``), vision encoders (``model.vision``), image
-autoencoders (``image.tokenizer``), losses (``losses``) and transformers model types (``vision_config.model_type``). A
-name stands for an object that is imported when it is first asked for, so that a run which names none of them loads
-none. What the object has to be able to do is written in `lare.training.extensions` (losses: `lare.losses.base`).
-Another package adds names as entry points:
+Seven kinds: data formats (``data.format``), base models (``model.text``), vision encoders (``model.vision``), image
+autoencoders (``image.tokenizer``), losses (``losses``), transformers model types (``vision_config.model_type``) and
+interventions (``intervene``). A name stands for an object that is imported when it is first asked for, so that a run
+which names none of them loads none. What the object has to be able to do is written in `lare.training.extensions`
+(losses: `lare.losses.base`, interventions: `lare.interventions.base`). Another package adds names as entry points:
 
     [project.entry-points."lare.data_formats"]
     my_format = "my_package.lare:MY_FORMAT"
@@ -24,6 +24,7 @@ __all__ = [
     "BASE_MODELS",
     "DATA_FORMATS",
     "IMAGE_AUTOENCODERS",
+    "INTERVENTIONS",
     "LOSSES",
     "MODEL_TYPES",
     "VISION_ENCODERS",
@@ -97,6 +98,38 @@ MODEL_TYPES = Registry("model type", {"lare_vision": "lare.embedded.vision_conv:
 A configuration has `image_size`, `grid` (patches a side) and `hidden_size`; the model's last hidden state holds the
 patches, row by row.
 """
+
+INTERVENTIONS = Registry(
+    "intervention",
+    {
+        name: f"lare.interventions.entries:{name.upper()}"
+        for name in (
+            "own",
+            "zeros",
+            "noise",
+            "distribution",
+            "other",
+            "mean",
+            "mean_norm",
+            "dummy",
+            "first",
+            "permuted",
+            "marks",
+            "fewer",
+            "more",
+            "none",
+            "format",
+            "oracle",
+            "oracle_other",
+            "hidden",
+            "image",
+            "question",
+            "image_kept",
+            "image_latents",
+        )
+    },
+)
+"""Objects of `lare.interventions.base.Intervention`, in the order in which they are listed."""
 
 
 def method_class(name: str) -> Any:

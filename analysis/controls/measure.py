@@ -24,6 +24,7 @@ from analysis.shared.options import option
 from analysis.shared.questions import AskingOptions, Gathered, Question, gather_questions
 from analysis.shared.tasks import Apart, find_apart
 from lare.errors import LareError
+from lare.interventions.content import at_norm
 
 __all__ = ["ControlsOptions", "Measured", "derange", "measure", "moves_by_control", "replacements"]
 
@@ -114,13 +115,12 @@ def replacements(latents: Tensor, questions: Sequence[Question], seed: int) -> d
         step; "mean_norm", as long as the latents; "other", another question's.
     """
     generator = torch.Generator().manual_seed(seed)
-    length = latents.norm(dim=-1, keepdim=True)
     noise = torch.randn(latents.shape, generator=generator).to(latents)
     mean = latents.mean(0, keepdim=True).expand_as(latents)
     return {
-        "noise": noise / noise.norm(dim=-1, keepdim=True) * length,
+        "noise": at_norm(noise, latents),
         "mean": mean,
-        "mean_norm": mean / mean.norm(dim=-1, keepdim=True).clamp_min(1e-12) * length,
+        "mean_norm": at_norm(mean, latents),
         "other": latents[torch.from_numpy(derange(questions, seed))],
     }
 

@@ -33,7 +33,7 @@ from lare_eval.normalise import normalise
 if TYPE_CHECKING:
     from lare.methods.base import Method
 
-__all__ = ["Answers", "Asker", "score"]
+__all__ = ["Answers", "Asker", "mark", "score"]
 
 CACHED = 2e9
 """Bytes of the encoder's features that are kept between passes; more are made anew in each."""
@@ -41,10 +41,10 @@ CACHED = 2e9
 
 def score(text: str, question: Question) -> tuple[bool, bool]:
     """Whether a text is right, and whether an answer could be read from it."""
-    return _mark(text, question)[1:]
+    return mark(text, question)[1:]
 
 
-def _mark(text: str, question: Question) -> tuple[str, bool, bool]:
+def mark(text: str, question: Question) -> tuple[str, bool, bool]:
     """What is scored of a text, whether it is right, and whether it could be read."""
     if question.judge is not None:
         verdict = question.judge(text)
@@ -192,7 +192,7 @@ class Asker:
                 part = made.latents.float().cpu()
                 kept = part.new_zeros(count, *part.shape[1:]) if kept is None else kept
                 kept[rows] = part
-        marks = [_mark(text, question) for text, question in zip(texts, self.questions, strict=True)]
+        marks = [mark(text, question) for text, question in zip(texts, self.questions, strict=True)]
         right, readable = np.array([mark[1] for mark in marks]), np.array([mark[2] for mark in marks])
         return Answers(texts, [mark[0] for mark in marks], right, readable, tokens, steps, kept)
 

@@ -22,6 +22,7 @@ _EPILOG = """examples:
   lare ask scene.png "What is left of the cat?"
   lare ask scene.png "What is left of the cat?" --trace how.html
   lare ask scene.png "Is there a dog?" --stop cosine:0.98 --json
+  lare ask scene.png "Is there a dog?" --intervene zeros
 """
 
 
@@ -39,6 +40,10 @@ def _parser() -> argparse.ArgumentParser:
         "--iterations", type=int, metavar="K", help="latent steps; 0 answers at once; default: trained K"
     )
     parser.add_argument("--stop", metavar="RULE", help="when to stop thinking: fixed, cosine:C, l1:C or l2:C")
+    parser.add_argument(
+        "--intervene", metavar="NAME", help="do something to the latents first; lare info --interventions lists what"
+    )
+    parser.add_argument("--intervene-from", metavar="DIR", help="traces to take other questions' latents from")
     parser.add_argument("--method", default="lare", metavar="NAME", help="what answers; lare info --methods lists them")
     parser.add_argument(
         "--option",
@@ -83,7 +88,8 @@ def _method_options(options: argparse.Namespace) -> dict[str, Any]:
     from lare.methods import get_method
     from lare.methods.options import parse_options
 
-    given = {name: value for name in ("iterations", "stop") if (value := getattr(options, name)) is not None}
+    names = ("iterations", "stop", "intervene", "intervene_from")
+    given = {name: value for name in names if (value := getattr(options, name)) is not None}
     given |= parse_options(options.option)
     get_method(options.method).options_type.read(options.method, given)
     return given

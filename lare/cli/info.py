@@ -12,12 +12,13 @@ from typing import Any
 from lare.errors import LareError
 from lare.loading import resolve_checkpoint
 
-__all__ = ["checkpoint_info", "main", "methods_text", "parameter_counts", "run_table"]
+__all__ = ["checkpoint_info", "main", "interventions_text", "methods_text", "parameter_counts", "run_table"]
 
 _EPILOG = """examples:
   lare info
   lare info runs/my_run/checkpoint --json
   lare info --methods
+  lare info --interventions
   lare info lare/configs/qwen2_5_7b.yaml
   lare info lare/configs/qwen2_5_7b.yaml --processes 16 stages.3.micro_batch=2
 """
@@ -44,9 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, metavar="N", help="processes of the run; default: its own, or 8")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--methods", action="store_true", help="list the methods and their options instead")
+    parser.add_argument("--interventions", action="store_true", help="list what can be done to latents instead")
     options = parser.parse_intermixed_args(arguments)
     if options.methods:
         print(methods_text())
+        return 0
+    if options.interventions:
+        print(interventions_text())
         return 0
     if str(options.checkpoint).endswith(_RUN_FILES):
         return _run_info(options)
@@ -67,6 +72,18 @@ def methods_text() -> str:
         lines += [f"{name}: {(method.__doc__ or '').partition(chr(10))[0]}"]
         known = method.options_type.described()
         lines += [f"  {option} (default {default!r}): {help}" for option, (default, help) in known.items()]
+    return "\n".join(lines)
+
+
+def interventions_text() -> str:
+    """Every intervention, with what it changes and what it holds fixed."""
+    from lare.interventions import get_intervention, intervention_names
+
+    lines = []
+    for one in map(get_intervention, intervention_names()):
+        lines += [f"{one.name}: {one.title}", f"  changes {one.changes}", f"  holds fixed {one.fixed}"]
+        if not one.alone:
+            lines += ["  takes other questions or boxes: python analysis/validate.py, or intervene_from=TRACES"]
     return "\n".join(lines)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy.typing as npt
 
 from lare.errors import LareError
+from lare.interventions import Asked, Setting
 from lare.loading import fingerprint, load_checkpoint
 from lare.methods.options import MethodOptions, option
 from lare.methods.training import Training
@@ -195,3 +196,44 @@ class Method:
             LareError: If an image or a question can't be taken; which one is not said, so ask again one by one.
         """
         raise NotImplementedError
+
+    def check_setting(self, setting: Setting) -> None:
+        """Refuse an intervention that means nothing to this method, before anything is asked.
+
+        Raises:
+            LareError: If it does; of a method without latents all but those that change what is asked.
+        """
+        if not setting.intervention.plain:
+            raise LareError(f"the method {self.name!r} makes no latents, so intervene={setting.name} changes nothing")
+
+    def answer_under(
+        self,
+        images: Sequence[Image],
+        questions: Sequence[str],
+        sampling: Sampling,
+        settings: Sequence[Setting],
+        asked: Sequence[Asked] | None = None,
+        trace: bool = False,
+    ) -> list[list[Answer]]:
+        """Answer a batch under several interventions, sharing what they share.
+
+        A method that makes latents hands each step's to `lare.interventions.Replacer` and feeds what comes back; LaRe's
+        own do it in `lare.methods.intervening`.
+
+        Args:
+            images: RGB pictures; those exchanged already where a setting exchanges them.
+            questions: What is asked about each.
+            sampling: How text is decoded; greedy.
+            settings: The interventions.
+            asked: The questions' names, groups and boxes; None takes names from pictures and texts.
+            trace: Also return the arrays of the trace; latents are those that were fed.
+
+        Returns:
+            For each setting the answers in the order of the questions; each is what it would be alone.
+
+        Raises:
+            LareError: If a setting means nothing to this method, or lacks what it needs.
+        """
+        for setting in settings:
+            self.check_setting(setting)
+        return [self.answer(images, questions, sampling, trace) for _ in settings]

@@ -108,11 +108,11 @@ class Generating(Method):
             options |= {"top_p": sampling.top_p, "top_k": sampling.top_k}
         with torch.inference_mode(), self.configured():
             inputs = self.inputs(images, questions)
-            budget = self._budget(inputs["input_ids"].shape[1], sampling.max_new_tokens)
+            budget = self.budget(inputs["input_ids"].shape[1], sampling.max_new_tokens)
             generation = self.model.generate(max_new_tokens=budget, output_trace=trace, **(options | inputs))
-        return self._answers(generation, inputs, sampling, budget, trace)
+        return self.answers_of(generation, inputs, sampling, budget, trace)
 
-    def _budget(self, prompt: int, wanted: int) -> int:
+    def budget(self, prompt: int, wanted: int) -> int:
         """Text tokens that fit after a prompt; tasks may ask for 49,152."""
         config = self.model.config
         positions = getattr(config.text_config, "max_position_embeddings", None)
@@ -125,7 +125,7 @@ class Generating(Method):
             )
         return min(wanted, room)
 
-    def _answers(
+    def answers_of(
         self,
         generation: LareGeneration,
         inputs: Mapping[str, torch.Tensor],
@@ -133,6 +133,7 @@ class Generating(Method):
         budget: int,
         trace: bool,
     ) -> list[Answer]:
+        """What was generated, as answers in the order of its rows."""
         rows = generation.sequences.shape[0]
         prompt_lengths = inputs["attention_mask"].sum(1).tolist()
         seconds = {phase: float(spent) / rows for phase, spent in (generation.seconds or {}).items()}

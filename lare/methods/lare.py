@@ -11,7 +11,7 @@ import torch
 
 from lare.errors import LareError
 from lare.methods.base import option
-from lare.methods.generating import Generating, GeneratingOptions
+from lare.methods.intervening import InterveneOptions, Intervening
 from lare.methods.layout import Layout, Row, Segment, Text
 from lare.methods.training import ModelSettings, StageSettings, Training, TrainingOptions
 from lare.model.halting import parse_stop
@@ -21,7 +21,7 @@ __all__ = ["Lare", "LareOptions", "LareTraining"]
 
 
 @dataclass(frozen=True)
-class LareOptions(GeneratingOptions):
+class LareOptions(InterveneOptions):
     """Options of the latent steps.
 
     Attributes:
@@ -32,10 +32,10 @@ class LareOptions(GeneratingOptions):
         window_mode: "saliency" is the method; "random" looks at windows drawn evenly and "full" at the whole grid
             (controls). Windows and noise are drawn anew for each batch, so a question's depend on its place in it.
         latents: "own" is the method; "zeros" and "noise" (as long as each latent) are fed in place of what the
-            Extractor makes (controls).
+            Extractor makes. `intervene` has these and more, with draws that hang on the question alone.
         hide_image: Mask the image once thinking is done, so that latents and the question's own tokens alone carry it
-            into the text (a control).
-        seed: Seed of random windows and of noise.
+            into the text; the same as ``intervene=hidden``.
+        seed: Seed of random windows, of noise and of interventions.
     """
 
     iterations: int | None = option(None, "latent iterations K; 0 makes no latents", least=0, always=True)
@@ -44,7 +44,7 @@ class LareOptions(GeneratingOptions):
     window_mode: str = option("saliency", "saliency, or the controls random and full", choices=WINDOW_MODES)
     latents: str = option("own", "own, or the controls zeros and noise", choices=("own", "zeros", "noise"))
     hide_image: bool = option(False, "hide the image from the text (control)")
-    seed: int = option(0, "seed of random windows and of noise")
+    seed: int = option(0, "seed of random windows, of noise and of interventions")
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class LareTraining(Training):
         return config.iterations if chosen is None else chosen
 
 
-class Lare(Generating):
+class Lare(Intervening):
     """The paper's method, and with other options its controls; a stop rule lets a question take the steps it needs."""
 
     name = "lare"

@@ -12,39 +12,39 @@ from typing import Any, ClassVar
 import torch
 
 from lare.methods.base import option
-from lare.methods.generating import Generating, GeneratingOptions
+from lare.methods.intervening import InterveneOptions, Intervening
 from lare.model.halting import parse_stop
 
 __all__ = ["Latent", "LatentOptions"]
 
 
 @dataclass(frozen=True)
-class LatentOptions(GeneratingOptions):
+class LatentOptions(InterveneOptions):
     """Options of latent steps; see `lare.methods.lare.LareOptions`, which has those of the window as well.
 
     Attributes:
         iterations: Latent steps; None takes the checkpoint's.
         stop: Stop rule; None takes the checkpoint's.
-        latents: "own" is the method; "zeros" and "noise" are fed in place of what it makes (controls).
-        hide_image: Mask the image once thinking is done (a control).
-        seed: Seed of noise.
+        latents: "own" is the method; "zeros" and "noise" are fed in place of what it makes. `intervene` has these and
+            more, with draws that hang on the question alone.
+        hide_image: Mask the image once thinking is done; the same as ``intervene=hidden``.
+        seed: Seed of noise and of interventions.
     """
 
     iterations: int | None = option(None, "latent steps; 0 makes no latents", least=0, always=True)
     stop: str | None = option(None, "fixed, cosine:C, l1:C or l2:C", check=parse_stop)
     latents: str = option("own", "own, or the controls zeros and noise", choices=("own", "zeros", "noise"))
     hide_image: bool = option(False, "hide the image from the text (control)")
-    seed: int = option(0, "seed of noise")
+    seed: int = option(0, "seed of noise and of interventions")
 
 
-class Latent(Generating):
+class Latent(Intervening):
     """Latents between the delimiters, then text.
 
     Attributes:
         refocus: Whether the checkpoint's own module makes the latents; else the last hidden state is fed back.
     """
 
-    latent = True
     options_type = LatentOptions
     options: LatentOptions
     refocus: ClassVar[bool] = False

@@ -21,6 +21,7 @@ _SHARED = {
     "boxes",
     "calls",
     "generating",
+    "intervening",
     "latent",
     "layout",
     "listing",

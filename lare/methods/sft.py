@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lare.methods.base import option
-from lare.methods.generating import Generating
+from lare.methods.intervening import Intervening
 from lare.methods.layout import Layout
 from lare.methods.training import ModelSettings, StageSettings, Training, TrainingOptions
 
@@ -42,11 +42,11 @@ class SftTraining(Training):
         return Layout(0, delimiters=True, rationale=True, replaced=replaced, lm_grid=self.grid(stage))
 
 
-class Sft(Generating):
+class Sft(Intervening):
     """Text behind empty delimiters."""
 
     name = "sft"
-    latent = True
+    makes_latents = False
     training = SftTraining
 
     def arguments_of_generate(self) -> dict[str, Any]:

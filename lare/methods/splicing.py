@@ -107,9 +107,10 @@ class Splicing(Generating):
         """What is spliced into the answers about these pictures, given their encoder features (B, N_f, d_vis)."""
         raise NotImplementedError
 
-    def _budget(self, prompt: int, wanted: int) -> int:
+    def budget(self, prompt: int, wanted: int) -> int:
+        """See `Generating.budget`."""
         splicer = self.splicer(())
-        return super()._budget(prompt + splicer.most * splicer.size, wanted)
+        return super().budget(prompt + splicer.most * splicer.size, wanted)
 
     def answer(
         self, images: Sequence[Image], questions: Sequence[str], sampling: Sampling, trace: bool = False
@@ -120,7 +121,7 @@ class Splicing(Generating):
             inputs = self.inputs(images, questions)
             features = self.model.vision_tower(inputs["pixel_values"])
             splicer = self.splicer(shown, features)
-            budget = self._budget(inputs["input_ids"].shape[1], sampling.max_new_tokens)
+            budget = self.budget(inputs["input_ids"].shape[1], sampling.max_new_tokens)
             options = GenerationOptions(budget)
             if sampling.temperature > 0:
                 generator = torch.Generator(self.model.device).manual_seed(sampling.seed)

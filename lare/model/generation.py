@@ -59,7 +59,7 @@ def generate(
     questions_per_image: int = 1,
 ) -> LareGeneration:
     """Answer a batch; see `LareForConditionalGeneration.generate`."""
-    answers = input_ids.shape[0] * options.num_return_sequences
+    answers = input_ids.shape[0] * options.num_return_sequences * options.branches
     if options.streamer is not None and answers > 1:
         raise LareError(f"streamer writes one answer, and {answers} are asked for; give one prompt at a time.")
     if options.delimiters:
@@ -76,14 +76,16 @@ def generate(
         )
         clock.lap("prefill")
         prompt = state.attention_mask.shape[1]
+        prompts = _whole_prompt(input_ids, attention_mask, shared_ids)
+        if options.branches > 1:
+            state, prompts = _branched(state, options.branches), _repeated_prompts(prompts, options.branches)
         how = (options.stop, options.window_mode, options.latent_override, options.generator)
-        thoughts = think(model, state, iterations, *how, refocus=options.refocus)
-        state = _hide_image(thoughts.state) if options.hide_image else thoughts.state
+        thoughts = think(model, state, iterations, *how, refocus=options.refocus, step_limits=options.step_limits)
+        state = _hide_image(thoughts.state, options.hide_image)
         if options.delimiters:
-            end = model.embed_token(model.config.latent_end_id, input_ids.shape[0])
+            end = model.embed_token(model.config.latent_end_id, state.attention_mask.shape[0])
             _, state = extend(model, state, end, capture=True, keep_rows=options.output_trace)
         clock.lap("think")
-        prompts = _whole_prompt(input_ids, attention_mask, shared_ids)
         if options.num_return_sequences > 1:
             state, thoughts, prompts = _repeated(state, thoughts, prompts, options.num_return_sequences)
         latents = slice(prompt, prompt + thoughts.latents.shape[1] * thoughts.latents.shape[2])
@@ -115,13 +117,24 @@ def _repeated(
     def repeat(values: Tensor) -> Tensor:
         return values.repeat_interleave(times, 0)
 
-    ids, real = prompts
-    wider = replace(repeat_rows(state, times), rows=None if state.rows is None else repeat(state.rows))
-    wider = replace(wider, last_hidden=repeat(state.last_hidden))
+    wider = _branched(state, times)
     names = ("latents", "windows", "saliency", "cross_attention", "window_masses", "steps")
     more = {name: repeat(getattr(thoughts, name)) for name in names}
     reasons = [reason for reason in thoughts.stop_reason for _ in range(times)]
-    return wider, replace(thoughts, state=wider, stop_reason=reasons, **more), (repeat(ids), repeat(real))
+    return wider, replace(thoughts, state=wider, stop_reason=reasons, **more), _repeated_prompts(prompts, times)
+
+
+def _branched(state: LoopState, times: int) -> LoopState:
+    """Each row `times` times, with what its last position saw."""
+    seen = ("layer_hidden", "last_hidden", "saliency")
+    more = {name: getattr(state, name).repeat_interleave(times, 0) for name in seen}
+    rows = None if state.rows is None else state.rows.repeat_interleave(times, 0)
+    return replace(repeat_rows(state, times), rows=rows, **more)
+
+
+def _repeated_prompts(prompts: Prompts, times: int) -> Prompts:
+    ids, real = prompts
+    return ids.repeat_interleave(times, 0), real.repeat_interleave(times, 0)
 
 
 def _whole_prompt(ids: Tensor, mask: Tensor | None, shared: Tensor | None) -> Prompts:
@@ -142,10 +155,15 @@ def _latent_room(model: Reasoner, iterations: int | None) -> int:
     return int(steps * config.latents_per_iteration)
 
 
-def _hide_image(state: LoopState) -> LoopState:
-    """Mask the image tokens from here on, so that only latents and text can carry what they held."""
-    mask = state.attention_mask.scatter(1, state.visual_slots, torch.zeros_like(state.visual_slots, dtype=torch.bool))
-    return replace(state, attention_mask=mask, padded=True)
+def _hide_image(state: LoopState, which: bool | Tensor) -> LoopState:
+    """Mask the image tokens from here on, so that only latents and text can carry what they held; (B,) says of whom."""
+    slots = state.visual_slots
+    if isinstance(which, bool):
+        which = torch.full((len(slots),), which, device=slots.device)
+    if not bool(which.any()):
+        return state
+    seen = state.attention_mask.gather(1, slots) & ~which.to(slots.device)[:, None]
+    return replace(state, attention_mask=state.attention_mask.scatter(1, slots, seen), padded=True)
 
 
 def _result(

@@ -78,14 +78,19 @@ class GenerationOptions:
         iterations: K; None takes the configuration's. 0 skips thinking (with delimiters: a causal control).
         stop: Stop rule of thinking, as in the configuration.
         window_mode: "saliency", or the controls "random" and "full".
-        latent_override: None, or the controls "zeros", "noise" or a tensor (B, K, m, d).
+        latent_override: None, or the controls "zeros", "noise", a tensor (B, K, m, d) or a function, see
+            `lare.model.thinking.think`.
         generator: Source of sampling, random windows and noise.
         output_trace: Also return what happened while thinking, and attention shares.
         delimiters: False writes no latent tokens at all (plain LLaVA); needs iterations 0 or None.
         eos_token_ids: Ids that end an answer; None takes `eos_token_id`, else the text configuration's.
         stop_check: Called with the ids so far (B, t) after every token; rows for which it returns True end there.
-        hide_image: Causal control: mask the image tokens once thinking is done.
+        hide_image: Causal control: mask the image tokens once thinking is done; or booleans (B,), rows for which to.
         refocus: False makes latents without looking again: the last hidden state is fed back.
+        branches: C, answers that share a prompt's prefill and think apart: rows b * C .. b * C + C - 1 of the answer
+            belong to prompt b, and in what is said by row (`latent_override`, `hide_image`, `step_limits`) B is as
+            large.
+        step_limits: (B,) latent iterations that each row takes at most.
         num_return_sequences: Answers drawn for each prompt; only when sampling.
         pad_token_id: What follows a row's end; None takes the text configuration's.
         logits_processor: transformers' processors, called with (prompt and answer so far, scores).
@@ -114,8 +119,10 @@ class GenerationOptions:
     delimiters: bool = True
     eos_token_ids: Sequence[int] | None = None
     stop_check: StopCheck | None = None
-    hide_image: bool = False
+    hide_image: bool | Tensor = False
     refocus: bool = True
+    branches: int = 1
+    step_limits: Tensor | None = None
     num_return_sequences: int = 1
     pad_token_id: int | None = None
     logits_processor: Sequence[Any] = ()
@@ -139,6 +146,8 @@ class GenerationOptions:
         self._check_sequences()
 
     def _check_sequences(self) -> None:
+        if self.branches < 1:
+            raise LareError(f"branches is {self.branches}; give at least 1.")
         count = self.num_return_sequences
         if count < 1:
             raise LareError(f"num_return_sequences is {count}; give at least 1.")

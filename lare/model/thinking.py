@@ -5,6 +5,7 @@ Shapes as in `lare.model.loop`; g_lm is the side of the decoder's grid.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +22,7 @@ from lare.window_modes import check_window_mode, soft_temperature
 
 __all__ = ["Thoughts", "rms_normalise", "think"]
 
-LatentOverride = str | Tensor | None
+LatentOverride = str | Tensor | Callable[[Tensor, int], Tensor] | None
 
 
 @dataclass
@@ -77,6 +78,7 @@ def think(
     generator: torch.Generator | None = None,
     fetch: Tensor | None = None,
     refocus: bool = True,
+    step_limits: Tensor | None = None,
 ) -> Thoughts:
     """Run the latent loop from a prefilled state whose last position is <|latent_start|>.
 
@@ -87,11 +89,12 @@ def think(
         stop: Stop rule; None takes the configuration's.
         window_mode: "saliency", the controls "random" and "full", or "soft:T", a mixture of windows for training (see
             `lare.model.window.soft_window`).
-        latent_override: Feed something else: "zeros", "noise" (of each latent's norm), or a tensor that broadcasts to
-            (B, K, m, d).
+        latent_override: Feed something else: "zeros", "noise" (of each latent's norm), a tensor that broadcasts to
+            (B, K, m, d), or what a function makes of a step's latents (B, m, d) and its number.
         generator: Source of random windows and noise.
         fetch: (B, K) fine tokens to feed, scaled as latents are, instead of making any (m = 1).
         refocus: False looks nowhere: whatever modules the model has, the last hidden state is fed back.
+        step_limits: (B,) iterations that each row takes at most.
 
     Returns:
         The thoughts; gradients are kept when they are enabled.
@@ -108,20 +111,25 @@ def think(
     active = torch.ones(batch, dtype=torch.bool, device=device)
     record = _Record(model, state)
     for step in range(limit):
+        if step_limits is not None:
+            active = active & (step_limits > step)
+            if not bool(active.any()):
+                break
         look = choose_look(model, state, window_mode if refocus else "full", generator)
         if fetch is None:
             made = make_latents(model, state, look, memory, scale) if refocus else fed_back(model, state, scale)
             latents = override_latents(made, latent_override, step, generator)
         else:
             latents = _fetched(state, fetch[:, step], scale)
-        state = _feed(model, state, latents, active if rule.adaptive and step else None)
+        some_rest = step_limits is not None or (rule.adaptive and step > 0)
+        state = _feed(model, state, latents, active if some_rest else None)
         record.add(state_saliency=record.saliency, look=look, latents=latents, active=active)
         record.saliency = state.saliency
         if rule.adaptive and step:
             active = active & ~rule.converged(latents, record.latents[-2])
             if not bool(active.any()):
                 break
-    return record.thoughts(state, rule, active)
+    return record.thoughts(state, rule, active, uneven=rule.adaptive or step_limits is not None)
 
 
 def _limit(model: Reasoner, rule: StopRule, iterations: int | None) -> int:
@@ -231,6 +239,8 @@ def override_latents(latents: Tensor, override: LatentOverride, step: int, gener
         full = override.to(latents).reshape((1,) * (4 - override.dim()) + tuple(override.shape))
         chosen = full[:, step if full.shape[1] > 1 else 0]
         return chosen.expand_as(latents)
+    if callable(override):
+        return override(latents, step)
     if override == "zeros":
         return torch.zeros_like(latents)
     device = generator.device if generator is not None else latents.device
@@ -285,15 +295,15 @@ class _Record:
             )
         )
 
-    def thoughts(self, state: LoopState, rule: StopRule, active: Tensor) -> Thoughts:
-        """Stack the entries."""
+    def thoughts(self, state: LoopState, rule: StopRule, active: Tensor, uneven: bool) -> Thoughts:
+        """Stack the entries; `uneven` says that rows may have taken different numbers of steps."""
         rest = [torch.stack(entries, dim=1) for entries in zip(*self._rest, strict=True)] or list(self._empty)
         latents, steps = self._empty_latents, torch.zeros_like(state.next_position)
         if self.latents:
             latents = torch.stack(self.latents, dim=1)
             taken = torch.stack(self._active, dim=1)
             steps = taken.sum(1)
-            if rule.adaptive:
+            if uneven:
                 latents = latents * taken[:, :, None, None]
         reasons = ["fixed"] * active.shape[0]
         if rule.adaptive:

@@ -64,6 +64,19 @@ def test_another_method_and_its_options(capsys, checkpoint, image):
     assert steps == 3
 
 
+def test_interventions_and_what_they_lack(capsys, checkpoint, image):
+    words = [image, "Why?", "--checkpoint", checkpoint, "--max-new-tokens", "3", "--intervene"]
+    assert ask_json(capsys, *words, "marks")["latent_steps"] == 0
+    assert ask_json(capsys, *words, "more")["latent_steps"] == 4
+    code, _, err = ask(capsys, *words, "other")
+    assert code == 2 and "intervene_from" in err and err.count("\n") == 1
+    code, _, err = ask(capsys, *words, "other", "--intervene-from", "nowhere")
+    assert code == 2 and "nowhere" in err
+    assert main(["info", "--interventions"]) == 0
+    out = capsys.readouterr().out
+    assert "zeros: Zeros" in out and "holds fixed prompt, image, marks" in out
+
+
 def test_adaptive_stop(capsys, checkpoint, image):
     words = [image, "Why?", "--checkpoint", checkpoint, "--max-new-tokens", "3"]
     reply = ask_json(capsys, *words, "--stop", "l2:1000000")

@@ -109,9 +109,9 @@ def test_limits_and_sampling(parts):
     texts = [[answer.text for answer in answers] for answers in hot]
     assert texts[0] == texts[1] != texts[2]
     # A task that allows 49,152 tokens must not ask for more positions than the model has.
-    assert method._budget(100, 49_152) == 512 - 100 - 8 - 2
+    assert method.budget(100, 49_152) == 512 - 100 - 8 - 2
     with pytest.raises(LareError, match="too long: 600 tokens"):
-        method._budget(600, 10)
+        method.budget(600, 10)
 
 
 def test_stop_texts_cut_and_tokens_are_counted_up_to_the_cut():

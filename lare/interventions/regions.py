@@ -1,0 +1,53 @@
+"""Regions of a picture as points: of the steps' boxes, and of places outside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from lare.errors import LareError
+from lare.interventions.asked import Asked, generator_of
+from lare.interventions.replacing import Setting
+
+__all__ = ["Point", "points_of"]
+
+Point = tuple[float, float]
+"""Across and down, as shares of the picture."""
+
+
+def points_of(asked: Sequence[Asked], setting: Setting, steps: int, grid: int) -> list[list[Point]]:
+    """Points for each question's steps: in the middle of its boxes, the last box again where there are fewer.
+
+    Args:
+        asked: B questions.
+        setting: "oracle", or "oracle_other": cells of the grid that no box touches, drawn by (seed, question).
+        steps: K.
+        grid: Cells a side.
+
+    Raises:
+        LareError: If a question has no boxes, or its boxes leave no cell.
+    """
+    without = [one.key for one in asked if not one.boxes]
+    if without:
+        raise LareError(f"{len(without)} questions have no boxes (first: {without[0]}); ask those that have")
+    if setting.name == "oracle":
+        middles = [[((b[0] + b[2]) / 2, (b[1] + b[3]) / 2) for b in one.boxes] for one in asked]
+        return [[one[min(step, len(one) - 1)] for step in range(steps)] for one in middles]
+    return [_elsewhere(one, setting.seed, steps, grid) for one in asked]
+
+
+def _elsewhere(one: Asked, seed: int, steps: int, grid: int) -> list[Point]:
+    free = [
+        ((across + 0.5) / grid, (down + 0.5) / grid)
+        for down in range(grid)
+        for across in range(grid)
+        if not any(
+            left * grid < across + 1 and right * grid > across and top * grid < down + 1 and bottom * grid > down
+            for left, top, right, bottom in one.boxes
+        )
+    ]
+    if not free:
+        raise LareError(f"the boxes of {one.key} cover the whole picture, so there is no other region; leave it out")
+    drawn = torch.randint(len(free), (steps,), generator=generator_of(seed, one.key, "region")).tolist()
+    return [free[place] for place in drawn]
