@@ -328,13 +328,40 @@ def _speed_facts() -> str:
 
 
 @_block
-def _neutral() -> str:
-    """Validation rows of the grid from neutral starts, with what is compared."""
+def _windows() -> str:
+    """Validation rows of the grid that asks whether windows gain, with what is compared."""
     from lare.experiments.plan import Plan
     from lare.experiments.table import table
 
-    plan = Plan(ROOT / "lare/configs/experiments/refocusing.yaml", reports=REPORTS / "experiments")
-    return table(plan, "validation", [("lare", "random"), ("steps", "random")], markdown=True)
+    plan = Plan(ROOT / "lare/configs/experiments/windows.yaml", reports=REPORTS / "experiments")
+    return table(plan, "validation", [("lare", "random"), ("lare", "cot")], markdown=True)
+
+
+@_block
+def _finding() -> str:
+    """The search on one start: every arm's first row, in the order of its grid."""
+    rows = []
+    for grid in ("refocusing", "finding", "finding_both"):
+        found = [json.loads(path.read_text()) for path in sorted((REPORTS / f"experiments/{grid}/rows").glob("*.json"))]
+        for row in found:
+            if row["split"] == "validation" and row["start"].endswith("-0"):
+                batch = {stage.get("batch", 128) for stage in row["settings"]["stages"]}
+                rows.append([row["start"], row["title"], row["ask"], *map(str, batch), *_right(row["by"]), _hits(row)])
+    names = ["start", "arm", "asked", "batch", "right", "two hops or more", "hits by step, %"]
+    return _table(names, rows, 3)
+
+
+def _right(by: dict[str, dict[str, list[float]]]) -> tuple[str, str]:
+    """Right answers among all questions, and among those of two hops or more."""
+    each = [(int(hops), count, share * count) for hops, (count, share) in by["hops"].items()]
+    many = [one for one in each if one[0] > 1]
+    return tuple(f"{100 * sum(o[2] for o in part) / sum(o[1] for o in part):.1f} %" for part in (each, many))
+
+
+def _hits(row: dict[str, Any]) -> str:
+    """The share of windows that hold what the step needs, step by step."""
+    costs = row["costs"]
+    return "/".join(f"{100 * costs[name]:.0f}" for name in sorted(costs) if name.startswith("hit_rate_"))
 
 
 @_block
