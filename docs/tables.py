@@ -328,16 +328,6 @@ def _speed_facts() -> str:
 
 
 @_block
-def _windows() -> str:
-    """Validation rows of the grid that asks whether windows gain, with what is compared."""
-    from lare.experiments.plan import Plan
-    from lare.experiments.table import table
-
-    plan = Plan(ROOT / "lare/configs/experiments/windows.yaml", reports=REPORTS / "experiments")
-    return table(plan, "validation", [("lare", "random"), ("lare", "cot")], markdown=True)
-
-
-@_block
 def _finding() -> str:
     """The search on one start: every arm's first row, in the order of its grid."""
     rows = []

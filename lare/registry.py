@@ -89,7 +89,6 @@ LOSSES = Registry(
         "image": "lare.losses.image_loss:IMAGE",
         "text": "lare.losses.prefix:PREFIX",
         "look": "lare.losses.looking:LOOK",
-        "find": "lare.losses.finding:FIND",
     },
 )
 """Objects of `lare.losses.base.Loss`, in the order in which they are reported."""

@@ -87,8 +87,6 @@ class LossConfig:
         text: c.
         look: e, of a loss beyond the paper: the attention that chooses a window is pulled to the box that the
             reasoning step needs, where the data tell it.
-        find: Of another beyond the paper, which needs no boxes: in batches with the window "full" the attention that
-            chooses a window is pulled to where the Extractor reads.
         others: Weights of losses of other packages, by name (see `lare.registry.LOSSES`).
         temperature: Of the alignment's InfoNCE.
         shared_dim: Width of the space in which latents, text and image are compared.
@@ -98,7 +96,6 @@ class LossConfig:
     image: float = 0.1
     text: float = 0.5
     look: float = 0.0
-    find: float = 0.0
     others: Mapping[str, float] = field(default_factory=dict)
     temperature: float = 0.07
     shared_dim: int = 256
