@@ -102,21 +102,21 @@ def told(stages: Sequence[StageConfig], look: float) -> str:
 
 def test_every_rival_has_lares_starts_samples_and_updates(tmp_path: Path) -> None:
     """Each arm trains one system and asks it in its own way; what it is told stands under supervision."""
-    rivals, lare = grid("rivals", tmp_path), grid("refocusing", tmp_path)
-    assert (rivals.grid.starts, rivals.grid.tasks, rivals.grid.base) == (
-        lare.grid.starts, lare.grid.tasks, lare.grid.base)  # fmt: skip
-    assert {*RIVALS, "llava", "coconut", "norefocus", "sft"} <= set(rivals.grid.arms)
-    trained = {"icot": "cot"}
-    for name, arm in rivals.grid.arms.items():
-        config, system = rivals.arm_runs(name)[0].config, name.partition("-")[0]
-        assert seen(rivals, name) == seen(lare, "lare")
+    plan = grid("comparison", tmp_path)
+    own = {"lare", "random", "paper", "paper_random", "soft", "full", "boxes"}
+    assert {*RIVALS, "llava", "coconut", "norefocus", "sft", *own} <= set(plan.grid.arms)
+    trained = {"icot": "cot"} | dict.fromkeys(own, "lare")
+    for name, arm in plan.grid.arms.items():
+        config, system = plan.arm_runs(name)[0].config, "lare" if name in own else name.partition("-")[0]
+        assert seen(plan, name) == seen(plan, "lare")
+        assert {stage.batch for stage in config.stages} == {32}
         assert {one.method for stage in config.stages for one in stage.mixture} == {trained.get(system, system)}
         assert arm.supervision == told(config.stages, config.losses.look)
         assert arm.asks[arm.own]["method"] == system
         for options in ({**ask} for ask in arm.asks.values()):
             method = options.pop("method")
             get_method(method).options_type.read(method, options)
-    assert [stage.from_start for stage in rivals.arm_runs("mmcot")[0].config.stages] == [False, False, True, False]
+    assert [stage.from_start for stage in plan.arm_runs("mmcot")[0].config.stages] == [False, False, True, False]
 
 
 def test_a_rate_scales_every_learning_rate_and_nothing_else(tmp_path: Path) -> None:
