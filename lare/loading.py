@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -133,7 +134,8 @@ def fingerprint(model: Any, processor: Any) -> str:
     """
     import torch
 
-    digest = hashlib.sha256(json.dumps(_settings(model.config.to_dict()), sort_keys=True, default=str).encode("utf-8"))
+    settings = _settings(model.config.to_dict(), _later_defaults())
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode("utf-8"))
     tokenizer = getattr(processor.tokenizer, "backend_tokenizer", None)
     if tokenizer is not None:
         digest.update(tokenizer.to_str().encode("utf-8"))
@@ -145,13 +147,33 @@ def fingerprint(model: Any, processor: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-_LATER = ("latent_maker", "latent_maker_settings")
-"""Settings that came after the first fingerprints: unset they count for nothing, so that names that are kept in traces
-and beside answers still hold."""
+_FIRST = {
+    "text_config", "vision_config", "image_size", "grid", "lm_grid", "refocus_source", "shared_projector",
+    "lm_token_scale", "iterations", "latents_per_iteration", "window", "use_extractor", "use_window",
+    "extractor_dim", "extractor_layers", "extractor_heads", "extractor_output_init", "residual_feedback",
+    "rms_scale", "stop", "max_iterations", "vision_feature_layer", "text_prefix", "projector_dim", "image_token_id",
+    "latent_start_id", "latent_end_id", "initializer_range",
+}  # fmt: skip
+"""`LareConfig`'s settings when fingerprints were first taken. They always count; nothing is ever added here."""
 
 
-def _settings(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration without what tells where a checkpoint lies and which version of transformers has read it."""
-    kept = {name: value for name, value in config.items() if name not in ("_name_or_path", "transformers_version")}
-    kept = {name: value for name, value in kept.items() if value or name not in _LATER}
-    return {name: _settings(value) if isinstance(value, dict) else value for name, value in kept.items()}
+def _later_defaults() -> dict[str, Any]:
+    """Default of each setting that `LareConfig` got later.
+
+    At its default such a setting counts for nothing, so that fingerprints in traces and beside answers still hold.
+    """
+    from lare.model import LareConfig
+
+    later = inspect.signature(LareConfig.__init__).parameters.keys() - _FIRST - {"self", "kwargs"}
+    return {name: value for name, value in LareConfig().to_dict().items() if name in later}
+
+
+def _settings(config: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without later settings at their default, its place, and the version of transformers."""
+    unset = {name for name, default in later.items() if name in config and config[name] == default}
+    dropped = {"_name_or_path", "transformers_version", *unset}
+    return {
+        name: _settings(value, {}) if isinstance(value, dict) else value
+        for name, value in config.items()
+        if name not in dropped
+    }

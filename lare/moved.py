@@ -38,10 +38,13 @@ class _MovedLoader(Loader):
         self.new = new
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
-        return importlib.import_module(self.new)
+        module = importlib.import_module(self.new)
+        self.spec = module.__spec__
+        return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Nothing: it ran when it was imported."""
+        """Only give the module, which ran when it was imported, its own spec back."""
+        module.__spec__ = self.spec
 
     def get_code(self, name: str) -> CodeType | None:
         spec = importlib.util.find_spec(self.new)

@@ -72,10 +72,13 @@ class MiniTask(ConfigurableMessagesTask):  # type: ignore[misc]
 @cache
 def mini_rows(name: str, split: str = "test", version: int = 1) -> datasets.Dataset:
     """The rows of one stand-in; columns that lmms-eval has no use for are kept as JSON text, for the trace."""
-    from lare.embedded.world.benchmark import make_task
+    from lare.embedded.world.benchmark import GROUPS, make_task
 
     rows = make_task(name, split, version=version)
-    return datasets.Dataset.from_list([{key: _column(key, value) for key, value in row.items()} for row in rows])
+    own = next(({"task": f"{group}_{name}"} for group, of in GROUPS.items() if of == (version, split)), {})
+    return datasets.Dataset.from_list(
+        [{key: _column(key, value) for key, value in (row | own).items()} for row in rows]
+    )
 
 
 def _column(key: str, value: Any) -> Any:

@@ -55,6 +55,7 @@ def _row(row: Mapping[str, Any], folder: Path, first: int, name: str) -> dict[st
         "name": name,
         "title": f"{row['title']} ({further})" if further else row["title"],
         "seed": first + int(row["seed"]),
+        "start": str(row["start_hash"] or f"seed {row['seed']}"),
         "claim": True,
         "fingerprint": row["fingerprint"],
         "scores": scores,

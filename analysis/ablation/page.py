@@ -72,6 +72,7 @@ def _main(rows: Mapping[str, Row], found: Mapping[str, Difference], reference: s
         line: dict[str, Any] = {"row": row.title, "name": name, "seeds": len(row.seeds), "accuracy": 100 * mean}
         line |= {"sd": 100 * np.std(row.accuracy, ddof=1) if len(row.seeds) > 1 else None, "t": ends(low, high, 100)}
         line |= {"each": ", ".join(f"{100 * one:.1f}" for one in row.accuracy)}
+        line |= {"starts": len(set(row.starts))} if row.starts else {}
         if name in found:
             one = found[name]
             line |= {"gap": 100 * one.estimate, "pairs": one.seeds, "boot": ends(one.low, one.high, 100)}
@@ -92,6 +93,11 @@ def _main(rows: Mapping[str, Row], found: Mapping[str, Difference], reference: s
         Column("name", "Name"),
         Column("row", "Row"),
         Column("each", "Each seed, %"),
+        *(
+            [Column("starts", "Starts", "count", help="independent ones")]
+            if any(r.starts for r in rows.values())
+            else []
+        ),
         Column("t", "95 % (t, seeds)", "interval", 1, "of the mean"),
         Column("pairs", "Paired seeds", "count"),
         Column("p", "p (bootstrap)", "p", help="not adjusted"),

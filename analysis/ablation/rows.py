@@ -45,6 +45,7 @@ class Row:
         tables: By task, scores (S, n).
         scenes: By task, the scene of each question.
         costs: Means over seeds.
+        starts: The start of each seed, by a name of its weights; empty where the rows don't say.
         settings: Numbers that the row was trained with, where the file says so.
     """
 
@@ -57,6 +58,7 @@ class Row:
     tables: tuple[Array, ...]
     scenes: tuple[tuple[str, ...], ...]
     costs: Mapping[str, float]
+    starts: tuple[str, ...] = ()
     settings: Mapping[str, float] = field(default_factory=dict)
 
     def of(self, tasks: Sequence[str]) -> Row:
@@ -156,6 +158,7 @@ def _checked(row: Mapping[str, Any]) -> dict[str, Any]:
         "name": name,
         "title": str(row.get("title") or name),
         "seed": seed,
+        "start": str(row.get("start", "")),
         "claim": bool(row.get("claim", True)),
         "fingerprint": str(row.get("fingerprint", "")),
         "scores": scores,
@@ -196,7 +199,8 @@ def merge(content: Sequence[Mapping[str, Any]]) -> dict[str, Row]:
         if any(one["settings"] != mine[0]["settings"] for one in mine):
             raise LareError(f"row {name!r} has seeds of different settings; give each setting a name of its own")
         title, settings = mine[0]["title"], mine[0]["settings"]
-        rows[name] = Row(name, title, claim, seeds, tasks, questions, tables, scenes, costs, settings)
+        starts = tuple(one["start"] for one in mine) if all(one["start"] for one in mine) else ()
+        rows[name] = Row(name, title, claim, seeds, tasks, questions, tables, scenes, costs, starts, settings)
     return rows
 
 

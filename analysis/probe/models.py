@@ -145,6 +145,16 @@ def _without_note(method: Method) -> str:
     return "its latents are the last hidden state averaged with the window's mean" if mixed else "trained without it"
 
 
+def _check_heads(methods: Sequence[_Loaded]) -> None:
+    """Name the first model without alignment heads."""
+    headless = next((one for one in methods if one.heads is None), None)
+    if headless is not None:
+        raise LareError(
+            f"the checkpoint of --model {headless.backbone} has no alignment heads (no heads.safetensors that holds "
+            "them); give the folder RUN/STAGE/final of a run that trained them, or another --projection"
+        )
+
+
 def gather(
     given: Sequence[Named],
     traces: Sequence[str] | None,
@@ -175,12 +185,8 @@ def gather(
         LareError: If a checkpoint can't be probed or lacks heads, or the traces are of another model.
     """
     methods = _methods(given)
-    headless = next((one for one in methods if need_heads and one.heads is None), None)
-    if headless is not None:
-        raise LareError(
-            f"the checkpoint of --model {headless.backbone} has no alignment heads (no heads.safetensors that holds "
-            "them); give the folder RUN/STAGE/final of a run that trained them, or another --projection"
-        )
+    if need_heads:
+        _check_heads(methods)
     asked, reader, places, left_out = list(others), None, [0], 0
     if traces:
         reader = open_traces(traces)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -255,13 +255,14 @@ def questions_of_rows(
         if known is None:
             foreign[task] = numbers
             continue
-        found += load_questions(known.split, max(numbers) + 1, (known.name,), known.version)
+        made = load_questions(known.split, max(numbers) + 1, (known.name,), known.version)
+        found += [replace(one, task=task) for one in made]
     if foreign:
         from lare_eval.task_questions import task_questions
 
-        made = task_questions(list(foreign), include_path, rows=foreign)
-        found += map(_of_task, made.questions)
-        problems = made.problems
+        others = task_questions(list(foreign), include_path, rows=foreign)
+        found += map(_of_task, others.questions)
+        problems = others.problems
     chosen = {(task, number) for task, numbers in rows.items() for number in numbers}
     return {(one.task, one.doc_id): one for one in found if (one.task, one.doc_id) in chosen}, problems
 

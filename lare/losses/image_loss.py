@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from math import isqrt
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,13 +29,13 @@ def image_crop(
 
     Args:
         config: The model's.
-        cells: Side of the crop; 0 is the window.
+        cells: Side of the crop; 0 is what the Extractor could see: the window, or the whole picture without one.
         thoughts: The loop's.
         rows: (R,) rows of the batch.
         step: (R,) iteration of each.
         corners: (R, 2) of its window.
     """
-    window = config.window if config.use_window else config.grid
+    window = isqrt(thoughts.cross_attention.shape[-1])  # the grid's side in the mode "full"
     if not cells:
         return corners, window
     return looked_at(corners, thoughts.cross_attention[rows, step], window, config.grid, cells), cells

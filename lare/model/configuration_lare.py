@@ -104,22 +104,15 @@ class LareConfig(PreTrainedConfig):
         self.vision_config = _sub_config(vision_config, "vision_config", _DEFAULT_VISION)
         self.image_size, self.grid = image_size, grid
         self.lm_grid = grid if lm_grid is None else lm_grid
-        self.refocus_source, self.shared_projector, self.lm_token_scale = (
-            refocus_source,
-            shared_projector,
-            lm_token_scale,
-        )
+        self.refocus_source, self.lm_token_scale = refocus_source, lm_token_scale
+        self.shared_projector, self.projector_dim = shared_projector, projector_dim
         self.iterations, self.latents_per_iteration, self.window = iterations, latents_per_iteration, window
         self.use_extractor, self.use_window = use_extractor, use_window
-        self.extractor_dim, self.extractor_layers, self.extractor_heads = (
-            extractor_dim,
-            extractor_layers,
-            extractor_heads,
-        )
-        self.extractor_output_init, self.residual_feedback = extractor_output_init, residual_feedback
+        self.extractor_dim, self.extractor_layers = extractor_dim, extractor_layers
+        self.extractor_heads, self.extractor_output_init = extractor_heads, extractor_output_init
+        self.residual_feedback = residual_feedback
         self.rms_scale, self.stop, self.max_iterations = rms_scale, stop, max_iterations
         self.vision_feature_layer, self.text_prefix = vision_feature_layer, text_prefix
-        self.projector_dim = projector_dim
         self.latent_maker, self.latent_maker_settings = latent_maker, dict(latent_maker_settings or {})
         _check_text(self.text_config)
         vocabulary = int(self.text_config.vocab_size)

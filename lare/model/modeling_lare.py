@@ -240,8 +240,7 @@ class LareForConditionalGeneration(StrictLoading, GenerationMixin):
         """One training step's losses.
 
         Args:
-            input_ids: (B, S) left-padded prompt (or what follows `shared_ids`); ends in <|latent_start|> with
-                delimiters, in the generation prompt without.
+            input_ids: (B, S) left-padded prompt (or what follows `shared_ids`); with delimiters up to <|latent_start|>.
             attention_mask: (B, S), 0 at padding.
             pixel_values: (I, 3, H, W) images; or
             visual_features: (I, N_f, d_vis) cached features of the frozen encoder. Neither, without delimiters: text.
@@ -259,9 +258,9 @@ class LareForConditionalGeneration(StrictLoading, GenerationMixin):
             lm_grid: Side of the decoder's visual grid instead of the configured one; the prompt must fit.
             saliency_gradient: Keep the gradient of the saliency, for a loss on where the model looks.
             label_mask: (B, T), 0 where a target is read and not answered, as a later turn's question; None means none.
-            target_visual: (B, T) visual tokens in the place of target ids: their number among the I * N_f fine tokens,
-                then the tokens of the crops; -1 where the id counts. They are read and never answered.
-            crop_values: (C, 3, H, W) crops to be encoded for them; each has N_v tokens.
+            target_visual: (B, T) numbers of visual tokens to read instead of target ids, of the I * N_f fine tokens and
+                then of the crops' tokens; -1 where the id counts.
+            crop_values: (C, 3, H, W) crops to be encoded for `target_visual`; each has N_v tokens.
             refocus: False makes latents without looking again: the last hidden state is fed back.
             **kwargs: Nothing else is accepted.
 

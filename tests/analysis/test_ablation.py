@@ -299,3 +299,22 @@ def test_a_task_that_collapses_at_odd_steps_is_set_aside(tmp_path: Path) -> None
     assert gaps[1] == pytest.approx([-10, -4, -14], abs=1.01)
     clean = five(0.0, tmp_path)
     assert "set aside" not in clean.details[0].lower() and "apart" in {one.id for one in clean.tables}
+
+
+@pytest.mark.parametrize(
+    ("starts", "seen", "says"),
+    [
+        ("", "undecided", "don't say from which starts"),
+        ("aaaa", "undecided", "all rows share one start"),
+        ("aabb", "undecided", "from 2 starts only"),
+        ("aabbccdd", "undecided", "seeds that share a start"),
+        ("abcd", "yes", "points lower."),
+    ],
+)
+def test_a_claim_rests_on_independent_starts(tmp_path: Path, starts: str, seen: str, says: str) -> None:
+    rows = make({"fine": 0.8, "latents": 0.65}, len(starts) or 4)
+    for row in rows if starts else []:
+        row["start"] = starts[row["seed"]]
+    document, _ = compute(options(write(tmp_path / "rows.json", rows)))
+    assert document.claim is not None and document.claim.seen == seen and says in document.claim.reason
+    assert {one.get("starts") for one in document.tables[1].rows} == {len(set(starts)) or None}

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from analysis.shared.asking import Asker, score
-from analysis.shared.questions import Question, load_questions
-from lare.embedded.world.benchmark import TASKS, make_task
+from analysis.shared.questions import Question, load_questions, questions_of_rows
+from lare.embedded.world.benchmark import TASKS, make_task, stand_in
 from lare.embedded.world.prompts import task_prompt
 from lare.methods import load_method
 from lare.methods.base import Sampling
@@ -38,7 +38,7 @@ def test_scores_are_the_evaluations(task: str) -> None:
     """On the rows as they are, against the functions that the task files name."""
     results: Any = getattr(mini, f"{task}_results")
     questions = load_questions(limit=11, tasks=(task,))
-    rows = make_task(task)[:11]
+    rows = make_task(task, n=12)[:11]
     assert [one.text for one in questions] == [task_prompt(task, row) for row in rows]
     seen = set()
     for question, row in zip(questions, rows, strict=True):
@@ -47,6 +47,19 @@ def test_scores_are_the_evaluations(task: str) -> None:
             assert float(score(text, question)[0]) == wanted, (text, question.target)
             seen.add(wanted)
     assert seen == {0.0, 1.0}
+
+
+def test_rows_of_every_group_are_found_under_its_own_name() -> None:
+    """As traces name them: those of the validation split and of version 2 too."""
+    wanted = [("lare_mini_pope", 1), ("lare_mini_val_pope", 1), ("lare_mini_val_mmvp", 0), ("lare_mini2_val_pope", 2)]
+    found, problems = questions_of_rows(wanted)
+    assert sorted(found) == sorted(wanted) and not problems
+    for (task, number), question in found.items():
+        known = stand_in(task)
+        assert known is not None
+        row = make_task(known.name, known.split, n=4, version=known.version)[number]
+        assert (question.task, question.text) == (task, task_prompt(known.name, row))
+        assert question.scene == row["scene"] and question.scene.startswith(known.split)
 
 
 def test_unreadable_is_wrong_and_told() -> None:

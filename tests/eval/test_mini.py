@@ -151,6 +151,7 @@ def test_the_validation_split_has_its_own_tasks(tmp_path):
     assert list(task.dataset) == ["validation"] and task.config.test_split == "validation"
     rows = list(task.test_docs())
     assert {row["scene"].split("/")[0] for row in rows} == {"validation"} and len(rows) == ROWS
+    assert {row["task"] for row in rows} == {"lare_mini_val_mmvp"}
     assert task.config.task_alias == "lare_mini_val_mmvp (stand-in)"
 
 

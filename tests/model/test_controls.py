@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lare import LareError
+from lare.losses.image_loss import image_crop
 from lare.model import LareForConditionalGeneration, LareOutput, Thoughts, prefill, think
 from lare.model.thinking import rms_normalise
 
@@ -161,6 +162,20 @@ def test_full_window_is_the_model_without_one(model_of: ModelOf, kind: str) -> N
     torch.testing.assert_close(full.cross_attention, without.cross_attention)
     assert full.cross_attention.shape == (2, 3, GRID**2)
     assert full.window_masses.tolist() == [[1.0] * 3] * 2
+
+
+@pytest.mark.parametrize(("mode", "side"), [("saliency", WINDOW), ("full", GRID)])
+@pytest.mark.parametrize("cells", [0, 1])
+def test_latents_rebuild_what_their_mode_shows(model_of: ModelOf, mode: str, side: int, cells: int) -> None:
+    model = model_of("llama")
+    samples = make_samples(model.config)
+    thoughts = run(model, samples, window_mode=mode)
+    rows, step = torch.arange(len(samples)), torch.tensor([0, 2])
+    corners = thoughts.windows[rows, step]
+    found, cut = image_crop(model.config, cells, thoughts, rows, step, corners)
+    assert cut == (cells or side)
+    peak = thoughts.cross_attention[rows, step].argmax(-1)
+    assert torch.equal(found, corners + torch.stack((peak // side, peak % side), -1) * bool(cells))
 
 
 def test_unknown_window_mode_is_named(model_of: ModelOf) -> None:
