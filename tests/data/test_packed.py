@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import json
-import multiprocessing
-import os
-import re
-import resource
-import signal
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,49 +11,19 @@ from tokenizers.processors import TemplateProcessing
 
 import lare
 from lare.data import Source
-from lare.data.packed import Packed, pack
+from lare.data.packed import pack
 from lare.errors import LareError
 from lare.model import LareProcessor
 from lare.model.processing_lare import IMAGE_TOKEN
 from lare.model.user_text import UserText
+from tests.data.packing import packed, problems, report, said, shipped, write
 from tests.data.test_source import BAD_ROWS, png, row, turns
 from tests.families import BYTES, FAMILIES, family_processor
-
-
-@functools.cache
-def shipped() -> LareProcessor:
-    """The embedded checkpoint's; read only."""
-    processor: LareProcessor = LareProcessor.from_pretrained(lare.default_checkpoint())
-    return processor
 
 
 @pytest.fixture
 def processor() -> LareProcessor:
     return shipped()
-
-
-def write(folder: Path, rows: list[Any], name: str = "data.json") -> Path:
-    path = folder / name
-    path.write_text(json.dumps(rows))
-    return path
-
-
-def packed(folder: Path, rows: list[Any], kind: str = "llava", turns: str = "all", **options: Any) -> Packed:
-    return pack(Source(write(folder, rows), kind, turns=turns), shipped(), folder / "run" / "pack", **options)
-
-
-def report(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "run" / "pack" / "report.json").read_text())
-    return found
-
-
-def problems(folder: Path) -> list[tuple[str, str]]:
-    lines = (folder / "run" / "pack" / "problems.jsonl").read_text().splitlines()
-    return [(one["where"], one["kind"]) for one in map(json.loads, lines)]
-
-
-def said(processor: LareProcessor, ids: Any) -> str:
-    return str(processor.tokenizer.decode(np.asarray(ids).tolist()))
 
 
 IMAGES = IMAGE_TOKEN * shipped().lm_grid ** 2
@@ -309,109 +272,6 @@ def test_rows_whose_image_is_missing_are_left_out_counted_listed_and_told(tmp_pa
     assert "3 rows, 2 samples; left out: 1 image_missing" in told and "problems.jsonl" in told
     with pytest.raises(LareError, match=r"data\.json:2: there is no image 'gone\.png'"):
         pack(Source(path, "llava", on_bad="refuse", check_images="exist"), shipped(), tmp_path / "run" / "other")
-
-
-# Reuse -------------------------------------------------------------------------------------------------------------
-
-
-def stamp(folder: Path) -> int:
-    return (folder / "run" / "pack" / "report.json").stat().st_ino
-
-
-def test_a_pack_is_used_again_while_nothing_changes(tmp_path, processor):
-    rows = [row("a"), row("b")]
-    source, folder = Source(write(tmp_path, rows), "llava"), tmp_path / "run" / "pack"
-    first = pack(source, processor, folder)
-    marker = folder / "marker"
-    marker.touch()
-    processor.tokenizer(["a", "b c"], padding=True, truncation=True, max_length=3)  # leaves its mark on a tokenizer
-    again = pack(source, processor, folder)
-    assert marker.exists() and again.fingerprint == first.fingerprint
-    assert again.offsets.tolist() == first.offsets.tolist()
-    other = LareProcessor.from_pretrained(lare.default_checkpoint())
-    assert pack(source, other, folder).fingerprint == first.fingerprint and marker.exists()
-
-
-def test_a_pack_is_remade_when_the_file_changes(tmp_path, processor):
-    first = packed(tmp_path, [row("a"), row("b")])
-    (tmp_path / "run" / "pack" / "marker").touch()
-    second = packed(tmp_path, [row("a"), row("b"), row("c")])
-    assert (len(first), len(second)) == (2, 3) and first.fingerprint != second.fingerprint
-    assert not (tmp_path / "run" / "pack" / "marker").exists()
-    same_size = write(tmp_path, [row("a"), row("b"), row("d")])
-    os.utime(same_size, ns=(0, 1))
-    assert pack(Source(same_size, "llava"), processor, tmp_path / "run" / "pack").fingerprint != second.fingerprint
-
-
-@pytest.mark.parametrize("change", ["tokens", "template", "grid", "end", "limit", "max_tokens", "on_bad", "turns"])
-def test_a_pack_is_remade_when_the_settings_change(tmp_path, processor, change):
-    path, folder = write(tmp_path, [row("a"), row("b")]), tmp_path / "run" / "pack"
-    first = pack(Source(path, "llava"), processor, folder)
-    (folder / "marker").touch()
-    own = LareProcessor.from_pretrained(lare.default_checkpoint())
-    options: dict[str, Any] = {}
-    on_bad = "skip"
-    if change == "tokens":
-        own.tokenizer.add_tokens(["What?"])
-    elif change == "template":
-        own.chat_template = own.chat_template.replace("<|begin|>", "")
-    elif change == "grid":
-        own.lm_grid = 3
-    elif change == "end":
-        own.tokenizer.eos_token = "<|pad|>"
-        own.chat_template = own.chat_template.replace("<|end|>", "")
-    elif change == "on_bad":
-        on_bad = "refuse"
-    else:
-        options[change] = {"limit": 1, "max_tokens": 100, "turns": "each"}[change]
-    which = options.pop("turns", "all")
-    second = pack(Source(path, "llava", on_bad=on_bad, turns=which), own, folder, **options)
-    assert second.fingerprint != first.fingerprint and not (folder / "marker").exists()
-    if change == "tokens":
-        new = own.tokenizer.convert_tokens_to_ids("What?")
-        assert new in second.rows([0])[0].prompt
-    if change == "grid":
-        assert (second.rows([0])[0].prompt == own.image_token_id).sum() == 9
-    if change == "end":
-        assert said(own, second.rows([0])[0].answer).endswith("<|pad|>")
-
-
-def test_what_a_kill_left_is_made_anew(tmp_path):
-    part = tmp_path / "run" / "pack.part"
-    part.mkdir(parents=True)
-    (part / "tokens.bin").write_bytes(b"half")
-    (part / "report.json").write_text("{")
-    data = packed(tmp_path, [row("a")])
-    assert len(data) == 1 and data.rows([0])[0].image == "a.png" and not part.exists()
-
-
-def fill_the_disk(path: Path, folder: Path, answer: Any) -> None:
-    """In a process of its own: no file may grow over 2,000 bytes."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # a test run may keep what is printed in a file
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, 2_000))
-    try:
-        pack(Source(path, "llava"), shipped(), folder)
-        answer.send("packed")
-    except LareError as error:
-        answer.send(f"refused: {error}")
-
-
-def test_a_full_disk_leaves_the_earlier_pack(tmp_path):
-    first = packed(tmp_path, [row("a"), row("b")])
-    before = {path.name: path.read_bytes() for path in first.folder.iterdir()}
-    path = write(tmp_path, [row(str(i)) for i in range(200)], "more.json")
-    here, there = multiprocessing.Pipe()
-    process = multiprocessing.get_context("fork").Process(target=fill_the_disk, args=(path, first.folder, there))
-    process.start()
-    assert here.poll(60)
-    assert re.fullmatch(rf"refused: '{first.folder}' can't be written \(.+\); free some space or .*", here.recv())
-    process.join()
-    assert {path.name: path.read_bytes() for path in first.folder.iterdir()} == before
-    assert not (tmp_path / "run" / "pack.part").exists()
-
-
-# Images ------------------------------------------------------------------------------------------------------------
 
 
 def test_images_inside_parquet_files(tmp_path, processor):

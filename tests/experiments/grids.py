@@ -119,3 +119,16 @@ class World:
     def rows(self) -> dict[str, dict[str, Any]]:
         found = sorted((self.folder / "reports" / "tiny" / "rows").glob("*.json"))
         return {path.name: json.loads(path.read_text()) for path in found}
+
+
+FAKE = """
+import sys
+from lare.experiments import work
+from lare.cli import main
+
+f, p = {folder!r}, [sys.executable]
+work.train_command = lambda folder, launcher="": [*p, f + "/train.py", str(folder), f + "/calls.jsonl"]
+work.ask_command = lambda request: [*p, f + "/ask.py", str(request), f + "/calls.jsonl"]
+sys.exit(main(sys.argv[1:]))
+"""
+"""The whole command, whose training and asking are World's scripts."""

@@ -21,7 +21,7 @@ from lare.experiments.order import Choice, chosen_rate, jobs
 from lare.experiments.record import declared_at
 from lare.experiments.store import Slot, pack, read_questions, unpack
 from lare.experiments.work import Settings
-from tests.experiments.grids import World
+from tests.experiments.grids import FAKE, World
 
 RANDOM = {"K4": {"method": "lare", "window_mode": "random"}}
 EVERY = ["lare__0__0", "random__0__0", "lare__1__0", "random__1__0"]
@@ -198,9 +198,6 @@ def test_a_training_that_was_begun_by_hand_is_not_disturbed(world: World, capsys
     assert world.trained() == ["mine", "random__0__0"]
 
 
-# Tuning -------------------------------------------------------------------------------------------------------------
-
-
 def test_every_arm_tries_the_same_rates_and_the_best_is_taken(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     world.write(tuning={"rates": [1.0, 2.0]})
     assert chosen_rate(world.plan, "lare") is None
@@ -222,9 +219,6 @@ def test_every_arm_tries_the_same_rates_and_the_best_is_taken(world: World, caps
     assert lare(world.words("status")) == 0
     assert "rates x 2 of 2 tried" in capsys.readouterr().out
     assert not jobs(plan, Choice(), Settings())
-
-
-# Test questions -----------------------------------------------------------------------------------------------------
 
 
 def test_test_questions_are_asked_once(world: World, capsys: pytest.CaptureFixture[str]) -> None:
@@ -267,12 +261,9 @@ def test_a_row_that_a_kill_kept_from_the_file_is_no_second_look(world: World) ->
     assert world.said() == [] and world.rows[name] == first
 
 
-# Kills --------------------------------------------------------------------------------------------------------------
-
-
 def _background(world: World) -> subprocess.Popen[bytes]:
     """The runner in a process of its own, with the same programs in place of training and asking."""
-    code = _FAKE.format(folder=str(world.folder))
+    code = FAKE.format(folder=str(world.folder))
     return subprocess.Popen([sys.executable, "-c", code, *world.words("run")], stderr=subprocess.PIPE)
 
 
@@ -299,18 +290,6 @@ def test_a_killed_runner_goes_on(world: World, number: signal.Signals) -> None:
     assert len(world.rows) == 6
 
 
-_FAKE = """
-import sys
-from lare.experiments import work
-from lare.cli import main
-
-f, p = {folder!r}, [sys.executable]
-work.train_command = lambda folder, launcher="": [*p, f + "/train.py", str(folder), f + "/calls.jsonl"]
-work.ask_command = lambda request: [*p, f + "/ask.py", str(request), f + "/calls.jsonl"]
-sys.exit(main(sys.argv[1:]))
-"""
-
-
 def _end_training(folder: str) -> None:
     """End the orphan that works in a folder, found by its command line."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
@@ -318,9 +297,6 @@ def _end_training(folder: str) -> None:
         if folder in words:
             os.kill(int(path.parent.name), signal.SIGKILL)
     time.sleep(0.5)
-
-
-# The primary contrast -----------------------------------------------------------------------------------------------
 
 
 def test_a_contrast_counts_from_the_commit_that_declared_it(world: World, capsys: pytest.CaptureFixture[str]) -> None:
@@ -358,56 +334,6 @@ def test_a_contrast_counts_from_the_commit_that_declared_it(world: World, capsys
     assert "NOT committed" in capsys.readouterr().out
 
 
-# Mistakes -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"armss": {}}, "unknown key 'armss'"),
-        ({"arms": {}}, "no arms"),
-        ({"arms": {"a__b": {}}}, "names files"),
-        ({"arms": {"a": {"asks": {"K": {}}}}, "primary": None}, "names no method"),
-        ({"arms": {"a": {"change": ["seed=1"]}}, "primary": None}, "sets seed; the grid does that itself"),
-        ({"arms": {"a": {"change": ["nonsense=1"]}}, "primary": None}, "unknown key 'nonsense'"),
-        ({"arms": {"a": {"starts": ["9"]}}, "primary": None}, "there is no start 9; choose from 0, 1"),
-        ({"tasks": {"test": "x"}}, "tasks has no validation"),
-        ({"tuning": {"rates": [1, 1]}}, "give different factors"),
-        ({"primary": {"arm": "lare", "minus": "nobody"}}, "there is no arm 'nobody'"),
-        ({"primary": {"arm": "lare", "minus": "random", "measure": "luck"}}, "primary.measure is 'luck'"),
-        ({"base": "none.yaml"}, "names 'none.yaml', which is not there"),
-        ({"starts": [{"seed": 0, "base": "base.yaml", "folder": "../x"}]}, "give one under the runs' folder"),
-        ({"starts": [{"seed": 0, "base": "base.yaml", "stage": "II"}]}, "has no stage 'II'; choose from IV"),
-    ],
-)
-def test_impossible_grids_are_one_line(world: World, changes: Any, message: str, capsys: Any) -> None:
-    world.write(**changes)
-    assert lare(world.words("status")) == 2
-    error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        (["--arms", "nobody"], "there is no arm 'nobody'; choose from lare, random"),
-        (["--again"], "--again goes with --test"),
-        (["--test"], "--test wants --arms"),
-        (["--limit", "0"], "--limit is 0"),
-    ],
-)
-def test_impossible_options_are_one_line(world: World, more: list[str], message: str, capsys: Any) -> None:
-    assert lare(world.words("run", *more)) == 2
-    error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1 and world.said() == []
-
-
-def test_methods_are_checked_before_anything_is_trained(world: World, capsys: Any) -> None:
-    world.write(arms={"a": {"asks": {"K": {"method": "lare", "iteration": 3}}}}, primary=None)
-    assert lare(world.words("run")) == 2
-    assert "has no option 'iteration'" in capsys.readouterr().err and world.said() == []
-
-
 def test_a_limited_run_has_rows_of_its_own(world: World) -> None:
     one = ["--starts", "0", "--arms", "random"]
     assert lare(world.words("run", *one, "--limit", "4")) == 0
@@ -418,58 +344,3 @@ def test_a_limited_run_has_rows_of_its_own(world: World) -> None:
     assert lare(world.words("run", *one)) == 0
     assert [list(call) for call in world.said()] == [["ask"]]
     assert Slot(world.plan.run("random", "0", 0), "K4", "validation").file in world.rows
-
-
-# Clusters -----------------------------------------------------------------------------------------------------------
-
-SBATCH = """#!/bin/bash
-after=""; for word in "$@"; do case $word in --dependency=*) after=${word#*=};; esac; done
-script="${@: -1}"
-tasks=$(sed -n 's/^#SBATCH --array=0-//p' "$script")
-for task in $(seq 0 $tasks); do SLURM_ARRAY_TASK_ID=$task bash "$script" >> "$HERE/out.txt" 2>&1 || exit 1; done
-echo "$after $(basename "$script")" >> "$HERE/order.txt"
-echo 7
-"""
-
-
-@pytest.mark.slow
-def test_scripts_of_a_cluster_do_the_whole_grid(world: World) -> None:
-    """`sbatch` is replaced by a program that runs an array's tasks one after the other, and `lare` by the fake runs."""
-    world.write(tuning={"rates": [1.0, 2.0]})
-    jobs_folder, bin_folder = world.folder / "jobs", world.folder / "bin"
-    assert lare(world.words("jobs", "--out", str(jobs_folder), "--sbatch=--gpus=1")) == 0
-    bin_folder.mkdir()
-    (bin_folder / "sbatch").write_text(SBATCH)
-    (bin_folder / "fake.py").write_text(_FAKE.format(folder=str(world.folder)))
-    (bin_folder / "lare").write_text(f'#!/bin/bash\nexec {sys.executable} {bin_folder}/fake.py "$@"\n')
-    for name in ("sbatch", "lare"):
-        (bin_folder / name).chmod(0o755)
-    environment = os.environ | {"PATH": f"{bin_folder}:{os.environ['PATH']}", "HERE": str(world.folder)}
-    words = ["bash", str(jobs_folder / "submit.sh")]
-    done = subprocess.run(words, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, (world.folder / "out.txt").read_text()
-    assert (world.folder / "order.txt").read_text().split("\n")[:3] == [
-        " starts.sbatch", "afterok:7 tuning.sbatch", "afterok:7 arms.sbatch",
-    ]  # fmt: skip
-    text = (jobs_folder / "arms.sbatch").read_text()
-    assert "#SBATCH --array=0-3" in text and "#SBATCH --gpus=1" in text
-    assert len([name for name in world.rows if "__1__0__x2" in name]) == 3
-    world.said()
-    assert lare(world.words("run")) == 0 and world.said() == []  # nothing was left over
-
-
-def test_arms_that_wait_for_what_was_not_asked_for_are_named(world: World, capsys: Any) -> None:
-    world.write(tuning={"rates": [1.0, 2.0]})
-    assert lare(world.words("run", "--only-starts")) == 0
-    assert world.trained() == ["0", "1"]
-    assert lare(world.words("run", "--starts", "1", "--arms", "lare")) == 2
-    assert "not begun: lare 1 0; run the start, and the tuning" in capsys.readouterr().err and world.said() == []
-
-
-def test_scripts_name_every_run(world: World) -> None:
-    out = world.folder / "jobs"
-    assert lare(world.words("jobs", "--out", str(out), "--launcher", "accelerate launch --config_file x")) == 0
-    assert sorted(path.name for path in out.iterdir()) == ["arms.sbatch", "starts.sbatch", "submit.sh"]
-    arms = (out / "arms.sbatch").read_text()
-    assert arms.count("--arms") == 4 and "--launcher 'accelerate launch --config_file x'" in arms
-    assert subprocess.run(["bash", "-n", str(out / "arms.sbatch")]).returncode == 0
