@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ from lare import registry
 from lare.backbones.decoders import load_text_config
 from lare.backbones.encoders import load_vision_config
 from lare.cli import main
-from lare.embedded.vision_conv import LareVisionConfig, LareVisionModel
+from lare.embedded.vision_conv import LareVisionConfig
 from lare.embedded.world_data import WorldData
 from lare.errors import LareError
 from lare.losses.image_codes import build_tokenizer
@@ -50,12 +49,6 @@ def other_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[N
 
 def run(*data: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return {"model": MODEL, "stages": [{"stage": "III", "batch": 16, "data": list(data)}]} | changes
-
-
-def python(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip().splitlines()[-1]
 
 
 def test_own_names_are_known_and_lead_somewhere() -> None:
@@ -110,20 +103,6 @@ def test_run_files_of_before_spell_out_settings_of_the_world() -> None:
     assert run_config_from(run(old)) == run_config_from(run({"path": "a.json"}))
     world = run_config_from(run({"format": "world", "families": {}, "styles": {}, "per_image": 16, "path": None}))
     assert world.stages[0].data == (WorldData(),)
-
-
-def test_transformers_finds_a_registered_encoder_when_it_is_asked_for(tmp_path: Path) -> None:
-    """In one process that begins with ``import lare`` alone: by name, from a folder, inside a LaRe checkpoint."""
-    LareVisionModel(LareVisionConfig(image_size=64, widths=(4, 4, 8, 8))).save_pretrained(tmp_path)
-    code = (
-        "import sys, lare; from transformers import AutoConfig, AutoModel;"
-        "assert not [m for m in sys.modules if 'lare.embedded' in m];"
-        f"config = AutoConfig.from_pretrained({str(lare.default_checkpoint())!r}).vision_config;"
-        "assert type(config) is type(AutoConfig.for_model('lare_vision'));"
-        f"assert type(AutoConfig.from_pretrained({str(tmp_path)!r})) is type(config);"
-        f"assert AutoModel.from_pretrained({str(tmp_path)!r}).config.image_size == 64; print(type(config).__module__)"
-    )
-    assert python(code) == "lare.embedded.vision_conv"
 
 
 @pytest.mark.parametrize("make", ["from_pretrained", "from_dict", "for_model"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -11,10 +10,9 @@ import pytest
 import torch
 from transformers import LlamaModel
 
+from lare.cli import main
 from lare.model.loop import _cache_keyword
 from tests.model.tiny import text_config
-
-ROOT = Path(__file__).parents[1]
 
 
 def warn_as(module: str, kind: type[Warning]) -> None:
@@ -52,14 +50,16 @@ def test_the_name_of_the_cache_is_the_decoders_own() -> None:
     assert (_cache_keyword(Old), _cache_keyword(New)) == ("past_key_values", "cache")
 
 
-def test_an_answer_prints_no_deprecation(tmp_path: Path) -> None:
+def test_an_answer_prints_no_deprecation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under ``python -W default``, which a command leaves as it is."""
     from tests.methods.tiny_checkpoint import pictures, write_checkpoint
 
     checkpoint = write_checkpoint(tmp_path / "checkpoint")
     pictures(1)[0].save(tmp_path / "scene.png")
-    words = ["ask", str(tmp_path / "scene.png"), "Why?", "--checkpoint", str(checkpoint), "--max-new-tokens", "3"]
-    done = subprocess.run(
-        [sys.executable, "-W", "default", "-m", "lare", *words], capture_output=True, text=True, cwd=ROOT, timeout=120
-    )
-    assert done.returncode == 0
-    assert "past_key_values" not in done.stderr and "`cache`" not in done.stderr
+    monkeypatch.setattr(sys, "warnoptions", ["default"])
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        words = ["ask", str(tmp_path / "scene.png"), "Why?", "--checkpoint", str(checkpoint), "--max-new-tokens", "3"]
+        assert main(words) == 0
+    told = " ".join(str(one.message) for one in seen)
+    assert "past_key_values" not in told and "`cache`" not in told

@@ -14,7 +14,7 @@ from selenium.webdriver.common.keys import Keys
 
 from analysis.shared.report.document import Document
 from analysis.shared.report.render import render
-from tests.analysis.browser import asked, chromium, emulate, errors, needs_chromium, violations, visit
+from tests.analysis.browser import asked, chromium, emulate, errors, needs_chromium, thin, violations, visit
 
 FOLDER = Path(__file__).parents[2] / "reports"
 REPORTS = sorted(path for path in FOLDER.glob("*.html") if path.with_suffix(".json").exists())
@@ -127,10 +127,12 @@ def test_opens_clean(browser: Any, page: Path) -> None:
         slider.send_keys(Keys.ARROW_RIGHT)
         assert "Step 2 of" in browser.find_element(By.ID, "live").text or slider.get_attribute("max") == "1"
     assert asked(browser, page) == [] and errors(browser) == []
-    assert violations(browser) == []
-    emulate(browser, "dark")
-    assert violations(browser, "color-contrast") == []
     emulate(browser, "light", 390)
     assert browser.execute_script("return document.documentElement.scrollWidth") == 390
     printed = browser.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})["data"]
     assert base64.b64decode(printed).startswith(b"%PDF")
+    emulate(browser)
+    assert 0 < thin(browser) < 200
+    assert violations(browser) == []
+    emulate(browser, "dark")
+    assert violations(browser, "color-contrast") == []

@@ -1,9 +1,11 @@
 """``lare ask`` and ``lare info`` on a tiny checkpoint with random weights."""
 
+import contextlib
+import io
 import json
+import resource
 import shutil
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from lare.cli import main
 from lare.cli.info import parameter_counts
 from lare.model import LareForConditionalGeneration
 from tests.methods.tiny_checkpoint import pictures, write_checkpoint
+from tests.processes import run_processes
 
 torch.set_num_threads(1)
 
@@ -224,26 +227,26 @@ def test_a_broken_chat_template_is_one_line(capsys, checkpoint, image, tmp_path,
     assert message in err and "mend its chat_template.jinja" in err
 
 
+def _lost(rank, port, image, folder):
+    """In a process of its own, whose address space allows the tiny model alone."""
+    held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (held + 2 * 2**30, held + 2 * 2**30))
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        assert main(["ask", image, "Why?", "--checkpoint", folder]) == 2
+    assert "language_model.model.embed_tokens.weight is (" in said.getvalue() and "(32000, 4096)" in said.getvalue()
+    assert "put the text_config in it back" in said.getvalue()
+
+
 def test_a_lost_text_configuration_allocates_nothing(checkpoint, image, tmp_path):
-    """Its default is a 7B decoder; the address space of the process allows the tiny model alone."""
+    """Its default is a 7B decoder."""
 
     def lose(folder):
         values = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps(values | {"text_config": {}}))
 
     folder = broken(tmp_path / "broken", checkpoint, lose)
-    code = (
-        "import torch, resource\n"
-        "from lare.cli import main\n"
-        "import lare.model\n"
-        "held = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
-        "resource.setrlimit(resource.RLIMIT_AS, (held + 2 * 2**30, held + 2 * 2**30))\n"
-        f"raise SystemExit(main(['ask', {image!r}, 'Why?', '--checkpoint', {folder!r}]))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2, done.stderr[-2000:]
-    assert "language_model.model.embed_tokens.weight is (" in done.stderr and "(32000, 4096)" in done.stderr
-    assert "put the text_config in it back" in done.stderr
+    run_processes(__file__, "_lost", 1, image, folder)
 
 
 def test_an_animated_transparent_picture_can_be_asked_about(capsys, checkpoint, tmp_path):

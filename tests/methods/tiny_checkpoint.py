@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from tokenizers.decoders import ByteLevel
-from transformers import CLIPImageProcessor, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config
+from transformers import CLIPImageProcessor, LlamaConfig, PreTrainedConfig, PreTrainedTokenizerFast, Qwen2Config
 
 from lare.embedded.vision_conv import LareVisionConfig
 from lare.model import LareConfig, LareForConditionalGeneration, LareProcessor
@@ -35,7 +35,9 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def tiny_parts(seed: int = 0, family: str = "llama", **changes) -> tuple[LareForConditionalGeneration, LareProcessor]:
+def tiny_parts(
+    seed: int = 0, family: str = "llama", vision: PreTrainedConfig | None = None, **changes
+) -> tuple[LareForConditionalGeneration, LareProcessor]:
     """A model with wide random weights (so that texts differ) and its processor."""
     tokenizer = tiny_tokenizer()
     processor = LareProcessor(
@@ -49,7 +51,7 @@ def tiny_parts(seed: int = 0, family: str = "llama", **changes) -> tuple[LareFor
     )  # fmt: skip
     config = LareConfig(
         text_config=text,
-        vision_config=LareVisionConfig(image_size=SIDE, widths=(4, 4, 8, 16)),
+        vision_config=vision or LareVisionConfig(image_size=SIDE, widths=(4, 4, 8, 16)),
         image_size=SIDE,
         grid=GRID,
         lm_grid=LM_GRID,
@@ -73,9 +75,9 @@ def tiny_parts(seed: int = 0, family: str = "llama", **changes) -> tuple[LareFor
     return model, processor
 
 
-def write_checkpoint(folder: Path, seed: int = 0) -> Path:
+def write_checkpoint(folder: Path, seed: int = 0, vision: PreTrainedConfig | None = None) -> Path:
     """Save a tiny checkpoint and return its folder."""
-    model, processor = tiny_parts(seed)
+    model, processor = tiny_parts(seed, vision=vision)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder

@@ -89,6 +89,7 @@ def once(factory: pytest.TempPathFactory, function: str) -> Path:
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
             folder.mkdir()
+            processor()  # its tokenizer is trained once, before the processes fork
             run_processes(__file__, function, 2, str(folder))
     return folder
 

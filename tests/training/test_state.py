@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ from lare.errors import LareError
 from lare.training.optimiser.muon import Muon
 from lare.training.saving.checkpoints import circumstances
 from lare.training.saving.state import load_state, save_state
+from tests.processes import run_processes
 
 
 def make() -> tuple[nn.Module, list[torch.optim.Optimizer]]:
@@ -54,26 +55,22 @@ def test_no_state(tmp_path: Path) -> None:
     assert load_state(tmp_path, []) is None
 
 
+def _full_disk(rank: int, port: int, folder: str) -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    model, optimisers = make()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, before[1]))
+    try:
+        with pytest.raises(LareError, match=re.escape(folder)):
+            save_state(Path(folder), model.state_dict(), optimisers, {"step": 2})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 def test_full_disk_keeps_the_earlier_state(tmp_path: Path) -> None:
     model, optimisers = make()
     save_state(tmp_path, model.state_dict(), optimisers, {"step": 1})
-    script = f"""
-import resource, runpy, signal
-from pathlib import Path
-from lare.errors import LareError
-from lare.training.saving.state import save_state
-make = runpy.run_path({__file__!r})["make"]
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-model, optimisers = make()
-resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
-try:
-    save_state(Path({str(tmp_path)!r}), model.state_dict(), optimisers, {{"step": 2}})
-except LareError as error:
-    print("refused:", error)
-"""
-    assert hasattr(signal, "SIGXFSZ") and hasattr(resource, "RLIMIT_FSIZE")
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
-    assert "refused:" in done.stdout and str(tmp_path) in done.stdout, done.stderr
+    run_processes(__file__, "_full_disk", 1, str(tmp_path))
     saved = load_state(tmp_path, make()[1])
     assert saved is not None and saved[1] == {"step": 1}
     assert not list(tmp_path.glob("*.tmp"))

@@ -153,7 +153,7 @@ def test_the_command_says_what_it_cannot_do(tmp_path, monkeypatch, capsys):
 def test_the_whole_command_on_the_shipped_checkpoint(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = ProbeOptions.read(
-        ["--images", "60", "--pairs", "60", "--seeds", "0", "--now", "now", "--split", "pairs", "--dim", "64"]
+        ["--images", "40", "--pairs", "60", "--seeds", "0", "--now", "now", "--split", "pairs", "--dim", "64"]
     )
     document, arrays = compute(options)
     assert document.warnings[0].startswith("LEAK")
