@@ -22,6 +22,7 @@ _BARE = re.compile(r"\(?([A-Za-z])\)?[.,:;!]?")
 _TRAILING = re.compile(r"\(([A-Za-z])\)[.,:;!]?$")
 _LEADING = re.compile(r"\(?([A-Za-z])[.):](?:\s|$)")
 _PHRASE = re.compile(r"\b(?i:answer|option|choice)\s+(?:is\s+)?(?:(?=\()\(|(?=[A-Z]))([A-Za-z])(?:[.,:)\s]|$)")
+_ENCLOSED = re.compile(r"<answer>\s*(\S.*?)\s*</answer>|\\boxed\{([^{}]+)\}", re.DOTALL)  # as other projects' models do
 _YES_NO = re.compile(r"(yes|no)\b", re.IGNORECASE)
 _ASKS_YES_NO = re.compile(
     r"yes or no|^\W*(?:is|are|was|were|does|do|did|has|have|can|could|will|would|should)\b", re.IGNORECASE
@@ -41,8 +42,11 @@ class Reply(NamedTuple):
 
 
 def final_answer(text: str) -> str:
-    """What follows the last "Answer:", or the whole text without one."""
-    return text.rpartition(ANSWER_MARK)[2].strip()
+    r"""What follows the last "Answer:"; without one what the last ``<answer>`` or ``\boxed{}`` encloses; else all."""
+    _, mark, rest = text.rpartition(ANSWER_MARK)
+    if not mark and (enclosed := _ENCLOSED.findall(text)):
+        rest = next(one for one in enclosed[-1] if one)
+    return rest.strip()
 
 
 def options_of(question: str) -> dict[str, str]:

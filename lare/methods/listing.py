@@ -20,6 +20,7 @@ _SHARED = {
     "base",
     "boxes",
     "calls",
+    "foreign",
     "generating",
     "intervening",
     "latent",

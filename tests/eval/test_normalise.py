@@ -64,6 +64,12 @@ def test_yes_no_only_where_asked():
 def test_open_answers():
     assert normalise("It stands there. Answer: two cups.", "How many?") == ("two cups", True)
     assert final_answer("no mark at all") == "no mark at all"
+    assert final_answer("<answer>no</answer> <reason>so</reason><answer> yes </answer>") == "yes"
+    assert final_answer(r"It is \boxed{A}, no: \boxed{B}.") == "B"
+    assert (
+        final_answer("<answer>A</answer> Answer: B") == "B"
+        and final_answer("<answer> </answer>") == "<answer> </answer>"
+    )
 
 
 @given(st.text(max_size=60), st.sampled_from([LINES, INLINE, LOWER, POPE, "", "What?"]))
