@@ -1,10 +1,11 @@
 """Names that a run file or a checkpoint may use beyond the general parts, and where what they stand for lies.
 
-Seven kinds: data formats (``data.format``), base models (``model.text``), vision encoders (``model.vision``), image
-autoencoders (``image.tokenizer``), losses (``losses``), transformers model types (``vision_config.model_type``) and
-interventions (``intervene``). A name stands for an object that is imported when it is first asked for, so that a run
-which names none of them loads none. What the object has to be able to do is written in `lare.training.extensions`
-(losses: `lare.losses.base`, interventions: `lare.interventions.base`). Another package adds names as entry points:
+Eight kinds: backbones (``backbone`` of a checkpoint), data formats (``data.format``), base models (``model.text``),
+vision encoders (``model.vision``), image autoencoders (``image.tokenizer``), losses (``losses``), transformers model
+types (``vision_config.model_type``) and interventions (``intervene``). A name stands for an object that is imported
+when it is first asked for, so that a run which names none of them loads none. What the object has to be able to do is
+written in `lare.training.extensions` (backbones: `lare.model.backbone`, losses: `lare.losses.base`, interventions:
+`lare.interventions.base`). Another package adds names as entry points:
 
     [project.entry-points."lare.data_formats"]
     my_format = "my_package.lare:MY_FORMAT"
@@ -21,6 +22,7 @@ from typing import Any
 from lare.errors import LareError
 
 __all__ = [
+    "BACKBONES",
     "BASE_MODELS",
     "DATA_FORMATS",
     "IMAGE_AUTOENCODERS",
@@ -81,6 +83,21 @@ DATA_FORMATS = Registry("data format", {"world": "lare.embedded.register:WORLD"}
 BASE_MODELS = Registry("base model", {"embedded": "lare.embedded.register:MODEL"})
 VISION_ENCODERS = Registry("vision encoder", {"embedded": "lare.embedded.register:ENCODER"})
 IMAGE_AUTOENCODERS = Registry("image autoencoder", {"embedded": "lare.embedded.register:AUTOENCODER"})
+BACKBONES = Registry(
+    "backbone",
+    {
+        "assembly": "lare.backbones.assembly:ASSEMBLY",
+        "qwen2_vl": "lare.backbones.qwen_vl:QWEN2_VL",
+        "qwen2_5_vl": "lare.backbones.qwen_vl:QWEN2_VL",
+        "qwen3_vl": "lare.backbones.qwen_vl:QWEN3_VL",
+        "llava": "lare.backbones.llava:LLAVA",
+        "llava_onevision": "lare.backbones.llava:LLAVA_ONEVISION",
+        "idefics3": "lare.backbones.idefics:IDEFICS3",
+        "smolvlm": "lare.backbones.idefics:IDEFICS3",
+        "gemma3": "lare.backbones.gemma3:GEMMA3",
+    },
+)
+"""Objects of `lare.model.backbone.Backbone`; all but LaRe's own carry the model type that transformers gives them."""
 LOSSES = Registry(
     "loss",
     {

@@ -17,7 +17,7 @@ from jinja2 import TemplateError
 
 from lare.data.sample import BadRow, Sample, Turn
 from lare.errors import LareError
-from lare.model.processing_lare import IMAGE_PLACEHOLDER, IMAGE_TOKEN
+from lare.model.processing_lare import IMAGE_PLACEHOLDER
 
 if TYPE_CHECKING:
     from lare.model import LareProcessor
@@ -201,8 +201,9 @@ def _cut(prompt: str, whole: str, turns: Sequence[Turn], processor: LareProcesso
 def _encoded(rendered: Sequence[_Rendered], processor: LareProcessor) -> list[Encoded]:
     """Ids of all samples, in as few calls of the tokenizer as that takes."""
     special = not processor.opens_with_bos(rendered[0].prompt)
-    image = (processor.image_token_id, processor.lm_grid**2)
-    prompts = processor.encode_text([_one_image(one.prompt) for one in rendered], special=special)
+    image = (processor.image_token_id, processor.packed_image)
+    token = processor.image_token
+    prompts = processor.encode_text([_one_image(one.prompt, token) for one in rendered], special=special)
     whole = _whole(rendered, prompts, processor, special)
     alone = [by is None or by[0] is None or one.reasoned for one, by in zip(rendered, whole, strict=True)]
     firsts = iter(
@@ -227,7 +228,8 @@ def _whole(
     """What follows each prompt, by the tokens of the whole conversation; None where that can't be told."""
     guard = processor.user_text
     can = [one.closed and guard.knows_places for one in rendered]
-    texts = [[_one_image(piece) for piece in one.pieces] for one, by in zip(rendered, can, strict=True) if by]
+    token = processor.image_token
+    texts = [[_one_image(piece, token) for piece in one.pieces] for one, by in zip(rendered, can, strict=True) if by]
     marked = iter(guard.encode_marked(processor.tokenizer, texts, special) if texts else [])
     found: list[_Behind | None] = []
     for one, prompt, by in zip(rendered, prompts, can, strict=True):
@@ -277,9 +279,9 @@ def _loose(rendered: Sequence[_Rendered], processor: LareProcessor) -> Iterator[
         yield None, rest, [kind for part, kind in parts_ids for _ in part]
 
 
-def _one_image(text: str) -> str:
+def _one_image(text: str, token: str) -> str:
     """The image as one token, which stands for all of them until `_with_image`."""
-    return text.replace(IMAGE_PLACEHOLDER, IMAGE_TOKEN)
+    return text.replace(IMAGE_PLACEHOLDER, token)
 
 
 def _with_image(ids: list[int], image: int, times: int) -> list[int]:

@@ -1,5 +1,8 @@
 """LaRe's configuration: two sub-configurations (text, vision) and the knobs of the latent loop.
 
+A vision-language model of transformers may stand in the place of the two (``backbone_config``); they are then its
+halves.
+
 Where the paper leaves a choice open, the field's default is this project's reading of it; every value that cannot
 work raises in the constructor, naming the field and the mend, so that a run never starts with an impossible one.
 """
@@ -58,6 +61,10 @@ class LareConfig(PreTrainedConfig):
         latent_start_id: Id that opens the latents; None takes the last but one.
         latent_end_id: Id that closes the latents; None takes the last.
         initializer_range: Standard deviation of the initial weights.
+        backbone: Name of what the latents run on (`lare.registry.BACKBONES`); None is LaRe's own assembly of
+            `vision_config` and `text_config`, or what `backbone_config` is the configuration of.
+        backbone_config: Configuration of a vision-language model of transformers, or its dictionary; then `image_size`
+            and `grid` are those of a usual picture, and a picture has the grid that its own size gives it.
 
     Raises:
         LareError: If a value is impossible; the message names the field and the mend.
@@ -98,8 +105,15 @@ class LareConfig(PreTrainedConfig):
         latent_start_id: int | None = None,
         latent_end_id: int | None = None,
         initializer_range: float = 0.02,
+        backbone: str | None = None,
+        backbone_config: PreTrainedConfig | dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        self.backbone, self.backbone_config = backbone, None
+        if backbone_config is not None:
+            whole = self.backbone_config = _sub_config(backbone_config, "backbone_config", "")
+            self.backbone = whole.model_type if backbone is None else backbone
+            text_config, vision_config = whole.get_text_config(decoder=True), whole.vision_config
         self.text_config = _sub_config(text_config, "text_config", _DEFAULT_TEXT)
         self.vision_config = _sub_config(vision_config, "vision_config", _DEFAULT_VISION)
         self.image_size, self.grid = image_size, grid
@@ -120,9 +134,18 @@ class LareConfig(PreTrainedConfig):
         self.latent_start_id = vocabulary - 2 if latent_start_id is None else latent_start_id
         self.latent_end_id = vocabulary - 1 if latent_end_id is None else latent_end_id
         self.initializer_range = initializer_range
-        kwargs.setdefault("tie_word_embeddings", bool(getattr(self.text_config, "tie_word_embeddings", False)))
+        tied = self.text_config if self.backbone_config is None else self.backbone_config
+        kwargs.setdefault("tie_word_embeddings", bool(getattr(tied, "tie_word_embeddings", False)))
         super().__init__(**kwargs)
         self._check()
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields; a backbone's halves are written once, inside its own configuration."""
+        values: dict[str, Any] = super().to_dict()
+        if self.backbone_config is not None:
+            values.pop("text_config", None)
+            values.pop("vision_config", None)
+        return values
 
     def _check(self) -> None:
         """Raise one `LareError` for the first impossible value."""

@@ -224,7 +224,7 @@ def _lare_runs(lare: LareForConditionalGeneration, rows: list[Tensor]) -> list[_
 
 def _empty(lare: LareForConditionalGeneration, batch: int) -> LoopState:
     nothing = torch.zeros(batch, 0, _WIDTH)
-    return start(lare, VisualTokens(nothing, nothing, 0, 0), torch.zeros(batch, 0, dtype=torch.long), 8, 1)
+    return start(lare, VisualTokens(nothing, nothing, (0, 0), (0, 0)), torch.zeros(batch, 0, dtype=torch.long), 8, 1)
 
 
 def _embedding_error(lare: LareForConditionalGeneration) -> float:

@@ -11,6 +11,7 @@ Shapes: B rows, T generated tokens, S cached positions, V vocabulary, L layers, 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -52,13 +53,15 @@ def generate(
     model: Reasoner,
     input_ids: Tensor,
     attention_mask: Tensor | None,
-    pixel_values: Tensor | None,
-    visual_features: Tensor | None,
+    seen: tuple[Tensor | None, Tensor | None, Mapping[str, Tensor]],
     options: GenerationOptions,
     shared_ids: Tensor | None = None,
     questions_per_image: int = 1,
 ) -> LareGeneration:
-    """Answer a batch; see `LareForConditionalGeneration.generate`."""
+    """Answer a batch; see `LareForConditionalGeneration.generate`.
+
+    `seen` are pixels, cached features, and further inputs of images.
+    """
     answers = input_ids.shape[0] * options.num_return_sequences * options.branches
     if options.streamer is not None and answers > 1:
         raise LareError(f"streamer writes one answer, and {answers} are asked for; give one prompt at a time.")
@@ -66,7 +69,7 @@ def generate(
         input_ids, attention_mask = _opened(model, input_ids, attention_mask)
     clock = Clock(model)
     with torch.inference_mode():
-        visual = model.visual_tokens(pixel_values, visual_features)
+        visual = model.visual_tokens(seen[0], seen[1], image_inputs=seen[2])
         clock.lap("vision")
         iterations = options.iterations if options.delimiters else 0
         room = options.max_new_tokens + 2 + _latent_room(model, iterations)
@@ -176,6 +179,10 @@ def _result(
         for name in ("latents", "windows", "saliency", "cross_attention", "window_masses"):
             setattr(output, name, getattr(thoughts, name).clone())
         output.attention_shares = torch.stack([share.clone() for share in shares], dim=1)
+        visual = thoughts.state.visual
+        if visual.sizes is not None:
+            each = thoughts.state.visual_slots.shape[0] // visual.sizes.shape[0]
+            output.sizes = visual.sizes.repeat_interleave(each, 0)
     return output
 
 

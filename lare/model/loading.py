@@ -65,7 +65,7 @@ class StrictLoading(PreTrainedModel):
         model, info = loaded
         _check_complete(place, info)
         # Loading makes parameters anew, and new ones train.
-        model.vision_tower.encoder.requires_grad_(False)
+        model.freeze_encoder()
         return (model, info) if wants_info else model
 
 

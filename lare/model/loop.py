@@ -27,10 +27,11 @@ from lare.errors import LareError
 from lare.model.attention import LastQueryCapture
 from lare.model.cache import new_cache
 from lare.model.families import attention_window, masks_by_kind
+from lare.model.reading import Reading, image_slots, place_visual, repeat_visual
 from lare.model.reasoner import Reasoner
 from lare.model.vision import VisualTokens
 
-__all__ = ["LoopState", "Masks", "extend", "prefill", "repeat_rows", "start"]
+__all__ = ["LoopState", "Masks", "embed_prompt", "extend", "image_slots", "prefill", "repeat_rows", "start"]
 
 
 @dataclass
@@ -46,13 +47,14 @@ class LoopState:
         layer_hidden: (B, L, d) output of every decoder layer at the last captured position (the last layer's before
             the final norm).
         last_hidden: (B, d) decoder output (after the final norm) at the last captured position.
-        saliency: (B, N_v) its attention to the visual tokens, mean over heads and layers.
+        saliency: (B, n) its attention to the visual tokens by cells of the decoder's grid, mean over heads and layers.
         visual: The visual tokens of the I images.
-        visual_slots: (B, N_v) cache columns of the image tokens.
+        visual_slots: (B, N_v) cache columns of the image tokens; a row with fewer repeats its first.
         questions_per_image: Q.
         padded: Whether any column is masked.
         rows: (B, L, H, S) attention rows of the last captured position, if they were asked for.
         saliency_gradient: Whether the saliency keeps its gradient.
+        cells: (B, n) cache columns of the grid's cells, -1 for none; None where that is `visual_slots`.
     """
 
     cache: DynamicCache
@@ -67,9 +69,12 @@ class LoopState:
     padded: bool = False
     rows: Tensor | None = None
     saliency_gradient: bool = False
+    cells: Tensor | None = None
 
 
-def decoder_mask(past: Tensor, new: Tensor, padded: bool, dtype: torch.dtype) -> Tensor | None:
+def decoder_mask(
+    past: Tensor, new: Tensor, padded: bool, dtype: torch.dtype, together: Tensor | None = None
+) -> Tensor | None:
     """The mask of T new positions over the cache and themselves.
 
     Args:
@@ -77,22 +82,30 @@ def decoder_mask(past: Tensor, new: Tensor, padded: bool, dtype: torch.dtype) ->
         new: (B, T) booleans.
         padded: Whether either holds a False.
         dtype: Type of the additive mask.
+        together: (B, T) as `Reading.together`; nothing is cached before it.
 
     Returns:
         Additive (B, 1, T, S + T) (B = 1 without padding), or None where plain causal attention is meant. A padded
         position sees itself, so that no softmax row is empty.
     """
     size, length = new.shape[1], past.shape[1]
-    if not padded and (length == 0 or size == 1):
+    if together is None and not padded and (length == 0 or size == 1):
         return None
     device = new.device
     causal = torch.ones(size, length + size, dtype=torch.bool, device=device).tril(length)[None]
+    if together is not None:
+        causal = causal | same_block(together)
     if padded:
         itself = torch.eye(size, dtype=torch.bool, device=device)
         itself = torch.nn.functional.pad(itself, (length, 0))
         causal = (causal & torch.cat((past, new), dim=1)[:, None]) | itself
     mask = torch.zeros(causal.shape, dtype=dtype, device=device).masked_fill_(~causal, float("-inf"))
     return mask.unsqueeze(1)
+
+
+def same_block(together: Tensor) -> Tensor:
+    """(B, T, T) booleans, True where two positions have the same number above 0."""
+    return (together[:, :, None] == together[:, None]) & (together > 0)[:, None]
 
 
 Masks = Tensor | dict[str, Tensor] | None
@@ -138,10 +151,14 @@ def run_decoder(
     position_ids: Tensor,
     mask: Masks,
     capture: LastQueryCapture | None = None,
+    extra: dict[str, Any] | None = None,
 ) -> Tensor:
-    """Run T new embeddings (B, T, d) through the decoder, over the cache if any; returns its output (B, T, d)."""
+    """Run T new embeddings (B, T, d) through the decoder, over the cache if any; returns its output (B, T, d).
+
+    `position_ids` are (B, T), or (axes, B, T); `extra` is what else its forward takes.
+    """
     decoder = model.decoder
-    keywords: dict[str, Any] = {} if capture is None else dict(capture.keywords())
+    keywords: dict[str, Any] = dict(extra or {}) | ({} if capture is None else dict(capture.keywords()))
     keywords[_cache_keyword(cast(Any, type(decoder)))] = cache
     output = decoder(
         inputs_embeds=embeds,
@@ -161,6 +178,7 @@ def extend(
     mask: Tensor | None = None,
     capture: bool = False,
     keep_rows: bool = False,
+    reading: Reading | None = None,
 ) -> tuple[Tensor, LoopState]:
     """Feed T new positions behind the cache.
 
@@ -171,6 +189,7 @@ def extend(
         mask: (B, T) booleans, False at padding; None means no padding.
         capture: Also take the last position's layer states and attention; else they stay as they were.
         keep_rows: With `capture`, keep all attention rows in the state.
+        reading: What else belongs to these positions, if they are a prompt at the beginning of the cache.
 
     Returns:
         The decoder's output (B, T, d) and the new state.
@@ -179,14 +198,20 @@ def extend(
     new = torch.ones(batch, size, dtype=torch.bool, device=embeds.device) if mask is None else mask.bool()
     padded = state.padded or (mask is not None and not bool(new.all()))
     positions = (state.next_position[:, None] + new.long().cumsum(1) - 1).clamp_min(0)
+    following = state.next_position + new.sum(1)
+    if reading is not None and reading.positions is not None and reading.next_position is not None:
+        positions, following = reading.positions, reading.next_position
+    together = None if reading is None else reading.together
     watcher = LastQueryCapture(state.saliency_gradient) if capture else None
     real = torch.cat((state.attention_mask, new), dim=1)
-    causal = decoder_mask(state.attention_mask, new, padded, compute_dtype(embeds))
-    hidden = run_decoder(model, embeds, state.cache, positions, windowed(model, causal, real), watcher)
+    causal = decoder_mask(state.attention_mask, new, padded, compute_dtype(embeds), together)
+    masks = windowed(model, causal, real)
+    extra = None if reading is None else reading.keywords
+    hidden = run_decoder(model, embeds, state.cache, positions, masks, watcher, extra)
     grown = replace(
         state,
         attention_mask=real,
-        next_position=state.next_position + new.sum(1),
+        next_position=following,
         padded=padded,
     )
     return hidden, grown if watcher is None else _captured(grown, hidden, watcher, keep_rows)
@@ -194,40 +219,27 @@ def extend(
 
 def _captured(state: LoopState, hidden: Tensor, watcher: LastQueryCapture, keep_rows: bool) -> LoopState:
     row = watcher.mean_row()
+    columns = state.visual_slots if state.cells is None else state.cells
+    saliency = row.gather(1, columns.clamp_min(0))
+    if state.cells is not None:
+        saliency = saliency.masked_fill(columns < 0, 0.0)
     return replace(
         state,
         layer_hidden=watcher.layer_hidden(),
         last_hidden=hidden[:, -1],
-        saliency=row.gather(1, state.visual_slots),
+        saliency=saliency,
         rows=watcher.layer_rows() if keep_rows else None,
     )
 
 
-def image_slots(input_ids: Tensor, image_token_id: int, count: int) -> Tensor:
-    """Columns of the image tokens, (B, N_v).
-
-    Raises:
-        LareError: If a row does not hold exactly N_v of them.
-    """
-    is_image = input_ids == image_token_id
-    found = is_image.sum(1)
-    if not bool((found == count).all()):
-        raise LareError(
-            f"A prompt holds {found.tolist()} image tokens per row, yet an image has {count}; "
-            "build prompts with LareProcessor, one image each."
-        )
-    return is_image.nonzero()[:, 1].reshape(input_ids.shape[0], count)
-
-
 def embed_prompt(model: Reasoner, input_ids: Tensor, visual: VisualTokens) -> tuple[Tensor, Tensor]:
     """Token embeddings with the visual tokens in their slots: (B, S, d), and the slots (B, N_v)."""
-    slots = image_slots(input_ids, model.config.image_token_id, visual.lm.shape[1])
-    embeds = model.embed(input_ids)
-    index = slots[..., None].expand(-1, -1, embeds.shape[-1])
-    return embeds.scatter(1, index, visual.lm.to(embeds.dtype)), slots
+    return place_visual(model.embed(input_ids), input_ids, model.config.image_token_id, visual)
 
 
-def start(model: Reasoner, visual: VisualTokens, slots: Tensor, room: int, questions: int) -> LoopState:
+def start(
+    model: Reasoner, visual: VisualTokens, slots: Tensor, room: int, questions: int, cells: Tensor | None = None
+) -> LoopState:
     """The state before the first position, with `room` spare cache positions and N_v image slots (B, N_v)."""
     batch, device = slots.shape[0], slots.device
     empty = visual.lm.new_empty(0)
@@ -241,6 +253,7 @@ def start(model: Reasoner, visual: VisualTokens, slots: Tensor, room: int, quest
         visual=visual,
         visual_slots=slots,
         questions_per_image=questions,
+        cells=cells,
     )
 
 
@@ -282,21 +295,17 @@ def prefill(
         )
     mask = None if attention_mask is None else attention_mask.bool()
     if shared_ids is None:
-        per_row = _repeat_visual(visual, questions_per_image)
-        embeds, slots = embed_prompt(model, input_ids, per_row)
-        state = start(model, visual, slots, room, questions_per_image)
+        reading: Reading | None = model.read(input_ids, mask, repeat_visual(visual, questions_per_image))
+        assert reading is not None
+        embeds = reading.embeds
+        state = start(model, visual, reading.slots, room, questions_per_image, reading.cells)
     else:
-        shared, slots = embed_prompt(model, shared_ids, visual)
-        room_needed = room + input_ids.shape[1]
-        _, state = extend(model, start(model, visual, slots, room_needed, 1), shared)
-        state = repeat_rows(state, questions_per_image)
-        embeds = model.embed(input_ids)
+        shared = model.read(shared_ids, None, visual)
+        empty = start(model, visual, shared.slots, room + input_ids.shape[1], 1, shared.cells)
+        state = repeat_rows(extend(model, empty, shared.embeds, reading=shared)[1], questions_per_image)
+        embeds, reading = model.embed(input_ids), None
     state.saliency_gradient = saliency_gradient
-    return extend(model, state, embeds, mask, capture=True, keep_rows=keep_rows)[1]
-
-
-def _repeat_visual(visual: VisualTokens, times: int) -> VisualTokens:
-    return visual if times == 1 else replace(visual, lm=visual.lm.repeat_interleave(times, 0))
+    return extend(model, state, embeds, mask, capture=True, keep_rows=keep_rows, reading=reading)[1]
 
 
 def repeat_rows(state: LoopState, times: int) -> LoopState:
@@ -308,5 +317,6 @@ def repeat_rows(state: LoopState, times: int) -> LoopState:
         attention_mask=state.attention_mask.repeat_interleave(times, 0),
         next_position=state.next_position.repeat_interleave(times, 0),
         visual_slots=state.visual_slots.repeat_interleave(times, 0),
+        cells=None if state.cells is None else state.cells.repeat_interleave(times, 0),
         questions_per_image=state.questions_per_image * times,
     )

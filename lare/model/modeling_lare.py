@@ -7,17 +7,19 @@ transformers' conventions.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, GenerationConfig, GenerationMixin, PreTrainedConfig
+from transformers import GenerationConfig, GenerationMixin, PreTrainedConfig
 
 from lare.errors import LareError
 from lare.model.attention import attention_name, layer_output_hook
+from lare.model.backbone import Backbone, backbone_of
 from lare.model.configuration_lare import LareConfig
 from lare.model.extractor import Extractor, VisualMemory
-from lare.model.families import attention_of, check_family, embedding_scale, own_logits
+from lare.model.families import attention_of, check_family, embedding_scale
 from lare.model.generation import generate
 from lare.model.generation_options import read_options
 from lare.model.latent_maker import build_latent_maker
@@ -25,8 +27,9 @@ from lare.model.loading import StrictLoading
 from lare.model.loop import prefill
 from lare.model.losses import answer, prefix_reconstruction, text_loss
 from lare.model.outputs import LareGeneration, LareOutput
+from lare.model.reading import Reading
 from lare.model.thinking import think
-from lare.model.vision import Projector, VisionTower, VisualTokens, pool_grid
+from lare.model.vision import VisualTokens, pool_grid
 from lare.window_modes import soft_temperature
 
 __all__ = ["LareForConditionalGeneration"]
@@ -55,22 +58,20 @@ class LareForConditionalGeneration(StrictLoading, GenerationMixin):
     _supports_sdpa = True
     _supports_attention_backend = True
     _no_split_modules: list[str] = []
+    language_model: Any
+    vision_tower: Any
+    projector: Any
+    refocus_projector: Any
 
     def __init__(self, config: LareConfig) -> None:
         super().__init__(config)
         text = config.text_config
         hidden, layers = int(text.hidden_size), int(text.num_hidden_layers)
-        self._check_decoder(text)
-        self.vision_tower = VisionTower(config)
-        visual = VisionTower.width(config.vision_config)
-        self.projector = Projector(visual, hidden, config.projector_dim)
-        self.refocus_projector = (
-            Projector(visual, hidden, config.projector_dim)
-            if config.refocus_source == "fine" and not config.shared_projector
-            else None
-        )
-        attention = attention_of(text, config._attn_implementation)
-        self.language_model = AutoModelForCausalLM.from_config(text, attn_implementation=attention)
+        self.backbone: Backbone = backbone_of(config.backbone)
+        if config.backbone_config is None:
+            self._check_decoder(text)
+        for name, part in self.backbone.parts(config).items():
+            setattr(self, name, part)
         own = config.latent_maker is not None
         self.extractor = self._make_extractor(config, hidden, layers) if config.use_extractor and not own else None
         self.latent_maker = build_latent_maker(config)
@@ -116,11 +117,11 @@ class LareForConditionalGeneration(StrictLoading, GenerationMixin):
     @property
     def decoder(self) -> nn.Module:
         """The decoder without its LM head."""
-        return cast(nn.Module, self.language_model.get_decoder())
+        return self.backbone.decoder(self)
 
     def lm_head(self, hidden: Tensor) -> Tensor:
         """Logits (..., V) of decoder outputs (..., d), by the language model's own head with all its factors."""
-        return own_logits(self.language_model, self._decoder_path, hidden)
+        return self.backbone.logits(self, hidden)
 
     def get_input_embeddings(self) -> nn.Module:
         """The token-embedding table."""
@@ -160,9 +161,19 @@ class LareForConditionalGeneration(StrictLoading, GenerationMixin):
 
     # Vision ----------------------------------------------------------------------------------------------------
 
-    def encode_images(self, pixel_values: Tensor, lm_grid: int | None = None) -> VisualTokens:
-        """Pixels (B, 3, H, W) -> visual tokens."""
-        return self.encode_features(self.vision_tower(pixel_values), lm_grid)
+    def encode_images(
+        self, pixel_values: Tensor, lm_grid: int | None = None, image_inputs: Mapping[str, Tensor] | None = None
+    ) -> VisualTokens:
+        """Pixels (B, 3, H, W), or what else the backbone's processor makes of images -> visual tokens.
+
+        Raises:
+            LareError: If the backbone takes further inputs of an image (`image_inputs`), and they are missing.
+        """
+        given = dict(image_inputs or {})
+        missing = [name for name in self.backbone.image_inputs if given.get(name) is None]
+        if missing:
+            raise LareError(f"{missing[0]} is missing beside pixel_values; give all that LareProcessor makes.")
+        return self.backbone.see(self, pixel_values, given, lm_grid)
 
     def encode_features(self, features: Tensor, lm_grid: int | None = None) -> VisualTokens:
         """Cached encoder features (B, N_f, d_vis) -> visual tokens.
@@ -175,6 +186,10 @@ class LareForConditionalGeneration(StrictLoading, GenerationMixin):
             LareError: If the features are not on the configured grid.
         """
         config = self.config
+        if config.backbone_config is not None:
+            raise LareError(
+                f"visual_features are for LaRe's own assembly; give a {config.backbone} model pixel_values."
+            )
         if features.dim() != 3 or features.shape[1] != config.grid**2:
             raise LareError(
                 f"visual_features has shape {tuple(features.shape)}; give (B, {config.grid**2}, d_vis), "
@@ -182,16 +197,21 @@ class LareForConditionalGeneration(StrictLoading, GenerationMixin):
             )
         features = features.to(self.projector.linear_1.weight.dtype)
         side = config.lm_grid if lm_grid is None else lm_grid
+        shapes = (side, side), (config.grid, config.grid)
         if config.shared_projector:
             refocus = self.projector(features)
             scale = config.lm_token_scale if side == config.lm_grid < config.grid else 1.0
-            return VisualTokens(pool_grid(refocus, config.grid, side) * scale, refocus, side, config.grid)
+            return VisualTokens(pool_grid(refocus, config.grid, side) * scale, refocus, *shapes)
         lm = self.projector(pool_grid(features, config.grid, side))
         refocus = lm if self.refocus_projector is None else self.refocus_projector(features)
-        return VisualTokens(lm, refocus, side, config.grid)
+        return VisualTokens(lm, refocus, *shapes)
 
     def visual_tokens(
-        self, pixel_values: Tensor | None, visual_features: Tensor | None, lm_grid: int | None = None
+        self,
+        pixel_values: Tensor | None,
+        visual_features: Tensor | None,
+        lm_grid: int | None = None,
+        image_inputs: Mapping[str, Tensor] | None = None,
     ) -> VisualTokens:
         """Visual tokens from whichever of the two is given.
 
@@ -201,8 +221,18 @@ class LareForConditionalGeneration(StrictLoading, GenerationMixin):
         if (pixel_values is None) == (visual_features is None):
             raise LareError("Give exactly one of pixel_values and visual_features.")
         if pixel_values is not None:
-            return self.encode_images(pixel_values, lm_grid)
+            return self.encode_images(pixel_values, lm_grid, image_inputs)
         return self.encode_features(cast(Tensor, visual_features), lm_grid)
+
+    def read(self, input_ids: Tensor, mask: Tensor | None, visual: VisualTokens) -> Reading:
+        """Prompts (B, S), with their mask (B, S) of booleans, as the decoder reads them."""
+        return self.backbone.read(self, input_ids, mask, visual)
+
+    def freeze_encoder(self) -> None:
+        """Let the vision encoder take no gradient; what takes its features to the decoder stays as it is."""
+        for name, parameter in self.named_parameters():
+            if name.startswith(self.backbone.encoder) and not name.startswith(self.backbone.projector):
+                parameter.requires_grad_(False)
 
     def remember(self, visual: VisualTokens) -> VisualMemory | Any:
         """What the Extractor, or a method's own module, computes of the images once for all iterations."""
@@ -262,7 +292,7 @@ class LareForConditionalGeneration(StrictLoading, GenerationMixin):
                 then of the crops' tokens; -1 where the id counts.
             crop_values: (C, 3, H, W) crops to be encoded for `target_visual`; each has N_v tokens.
             refocus: False makes latents without looking again: the last hidden state is fed back.
-            **kwargs: Nothing else is accepted.
+            **kwargs: The backbone's further inputs of images (`lare.model.backbone.Backbone.image_inputs`).
 
         Returns:
             The losses as (sum, count), the thoughts, and what further losses need.
@@ -271,11 +301,12 @@ class LareForConditionalGeneration(StrictLoading, GenerationMixin):
             LareError: If the arguments do not fit together.
         """
         iterations = self.config.iterations if iterations is None else iterations
+        pictured = {name: kwargs.pop(name) for name in self.backbone.image_inputs if name in kwargs}
         _check_forward(kwargs, iterations, delimiters, prefix_ids, target_visual, label_mask)
         self._refuse_checkpointing()
         if pixel_values is None and visual_features is None and not delimiters and target_ids is not None:
             return text_loss(self, input_ids, attention_mask, target_ids, target_mask, label_mask)
-        visual = self.visual_tokens(pixel_values, visual_features, lm_grid)
+        visual = self.visual_tokens(pixel_values, visual_features, lm_grid, pictured)
         prompt = (input_ids, attention_mask, visual, shared_ids, questions_per_image)
         soft = soft_temperature(window_mode) is not None
         state = prefill(self, *prompt, saliency_gradient=saliency_gradient or soft)
@@ -317,8 +348,9 @@ class LareForConditionalGeneration(StrictLoading, GenerationMixin):
             generation_config: Values for what the call does not name.
             shared_ids: (I, S0) common prompt part, as in `forward`.
             questions_per_image: Q, as in `forward`.
-            **options: Fields of `lare.model.generation_options.GenerationOptions`, which explains them, and of
-                transformers' `GenerationConfig` (repetition_penalty, no_repeat_ngram_size, stop_strings, ...).
+            **options: The backbone's further inputs of images; fields of
+                `lare.model.generation_options.GenerationOptions`, which explains them; and those of transformers'
+                `GenerationConfig` (repetition_penalty, no_repeat_ngram_size, stop_strings, ...).
 
         Returns:
             The answers; with return_dict_in_generate=False their ids alone, (B, T). A row's answer does not depend on
@@ -327,9 +359,16 @@ class LareForConditionalGeneration(StrictLoading, GenerationMixin):
         Raises:
             LareError: If an option is impossible, can't be supported (beams, ...), or the inputs do not fit together.
         """
+        pictured = {name: options.pop(name) for name in self.backbone.image_inputs if name in options}
         chosen = read_options(self.generation_config, generation_config, options, self.config.text_config)
         made = generate(
-            self, input_ids, attention_mask, pixel_values, visual_features, chosen, shared_ids, questions_per_image
+            self,
+            input_ids,
+            attention_mask,
+            (pixel_values, visual_features, pictured),
+            chosen,
+            shared_ids,
+            questions_per_image,
         )
         return made if chosen.return_dict_in_generate else cast(LareGeneration, made.sequences)
 
@@ -339,7 +378,8 @@ class LareForConditionalGeneration(StrictLoading, GenerationMixin):
         Raises:
             LareError: If another implementation is asked for.
         """
-        self.language_model.config._attn_implementation = attention_of(self.config.text_config, attn_implementation)
+        own = cast(PreTrainedConfig, self.decoder.config)
+        own._attn_implementation = attention_of(self.config.text_config, attn_implementation)
 
     def _check_and_adjust_attn_implementation(self, attn_implementation: str | None, *args: Any, **kwargs: Any) -> str:
         # Before transformers asks whether the package of what can't be captured is there.

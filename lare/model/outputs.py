@@ -56,7 +56,8 @@ class LareGeneration:
         stop_reason: Per row why thinking stopped: "fixed", "converged", "max_iterations".
         latents: (B, K, m, d).
         windows: (B, K, 2).
-        saliency: (B, K, g_lm, g_lm).
+        saliency: (B, K, R, C) on the decoder's grid; zeros beyond an image that is smaller than others of its batch.
+        sizes: (B, 2) rows and columns that each row's image takes of the fine grid; None where all of it.
         cross_attention: (B, K, n).
         window_masses: (B, K).
         attention_shares: (B, 2, L, H, 4) attention of the position that predicts the first token, and of the first
@@ -74,6 +75,7 @@ class LareGeneration:
     cross_attention: Tensor | None = None
     window_masses: Tensor | None = None
     attention_shares: Tensor | None = None
+    sizes: Tensor | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
     def __len__(self) -> int:

@@ -1,7 +1,8 @@
 """From images and questions to model inputs: chat template, image placeholders, special tokens, left padding.
 
 A prompt names its image once, as `<image>`; the processor writes as many `<|image|>` tokens there as the decoder has
-visual tokens. Exactly one image per prompt: LaRe's loop looks back at one grid.
+visual tokens (on a vision-language model, what that model's own processor writes for a picture of this size). Exactly
+one image per prompt: LaRe's loop looks back at one grid.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.image_utils import load_image
 
 from lare.errors import LareError
+from lare.model.backbone import Backbone, backbone_of
 from lare.model.user_text import UserText, user_text
 
 __all__ = [
@@ -43,14 +45,14 @@ DEFAULT_CHAT_TEMPLATE = (
 )
 
 
-def add_special_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Make sure that the tokenizer has LaRe's three special tokens.
+def add_special_tokens(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str] = SPECIAL_TOKENS) -> int:
+    """Make sure that the tokenizer has LaRe's special tokens.
 
     Returns:
         How many were new; if any, resize the model's token embeddings to `len(tokenizer)`.
     """
     known = tokenizer.get_vocab()
-    missing = [AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS if token not in known]
+    missing = [AddedToken(token, special=True, normalized=False) for token in tokens if token not in known]
     return int(tokenizer.add_tokens(missing, special_tokens=True)) if missing else 0
 
 
@@ -62,9 +64,12 @@ class LareProcessor(ProcessorMixin):
         tokenizer: Any tokenizer; LaRe's special tokens are added where they lack.
         chat_template: Jinja template; None takes the tokenizer's, or a plain "USER: ... ASSISTANT:" one.
         lm_grid: Side of the grid of visual tokens that the decoder reads; an image takes lm_grid * lm_grid tokens.
+        backbone: Name of the configuration's backbone; None is LaRe's own assembly. On another one an image takes as
+            many tokens as its own size gives it, and `lm_grid` is not read.
+        backbone_settings: What the backbone has to know of its model to write prompts.
 
     Raises:
-        LareError: If `lm_grid` is below 1.
+        LareError: If `lm_grid` is below 1, or the tokenizer is not the backbone's.
     """
 
     def __init__(
@@ -73,23 +78,43 @@ class LareProcessor(ProcessorMixin):
         tokenizer: Any = None,
         chat_template: str | None = None,
         lm_grid: int = 16,
+        backbone: str | None = None,
+        backbone_settings: dict[str, Any] | None = None,
     ) -> None:
         if lm_grid < 1:
             raise LareError(f"lm_grid is {lm_grid}; give the configuration's, at least 1.")
-        self.lm_grid = lm_grid
-        self.new_tokens = add_special_tokens(tokenizer)
+        self.lm_grid, self.backbone, self.backbone_settings = lm_grid, backbone, dict(backbone_settings or {})
+        self.new_tokens = add_special_tokens(tokenizer, SPECIAL_TOKENS[1:] if backbone else SPECIAL_TOKENS)
         tokenizer.padding_side = "left"
         template = chat_template or getattr(tokenizer, "chat_template", None) or DEFAULT_CHAT_TEMPLATE
         super().__init__(image_processor, tokenizer, chat_template=template)  # type: ignore[no-untyped-call]
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token if tokenizer.eos_token is not None else LATENT_END
+        if backbone:
+            self.family.around(self)  # a tokenizer of another family is named here
+
+    @property
+    def family(self) -> Backbone:
+        """The backbone's object."""
+        found: Backbone = backbone_of(self.backbone)
+        return found
+
+    @property
+    def image_token(self) -> str:
+        """The token that stands for one visual token."""
+        return self.family.image_token(self)
+
+    @property
+    def packed_image(self) -> int:
+        """Image tokens of a prompt that is kept in a file: all, or one that `on_picture` replaces."""
+        return 1 if self.backbone else self.lm_grid**2
 
     # Ids -------------------------------------------------------------------------------------------------------
 
     @property
     def image_token_id(self) -> int:
-        """Id of `<|image|>`."""
-        return int(self.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
+        """Id of `image_token`."""
+        return int(self.tokenizer.convert_tokens_to_ids(self.image_token))
 
     @property
     def latent_start_id(self) -> int:
@@ -132,7 +157,10 @@ class LareProcessor(ProcessorMixin):
     @property
     def user_text(self) -> UserText:
         """Keeps the tokenizer's control tokens out of what users and data files write."""
-        return user_text(self.tokenizer, str(self.chat_template), (*SPECIAL_TOKENS, IMAGE_PLACEHOLDER))
+        names: tuple[str, ...] = (*SPECIAL_TOKENS, IMAGE_PLACEHOLDER)
+        if self.backbone:
+            names = tuple(dict.fromkeys((*names, self.image_token, self.family.around(self)[0])))
+        return user_text(self.tokenizer, str(self.chat_template), names)
 
     def answer_end(self) -> str:
         """The control token that the chat template writes behind an answer; the tokenizer's end if it writes none."""
@@ -160,8 +188,14 @@ class LareProcessor(ProcessorMixin):
         from jinja2.exceptions import TemplateError
 
         template = options.pop("chat_template", None) or self.chat_template
+        if self.backbone:
+            messages = [{**message, "content": _parts(message.get("content"))} for message in messages]
         try:
-            return str(self.tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, **options))
+            text = str(self.tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, **options))
+            if not self.backbone:
+                return text
+            written, before, behind = self.family.around(self)
+            return text.replace(written, f"{before}{IMAGE_PLACEHOLDER}{behind}")
         except TemplateError as error:
             if all(message.get("role") != "system" for message in messages):
                 raise  # a broken template, which loading names
@@ -241,16 +275,29 @@ class LareProcessor(ProcessorMixin):
             raise LareError(f"{len(pictures)} images for {len(prompts)} prompts; give exactly one image per prompt.")
         prompts = [self._with_image(prompt) for prompt in prompts]
         for index, prompt in enumerate(prompts):
-            _check_prompt(prompt, index)
+            _check_prompt(prompt, index, self.image_token)
+        kwargs.pop("padding", None)
+        seen, grids = self.family.pictures(self, pictures, return_tensors=return_tensors, **kwargs)
+        texts = [self.family.image_text(self, grid) for grid in grids]
         ids = self.encode_text(
-            [prompt.replace(IMAGE_PLACEHOLDER, IMAGE_TOKEN * self.lm_grid**2) for prompt in prompts],
+            [prompt.replace(IMAGE_PLACEHOLDER, text) for prompt, text in zip(prompts, texts, strict=True)],
             special=not self.opens_with_bos(prompts[0]),
         )
         self._check_lengths(ids)
         padded = self.tokenizer.pad({"input_ids": ids}, return_attention_mask=True, return_tensors=return_tensors)
-        kwargs.pop("padding", None)
-        pixels = self.image_processor(pictures, return_tensors=return_tensors, **kwargs)
-        return BatchFeature({**padded, "pixel_values": pixels["pixel_values"]})
+        return BatchFeature({**padded, **seen})
+
+    def on_picture(self, ids: Sequence[int], grid: Any) -> list[int]:
+        """Ids of a prompt, kept with `packed_image` image tokens, for the picture that `grid` tells of.
+
+        Args:
+            ids: With the image's tokens next to one another.
+            grid: What the backbone's `pictures` told of the picture.
+        """
+        image = self.image_token_id
+        at = list(ids).index(image)
+        rest = [token for token in ids if token != image]
+        return [*rest[:at], *self.encode_text([self.family.image_text(self, grid)])[0], *rest[at:]]
 
     def _with_image(self, prompt: Any) -> Any:
         """A bare question as a prompt; a rendered prompt that lacks its image stays, to be refused."""
@@ -283,7 +330,7 @@ class LareProcessor(ProcessorMixin):
     @property
     def model_input_names(self) -> list[str]:
         """Names of the inputs that `__call__` makes."""
-        return ["input_ids", "attention_mask", "pixel_values"]
+        return ["input_ids", "attention_mask", "pixel_values", *self.family.image_inputs]
 
 
 def _checked_question(question: str, index: int) -> str:
@@ -294,12 +341,13 @@ def _checked_question(question: str, index: int) -> str:
     return question.replace(IMAGE_PLACEHOLDER, "").strip()
 
 
-def _check_prompt(prompt: Any, index: int) -> None:
+def _check_prompt(prompt: Any, index: int, image_token: str) -> None:
     if not isinstance(prompt, str):
         raise LareError(f"Prompt {index} is a {type(prompt).__name__}; give text.")
     count = prompt.count(IMAGE_PLACEHOLDER)
-    if count != 1 or IMAGE_TOKEN in prompt:
-        found = "an expanded image" if IMAGE_TOKEN in prompt else f"{count} times {IMAGE_PLACEHOLDER}"
+    expanded = image_token != IMAGE_PLACEHOLDER and image_token in prompt
+    if count != 1 or expanded:
+        found = "an expanded image" if expanded else f"{count} times {IMAGE_PLACEHOLDER}"
         raise LareError(f"Prompt {index} holds {found}; write {IMAGE_PLACEHOLDER} exactly once (see build_prompts).")
     if not prompt.replace(IMAGE_PLACEHOLDER, "").replace(LATENT_START, "").strip():
         raise LareError(f"Prompt {index} holds an image and no question; add some text to answer.")
@@ -318,6 +366,17 @@ def _flat_images(images: Any) -> list[Any]:
             entry = entry[0]
         flat.append(entry.convert("RGB") if isinstance(entry, Image) else entry)
     return flat
+
+
+def _parts(content: Any) -> Any:
+    """A message's text as the parts that chat templates of vision-language models loop over."""
+    if not isinstance(content, str):
+        return content
+    before, image, behind = content.partition(IMAGE_PLACEHOLDER)
+    if not image:
+        return _text_part(content)
+    parts = [*_text_part(before), {"type": "image"}, *_text_part(behind.removeprefix("\n"))]
+    return [part for part in parts if part.get("text", "?")]
 
 
 def _text_part(text: str) -> list[dict[str, str]]:

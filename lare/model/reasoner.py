@@ -7,6 +7,7 @@ vocabulary, I images, N_f fine visual cells.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from lare.model.configuration_lare import LareConfig
 from lare.model.extractor import Extractor, VisualMemory
+from lare.model.reading import Reading
 from lare.model.vision import VisualTokens
 
 __all__ = ["Reasoner"]
@@ -59,9 +61,16 @@ class Reasoner(Protocol):
         """Logits (..., V) of decoder outputs (..., d)."""
 
     def visual_tokens(
-        self, pixel_values: Tensor | None, visual_features: Tensor | None, lm_grid: int | None = None
+        self,
+        pixel_values: Tensor | None,
+        visual_features: Tensor | None,
+        lm_grid: int | None = None,
+        image_inputs: Mapping[str, Tensor] | None = None,
     ) -> VisualTokens:
         """Visual tokens of I images, from pixels (I, 3, H, W) or from cached encoder features (I, N_f, d_vis)."""
+
+    def read(self, input_ids: Tensor, mask: Tensor | None, visual: VisualTokens) -> Reading:
+        """Prompts (B, S), with their mask (B, S) of booleans, as the decoder reads them."""
 
     def remember(self, visual: VisualTokens) -> VisualMemory | Any:
         """What the Extractor, or a method's own module, computes of the images once for all iterations."""

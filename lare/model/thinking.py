@@ -1,6 +1,6 @@
 """Thinking: K times look at the image, make latent tokens, feed them back (method, step 2).
 
-Shapes as in `lare.model.loop`; g_lm is the side of the decoder's grid.
+Shapes as in `lare.model.loop`; R x C is the decoder's grid, or the canvas on which the grids of several images lie.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lare.model.extractor import VisualMemory
 from lare.model.halting import StopRule, parse_stop
 from lare.model.loop import LoopState, extend
 from lare.model.reasoner import Reasoner
-from lare.model.window import saliency_grid, select_window, soft_window, window_cells, window_mask
+from lare.model.window import image_cells, saliency_grid, select_window, soft_window, window_cells, window_mask
 from lare.window_modes import check_window_mode, soft_temperature
 
 __all__ = ["Thoughts", "rms_normalise", "think"]
@@ -33,7 +33,7 @@ class Thoughts:
         latents: (B, K, m, d), with gradient when it is on; zeros after a row stopped.
         steps: (B,) iterations that each row took.
         windows: (B, K, 2) top left cell of each window on the fine grid; -1 after a row stopped, and 0 without window.
-        saliency: (B, K, g_lm, g_lm) attention that chose the window; zeros after a row stopped.
+        saliency: (B, K, R, C) attention that chose the window; zeros after a row stopped.
         cross_attention: (B, K, n) the Extractor's attention inside the window, row by row (n = w * w), or over all
             fine tokens without one; zeros without an Extractor.
         window_masses: (B, K) share of the saliency inside the window (1 without window).
@@ -158,19 +158,21 @@ def choose_look(model: Reasoner, state: LoopState, mode: str, generator: torch.G
     """Pick each row's window from the state's saliency."""
     config, visual = model.config, state.visual
     batch, device = state.saliency.shape[0], state.saliency.device
+    sizes = None if visual.sizes is None else visual.sizes.repeat_interleave(state.questions_per_image, 0)
     if mode == "full" or not config.use_window:
         corner = torch.zeros(batch, 2, dtype=torch.long, device=device)
         tokens = visual.refocus.shape[1]
-        return _Look(corner, torch.ones(batch, device=device), None, None, torch.zeros(batch, tokens, device=device))
+        mask = None if sizes is None else image_cells(sizes, visual.shape)
+        return _Look(corner, torch.ones(batch, device=device), mask, None, torch.zeros(batch, tokens, device=device))
     temperature = soft_temperature(mode)
-    fine = saliency_grid(state.saliency, visual.lm_grid, visual.grid)
+    fine = saliency_grid(state.saliency, visual.lm_shape, visual.shape)
     hard = mode if temperature is None else "saliency"
-    corner, mass = select_window(fine.detach(), config.window, hard, generator)
-    cells = window_cells(corner, config.window, visual.grid)
+    corner, mass = select_window(fine.detach(), config.window, hard, generator, sizes)
+    cells = window_cells(corner, config.window, visual.shape)
     if temperature is None:
-        mask = window_mask(corner, config.window, visual.grid)
+        mask = window_mask(corner, config.window, visual.shape, sizes)
     else:
-        mask = soft_window(fine, config.window, temperature)
+        mask = soft_window(fine, config.window, temperature, sizes)
     return _Look(corner, mass, mask, cells, torch.zeros(batch, cells.shape[1], device=device))
 
 
@@ -267,16 +269,16 @@ class _Record:
 
     def __init__(self, model: Reasoner, state: LoopState) -> None:
         self.saliency = state.saliency
-        self.side = state.visual.lm_grid
+        self.shape = state.visual.lm_shape
         self.latents: list[Tensor] = []
         self._rest: list[tuple[Tensor, ...]] = []
         config, batch = model.config, state.attention_mask.shape[0]
-        cells = config.window**2 if config.use_window else config.grid**2
+        cells = config.window**2 if config.use_window else state.visual.refocus.shape[1]
         like = state.last_hidden
         self._empty_latents = like.new_zeros(batch, 0, config.latents_per_iteration, like.shape[-1])
         self._empty = (
             torch.zeros(batch, 0, 2, dtype=torch.long, device=like.device),
-            like.new_zeros(batch, 0, self.side, self.side, dtype=torch.float32),
+            like.new_zeros(batch, 0, *self.shape, dtype=torch.float32),
             like.new_zeros(batch, 0, cells, dtype=torch.float32),
             like.new_zeros(batch, 0, dtype=torch.float32),
         )
@@ -289,7 +291,7 @@ class _Record:
         self._rest.append(
             (
                 look.corner.masked_fill(~active[:, None], -1),
-                state_saliency.reshape(-1, self.side, self.side) * active[:, None, None],
+                state_saliency.reshape(-1, *self.shape) * active[:, None, None],
                 look.attention * active[:, None],
                 look.mass * active,
             )

@@ -8,7 +8,7 @@ Shapes: B images, N_f = g * g fine tokens, N_v = lm_grid * lm_grid decoder token
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,24 +20,65 @@ from lare.model.configuration_lare import LareConfig
 from lare.model.patch_grids import TIMM, own_grid, width_of
 from lare.registry import MODEL_TYPES
 
-__all__ = ["Projector", "VisionTower", "VisualTokens", "pool_grid"]
+__all__ = ["Projector", "Shape", "VisionTower", "VisualTokens", "pool_grid"]
+
+
+Shape = tuple[int, int]
+"""Rows and columns of a grid."""
 
 
 @dataclass
 class VisualTokens:
     """Visual tokens in the decoder's space.
 
+    Grids are laid out on a canvas, which all images of a batch share: R rows and C columns, row by row. An image that
+    is smaller than the canvas lies at its top left, and the cells beyond it hold nothing. So a cell has the same row
+    and column in every batch.
+
     Attributes:
-        lm: What the decoder reads, (B, N_v, d).
-        refocus: What the Extractor looks at, (B, N_f, d); the same tensor as `lm` when refocus_source is "lm".
-        lm_grid: Side of the grid of `lm`.
-        grid: Side of the grid of `refocus`.
+        lm: What the decoder reads, (B, N_v, d), in the prompt's order; zeros behind an image's last token.
+        refocus: What the Extractor looks at, (B, R * C, d); with refocus_source "lm" the tokens of `lm`, on their grid.
+        lm_shape: Rows and columns of the canvas on which the saliency of `lm` is laid out.
+        shape: R and C, of the canvas of `refocus`.
+        counts: (B,) tokens of `lm` that are the image's; None where all are.
+        places: (B, rows * columns of `lm_shape`) which token of `lm` stands in a cell, -1 for none; None where the
+            tokens are the cells, row by row.
+        sizes: (B, 2) rows and columns that an image takes of the canvas of `refocus`; None where each fills it.
+        extra: What else a backbone's prefill reads of the images.
     """
 
     lm: Tensor
     refocus: Tensor
-    lm_grid: int
-    grid: int
+    lm_shape: Shape
+    shape: Shape
+    counts: Tensor | None = None
+    places: Tensor | None = None
+    sizes: Tensor | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def lm_grid(self) -> int:
+        """Side of the decoder's grid.
+
+        Raises:
+            LareError: If it is no square.
+        """
+        return _side(self.lm_shape)
+
+    @property
+    def grid(self) -> int:
+        """Side of the fine grid.
+
+        Raises:
+            LareError: If it is no square.
+        """
+        return _side(self.shape)
+
+
+def _side(shape: Shape) -> int:
+    if shape[0] != shape[1]:
+        raise LareError(f"the visual grid is {shape[0]} x {shape[1]}; what is asked for here needs a square one.")
+    return shape[0]
 
 
 def pool_grid(tokens: Tensor, grid: int, target: int) -> Tensor:

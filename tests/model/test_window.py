@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lare import LareError
-from lare.model.window import saliency_grid, select_window, window_cells, window_mask
+from lare.model.window import saliency_grid, select_window, soft_window, window_cells, window_mask
 
 from . import reference
 
@@ -133,3 +133,49 @@ def test_low_precision_sums_in_float32(dtype: torch.dtype) -> None:
 def test_unknown_mode_is_named() -> None:
     with pytest.raises(LareError, match="window_mode is 'centre'"):
         select_window(torch.rand(1, 4, 4), 2, "centre")
+
+
+@given(st.data())
+def test_pictures_of_several_sizes_on_one_canvas(data: st.DataObject) -> None:
+    """Each row's window, share and cells are those that its own grid gives it; a side that is too short is covered."""
+    window = data.draw(st.integers(1, 3))
+    sizes = data.draw(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 6)), min_size=1, max_size=4))
+    shape = (max(window, *(rows for rows, _ in sizes)), max(window, *(columns for _, columns in sizes)))
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
+    own = [torch.rand(1, *size, generator=generator) for size in sizes]
+    canvas = torch.zeros(len(own), *shape)
+    for row, one in zip(canvas, own, strict=True):
+        row[: one.shape[1], : one.shape[2]] = one[0]
+    extents = torch.tensor(sizes)
+    corners, shares = select_window(canvas, window, sizes=extents)
+    mask, cells = window_mask(corners, window, shape, extents), window_cells(corners, window, shape)
+    soft = soft_window(canvas, window, 1e-6, extents).exp()
+    random, _ = select_window(canvas, window, "random", generator, extents)
+    assert bool((random <= (extents - window).clamp_min(0)).all())
+    for row, one in enumerate(own):
+        wide = torch.nn.functional.pad(one, (0, max(0, window - one.shape[2]), 0, max(0, window - one.shape[1])))
+        wanted, share = select_window(wide, window)
+        assert corners[row].tolist() == wanted[0].tolist()
+        assert torch.allclose(shares[row], share[0])
+        inside = torch.zeros(shape, dtype=torch.bool)
+        top, left = wanted[0].tolist()
+        inside[top : top + window, left : left + window] = True
+        inside[one.shape[1] :], inside[:, one.shape[2] :] = False, False
+        assert torch.equal(mask[row].reshape(shape), inside)
+        assert set(torch.nonzero(inside.flatten()).flatten().tolist()) <= set(cells[row].tolist())
+        on_grid = torch.zeros(shape, dtype=torch.bool)
+        on_grid[: one.shape[1], : one.shape[2]] = True
+        assert torch.equal(soft[row].reshape(shape) > 0, on_grid)
+        assert bool((soft[row].reshape(shape)[inside] > 0.99).all())
+
+
+def test_a_grid_that_is_no_square() -> None:
+    """Rows and columns are told apart in every function."""
+    saliency = torch.zeros(1, 2, 5)
+    saliency[0, 1, 3] = 1.0
+    corners, shares = select_window(saliency, 2)
+    assert corners.tolist() == [[0, 2]] and shares.tolist() == [1.0]
+    assert window_cells(corners, 2, (2, 5)).tolist() == [[2, 3, 7, 8]]
+    assert window_mask(corners, 2, (2, 5)).nonzero()[:, 1].tolist() == [2, 3, 7, 8]
+    spread = saliency_grid(torch.arange(6.0)[None], (2, 3), (4, 6))
+    assert spread.shape == (1, 4, 6) and spread[0, 3].tolist() == [3, 3, 4, 4, 5, 5]
