@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,7 @@ class Gemma3(VisionLanguage):
         return int(config.vision_config.image_size), self._side(config)
 
     def _side(self, config: PreTrainedConfig) -> int:
-        return round(int(config.mm_tokens_per_image) ** 0.5)
+        return math.isqrt(int(config.mm_tokens_per_image))
 
     def settings(self, config: PreTrainedConfig) -> dict[str, Any]:
         """See `VisionLanguage`."""

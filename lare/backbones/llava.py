@@ -33,7 +33,7 @@ class Llava(VisionLanguage):
     """LLaVA-1.5."""
 
     tower = "model.vision_tower"
-    connector: tuple[str, ...] = ("model.multi_modal_projector",)  # type: ignore[misc]
+    connector = ("model.multi_modal_projector",)
 
     def check(self, config: PreTrainedConfig) -> None:
         """See `VisionLanguage`."""
@@ -146,7 +146,7 @@ def tile_grid(size: Shape, settings: Mapping[str, Any]) -> Shape:
     from transformers.image_processing_utils import select_best_resolution
 
     side, grid = int(settings["side"]), int(settings["grid"])
-    best = select_best_resolution(list(size), [list(one) for one in settings["pinpoints"]])
+    best = select_best_resolution(size, [tuple(one) for one in settings["pinpoints"]])
     rows, columns = best[0] // side * grid, best[1] // side * grid
     height, width = size
     if width / height > columns / rows:

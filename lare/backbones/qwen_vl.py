@@ -9,7 +9,7 @@ after it, latents included, counts on in all axes alike.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -59,7 +59,7 @@ class QwenVL(VisionLanguage):
 
     image_inputs = ("image_grid_thw",)
     tower = "model.visual"
-    connector: tuple[str, ...] = ("model.visual.merger",)  # type: ignore[misc]
+    connector: ClassVar[tuple[str, ...]] = ("model.visual.merger",)
 
     def nominal(self, config: PreTrainedConfig) -> tuple[int, int]:
         """See `VisionLanguage`."""
