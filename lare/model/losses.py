@@ -8,16 +8,27 @@ Shapes: B rows, T target tokens, P prefix tokens, K iterations, m latents each, 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from lare.errors import LareError
 from lare.model.loop import LoopState, compute_dtype, decoder_mask, extend, run_decoder, windowed
 from lare.model.outputs import LareOutput, Loss
 from lare.model.reasoner import Reasoner
 from lare.model.thinking import Thoughts
 from lare.model.vision import VisualTokens
 
-__all__ = ["answer", "answer_loss", "cross_entropy_at", "prefix_reconstruction", "target_states", "text_loss"]
+__all__ = [
+    "answer",
+    "answer_loss",
+    "check_forward",
+    "cross_entropy_at",
+    "prefix_reconstruction",
+    "target_states",
+    "text_loss",
+]
 
 
 def cross_entropy_at(model: Reasoner, hidden: Tensor, labels: Tensor, mask: Tensor) -> tuple[Loss, Tensor, Tensor]:
@@ -174,3 +185,22 @@ def _prefix_states(model: Reasoner, latents: Tensor, steps: Tensor, prefix_ids: 
     causal = decoder_mask(valid[:, :0], valid, True, embeds.dtype) if padded else None
     hidden = run_decoder(model, embeds, None, positions.expand(batch, -1), windowed(model, causal, valid))
     return hidden[:, -prefix_ids.shape[1] :]
+
+
+def check_forward(
+    kwargs: dict[str, Any],
+    iterations: int,
+    delimiters: bool,
+    prefix_ids: Tensor | None,
+    target_visual: Tensor | None,
+    label_mask: Tensor | None,
+) -> None:
+    """Refuse arguments of the model's `forward` that do not fit together, and those left over in `kwargs`."""
+    if kwargs:
+        raise LareError(f"forward got unknown arguments: {', '.join(sorted(kwargs))}; see its documentation.")
+    if iterations and not delimiters:
+        raise LareError(f"iterations={iterations} needs delimiters; set delimiters=True or iterations=0.")
+    if prefix_ids is not None and not iterations:
+        raise LareError("prefix_ids needs latents to reconstruct from; set iterations above 0 or leave prefix_ids out.")
+    if target_visual is not None and label_mask is None:
+        raise LareError("target_visual needs label_mask, since visual tokens are read and not answered; give both.")

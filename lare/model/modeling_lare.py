@@ -25,7 +25,7 @@ from lare.model.generation_options import read_options
 from lare.model.latent_maker import build_latent_maker
 from lare.model.loading import StrictLoading
 from lare.model.loop import prefill
-from lare.model.losses import answer, prefix_reconstruction, text_loss
+from lare.model.losses import answer, check_forward, prefix_reconstruction, text_loss
 from lare.model.outputs import LareGeneration, LareOutput
 from lare.model.reading import Reading
 from lare.model.thinking import think
@@ -65,11 +65,10 @@ class LareForConditionalGeneration(StrictLoading, GenerationMixin):
 
     def __init__(self, config: LareConfig) -> None:
         super().__init__(config)
-        text = config.text_config
-        hidden, layers = int(text.hidden_size), int(text.num_hidden_layers)
+        hidden, layers = int(config.text_config.hidden_size), int(config.text_config.num_hidden_layers)
         self.backbone: Backbone = backbone_of(config.backbone)
         if config.backbone_config is None:
-            self._check_decoder(text)
+            self._check_decoder(config.text_config)
         for name, part in self.backbone.parts(config).items():
             setattr(self, name, part)
         own = config.latent_maker is not None
@@ -302,7 +301,7 @@ class LareForConditionalGeneration(StrictLoading, GenerationMixin):
         """
         iterations = self.config.iterations if iterations is None else iterations
         pictured = {name: kwargs.pop(name) for name in self.backbone.image_inputs if name in kwargs}
-        _check_forward(kwargs, iterations, delimiters, prefix_ids, target_visual, label_mask)
+        check_forward(kwargs, iterations, delimiters, prefix_ids, target_visual, label_mask)
         self._refuse_checkpointing()
         if pixel_values is None and visual_features is None and not delimiters and target_ids is not None:
             return text_loss(self, input_ids, attention_mask, target_ids, target_mask, label_mask)
@@ -398,21 +397,3 @@ class LareForConditionalGeneration(StrictLoading, GenerationMixin):
         modules = (self.decoder, *self._decoder_layers())
         if self.decoder.training and any(getattr(module, "gradient_checkpointing", False) for module in modules):
             raise LareError(_NO_CHECKPOINTING)
-
-
-def _check_forward(
-    kwargs: dict[str, Any],
-    iterations: int,
-    delimiters: bool,
-    prefix_ids: Tensor | None,
-    target_visual: Tensor | None,
-    label_mask: Tensor | None,
-) -> None:
-    if kwargs:
-        raise LareError(f"forward got unknown arguments: {', '.join(sorted(kwargs))}; see its documentation.")
-    if iterations and not delimiters:
-        raise LareError(f"iterations={iterations} needs delimiters; set delimiters=True or iterations=0.")
-    if prefix_ids is not None and not iterations:
-        raise LareError("prefix_ids needs latents to reconstruct from; set iterations above 0 or leave prefix_ids out.")
-    if target_visual is not None and label_mask is None:
-        raise LareError("target_visual needs label_mask, since visual tokens are read and not answered; give both.")
