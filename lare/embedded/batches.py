@@ -147,7 +147,7 @@ class WorldBatches(StageBatches):
         """See `StageBatches`."""
         scenes, items, entry = self.drawn(step)
         layout, unit = entry.training.layout(self.stage, self.config), self.data.per_image
-        picks = np.random.default_rng((self.seed, step, 11)).random(len(items)).tolist()
+        picks = self.picks(step, len(items))
         return [
             self.encode(
                 scenes[start // unit : (start + size) // unit],
@@ -159,6 +159,11 @@ class WorldBatches(StageBatches):
             )
             for start, size in self.split.starts(self.stage.batch, unit)
         ]
+
+    def picks(self, step: int, rows: int) -> list[float]:
+        """Numbers in [0, 1) that choose, for each question of an update, one of the examples a method makes of it."""
+        found: list[float] = np.random.default_rng((self.seed, step, 11)).random(rows).tolist()
+        return found
 
     def encode(
         self,

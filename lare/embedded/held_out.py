@@ -94,7 +94,7 @@ def held_out_losses(
     made = WorldBatches(
         source, stage, processor, settings, Split(), 0, None, len(asked), "validation", pictures=pictures
     )
-    mode = main_layout(stage, settings)
+    mode, entry = main_layout(stage, settings), stage.mixture[-1]
     losses = [get_loss(name) for name in weighted_names()]
     weights = {one.name: float(not one.owner or model.head(one) is not None) for one in losses}
     sums: defaultdict[str, float] = defaultdict(float)
@@ -103,7 +103,8 @@ def held_out_losses(
     device = next(model.parameters()).device
     for start in range(0, len(asked), rows):
         part = asked[start : start + rows]
-        batch = made.encode([one.scene for one in part[::PER_SCENE]], [one.item for one in part], 0, mode).to(device)
+        scenes, items = [one.scene for one in part[::PER_SCENE]], [one.item for one in part]
+        batch = made.encode(scenes, items, 0, mode, entry, made.picks(start, len(items))).to(device)
         draws = make_draws(config, model, len(config.stages), start, len(part)).to(device)
         out = model(batch, weights, draws)
         for name, value in out.sums.items():

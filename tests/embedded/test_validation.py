@@ -7,8 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from lare.embedded import validation
+from lare.embedded.batches import WorldBatches
 from lare.embedded.validation import token_hits, validate_world
 from lare.model.outputs import LareOutput
+from lare.training.feeding.loader import Split
 from lare.training.feeding.mode import main_layout
 from lare.training.plan.config import StageConfig
 from tests.training.plain import DATA, processor, tiny_model
@@ -42,6 +45,28 @@ def test_figures_of_a_stage(model, stage: StageConfig) -> None:
     assert all(0 <= value <= 100 for value in found.values())
     assert found == validate_world(model, stage, DATA, processor(), None, 20, questions=24)
     assert not model.training
+
+
+@pytest.mark.parametrize("name", ["lvr", "ccot", "cof", "mmcot"])
+def test_a_method_with_targets_of_its_own_is_validated_on_them(model, name: str, monkeypatch) -> None:
+    """With what the target only reads in its place, and on the supervised tokens alone."""
+    stage, seen = StageConfig("I", (DATA,), batch=8, methods={name: 1}), []
+
+    def noted(out: LareOutput, answered: torch.Tensor) -> torch.Tensor:
+        seen.append((answered, out))
+        return token_hits(out, answered)
+
+    monkeypatch.setattr(validation, "token_hits", noted)
+    found = validate_world(model, stage, DATA, processor(), None, 20, questions=16)
+    assert all(0 <= value <= 100 for value in found.values())
+    batches = WorldBatches(
+        DATA, stage, processor(), model.lare.config, Split(), validation.SEED, None, 20, "validation"
+    )
+    for step, (answered, out) in enumerate(seen):
+        inputs = batches.micro_batches(step)[0].inputs
+        assert torch.equal(answered, inputs["target_mask"] * inputs.get("label_mask", 1))
+        assert torch.equal(out.labels, inputs["target_ids"][answered.bool()])
+        assert ("target_visual" in inputs) is (name in ("lvr", "cof"))
 
 
 def test_token_hits() -> None:
