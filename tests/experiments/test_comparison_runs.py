@@ -1,4 +1,4 @@
-"""Every arm that LaRe is compared with, shrunk to one update a stage: it trains from a start, and answers as it is asked."""
+"""Every arm that LaRe is compared with, shrunk to one update a stage: it trains from a start, and answers."""
 
 from __future__ import annotations
 
