@@ -13,5 +13,6 @@ def quick_probes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     if request.path.name != "test_parts.py":
         monkeypatch.setattr("analysis.probe.mdl.PREFIXES", (0.125, 0.5, 1.0))
         monkeypatch.setattr("analysis.probe.classifiers.COSTS", (1e-3, 1e-1))
+    if request.path.name not in ("test_parts.py", "test_shuffled.py"):
         monkeypatch.setattr("analysis.probe.classifiers.PATIENCE", 4)
         monkeypatch.setattr("analysis.probe.projection.PATIENCE", 4)

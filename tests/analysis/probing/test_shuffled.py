@@ -8,7 +8,7 @@ from tests.analysis.probing.synthetic import planted
 
 
 def test_shuffled_partners_are_at_chance_over_five_seeds():
-    models = [Model("planted", "with", planted(1.0, 400, width=64))]
+    models = [Model("planted", "with", planted(1.0))]
     runs = [run_seed(models, seed, Settings(dim=64, steps=False, only=("shuffled",))) for seed in range(5)]
     found = [one for results, _ in runs for one in results]
     for key, results in grouped(found).items():
