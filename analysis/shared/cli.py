@@ -52,6 +52,7 @@ def run(
     description: str | None,
     arguments: Sequence[str] | None = None,
     answer: Callable[[Document], Answer] | None = None,
+    beside: Callable[[Path], None] | None = None,
 ) -> int:
     """Run an analysis's command.
 
@@ -61,6 +62,7 @@ def run(
         description: Docstring of its module, whose second paragraph says what it does; the first where there is one.
         arguments: Command line; the process's own where left out.
         answer: Says the answer from a report's tables; for JSON of before reports had one.
+        beside: Writes further files beside the report, whose path it is given.
 
     Returns:
         Exit status: 0, or 2 after a `LareError`, whose one message is printed.
@@ -81,6 +83,8 @@ def run(
             document, arrays = compute(options)
             _write_data(document, arrays, out)
         write_atomically(out, render(document))
+        if beside is not None:
+            beside(out)
         write_index(out.parent)
     except LareError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)

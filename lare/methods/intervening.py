@@ -18,7 +18,18 @@ import torch
 from torch import Tensor
 
 from lare.errors import LareError
-from lare.interventions import OWN, Asked, Bank, Branches, Replacer, Setting, get_intervention, question_key, read_bank
+from lare.interventions import (
+    OWN,
+    Asked,
+    Bank,
+    Branches,
+    Intervention,
+    Replacer,
+    Setting,
+    get_intervention,
+    question_key,
+    read_bank,
+)
 from lare.interventions.regions import Point, points_of
 from lare.methods.base import Answer, Sampling, option
 from lare.methods.generating import Generating, GeneratingOptions
@@ -68,8 +79,7 @@ class Intervening(Generating):
         super().check()
         if self.options.intervene == OWN:
             return
-        if not get_intervention(self.options.intervene).alone and self.options.intervene_from is None:
-            _refuse_alone(self.options.intervene)
+        _check_alone(get_intervention(self.options.intervene), self.options.intervene_from is not None)
         others = {name: value for name in ("latents", "hide_image") if (value := getattr(self.options, name, None))}
         if others.get("latents", OWN) != OWN or others.get("hide_image"):
             raise LareError("intervene goes with neither latents nor hide_image, which are interventions too; give one")
@@ -87,7 +97,8 @@ class Intervening(Generating):
         """See `Method.answer`."""
         if self.options.intervene == OWN:
             return super().answer(images, questions, sampling, trace)
-        setting = Setting(self.options.intervene, self.options.seed, self._bank)
+        bank = self._bank if "bank" in get_intervention(self.options.intervene).needs else None
+        setting = Setting(self.options.intervene, self.options.seed, bank)
         return self.answer_under(images, questions, sampling, [setting], trace=trace)[0]
 
     def answer_under(
@@ -167,14 +178,15 @@ class Unmarked(Generating):
         return {"iterations": 0, "delimiters": False}
 
 
-def _refuse_alone(name: str) -> None:
-    """Say what an intervention lacks that takes more than one question."""
-    one = get_intervention(name)
-    if "bank" in one.needs and not one.exchanges:
+def _check_alone(one: Intervention, traces: bool) -> None:
+    """Refuse what takes more than the question itself, and traces of others where they help."""
+    if one.alone or (traces and one.needs == {"bank"} and not one.exchanges):
+        return
+    if one.needs == {"bank"}:
         mend = "name the traces of a run without intervention with intervene_from=DIR"
     else:
         mend = "ask with analysis/validate.py, which has the task's questions and boxes"
-    raise LareError(f"intervene={name} takes more than the question itself ({one.changes}); {mend}")
+    raise LareError(f"intervene={one.name} takes more than the question itself ({one.changes}); {mend}")
 
 
 class SharedCall:

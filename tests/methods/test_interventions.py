@@ -161,6 +161,7 @@ def test_the_option_asks_the_same_and_draws_hang_on_the_question_alone() -> None
         ("lare", {"intervene": "other"}, "intervene_from=DIR"),
         ("lare", {"intervene": "oracle"}, "validate.py"),
         ("lare", {"intervene": "image"}, "validate.py"),
+        ("lare", {"intervene": "image", "intervene_from": "traces"}, "validate.py"),
         ("lare", {"intervene": "zeros", "latents": "noise"}, "neither latents"),
         ("sft", {"intervene": "zeros"}, "makes no latents"),
         ("sft", {"intervene": "more"}, "makes no latents"),

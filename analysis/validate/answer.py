@@ -1,0 +1,39 @@
+"""Does it use its latents? Said from the tables of a validation."""
+
+from __future__ import annotations
+
+from analysis.shared.report.answers import Answer
+from analysis.shared.report.document import Document
+from analysis.validate.judge import VERDICTS, Judgement
+
+__all__ = ["QUESTION", "answer", "sentence"]
+
+QUESTION = "Does the reasoner use what its latents hold?"
+
+
+def sentence(judgement: Judgement, questions: int) -> str:
+    """The verdict in one sentence, with the number that decides it."""
+    said = VERDICTS[judgement.verdict]
+    content = [one for one in judgement.predictions if one.needed and one.gap is not None]
+    if not content:
+        return f"{said} (n = {questions})."
+    least = min(content, key=lambda one: one.gap.estimate if one.gap else 0.0)
+    assert least.gap is not None
+    low, high, lost = (100 * end for end in (least.gap.low, least.gap.high, least.gap.estimate))
+    what = least.text.removeprefix("own latents beat: ")
+    return (
+        f"{said}: of the replacements, {what} costs least, {lost:.1f} points [{low:.1f}, {high:.1f}], n = {questions}."
+    )
+
+
+def answer(document: Document) -> Answer:
+    """The answer of a report: its verdict up to the colon, and the whole sentence.
+
+    Raises:
+        LookupError: If the report has no verdict.
+    """
+    found = document.verdict or (document.details[0] if document.details else "")
+    if not found:
+        raise LookupError("the report has no verdict")
+    said, short = found.partition(":")[0], found.rpartition(", n = ")[0]
+    return Answer(QUESTION, said, f"{short}." if short else found, None, "lost")
