@@ -328,6 +328,19 @@ def _speed_facts() -> str:
 
 
 @_block
+def _comparison() -> str:
+    """Validation rows of the comparison, with what is compared as far as both arms have been trained."""
+    from lare.experiments.gather import gather
+    from lare.experiments.plan import Plan
+    from lare.experiments.table import table
+
+    plan = Plan(ROOT / "lare/configs/experiments/comparison.yaml", reports=REPORTS / "experiments")
+    there = {entry.name for entry in gather(plan, "validation")}
+    pairs = [("lare", other) for other in ("random", "cot", "norefocus") if {"lare", other} <= there]
+    return table(plan, "validation", pairs, markdown=True)
+
+
+@_block
 def _finding() -> str:
     """The search on one start: every arm's first row, in the order of its grid."""
     rows = []
