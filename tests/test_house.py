@@ -23,7 +23,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "losses": ("model",),
     "loading": ("model", "checkpoints"),
     "interventions": ("trace",),
-    "reasoners": ("model", "loading"),
+    "reasoners": ("model", "loading", "interventions"),
     "methods": ("model", "backbones", "losses", "data", "trace", "loading", "interventions", "reasoners"),
     "training": ("model", "backbones", "losses", "methods", "data", "loading"),
     "cost": ("model", "backbones", "losses", "methods", "data", "training"),

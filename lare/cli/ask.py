@@ -72,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from lare.methods.base import Sampling
 
     method = load_method(options.method, options.checkpoint, options.device, **_method_options(options))
+    if options.trace is not None and not hasattr(method.model.config, "use_window"):
+        raise LareError("--trace draws where LaRe's own models look; leave it out, or evaluate with trace=DIR")
     sampling = Sampling(max_new_tokens=options.max_new_tokens)
     answer = method.answer([image], [options.question], sampling, trace=options.trace is not None)[0]
     reply = _reply(answer, options.checkpoint or "embedded")

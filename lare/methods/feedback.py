@@ -10,14 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
-
 from lare.errors import LareError
 from lare.methods.base import option
-from lare.methods.foreign import Foreign, ForeignOptions
-from lare.model.generation import Clock, GenerationOptions
+from lare.methods.foreign import Foreign, Inputs
+from lare.methods.foreign_call import Call
+from lare.methods.foreign_options import Batch, ForeignOptions
 from lare.reasoners.blocks import Plan
-from lare.reasoners.feeding import Feeding, Picker
+from lare.reasoners.feeding import Feeding
 from lare.reasoners.loading import digest_of
 from lare.reasoners.loop import Replies, write
 from lare.reasoners.preset import DISTANCES, STOPS
@@ -25,7 +24,7 @@ from lare.reasoners.stream import Stream, attends
 from lare.trace import Column
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 __all__ = ["Feedback", "FeedbackOptions"]
 
@@ -80,28 +79,31 @@ class Feedback(Foreign):
         own = digest_of(self.feeding.weights)
         return super().fingerprint() + (f"-{own}" if own else "")
 
-    def opening(self) -> str:
-        """The start mark, where a block opens every reply."""
-        return (self.preset.marks.start or "") if self.block.opened_by == "prompt" else ""
+    def replies(self, batch: Batch) -> list[tuple[Replies, Inputs]]:
+        """See `Foreign.replies`; settings with marks share the prompt's prefill."""
+        found: dict[int, tuple[Replies, Inputs]] = {}
+        marked = [place for place, one in enumerate(batch.settings) if one.intervention.marks]
+        if marked:
+            start = (self.preset.marks.start or "") if self.block.opened_by == "prompt" else ""
+            inputs = self.inputs(batch, start)
+            looks = any("boxes" in batch.settings[place].intervention.needs for place in marked)
+            stream = Stream(self.model, inputs, *self._reading(), looks=looks)
+            call = Call(self, batch, inputs, stream)
+            found |= {place: (call.write(batch.settings[place], place == marked[-1]), inputs) for place in marked}
+        for place, setting in enumerate(batch.settings):
+            if place not in found:
+                dots = f" ({' '.join('.' * max(1, self.most))})" if setting.intervention.filler else ""
+                inputs = self.inputs(batch, dots)
+                plan = Plan(self.tokens, banned=() if self.tokens.start is None else (self.tokens.start,))
+                room = self.room(inputs)
+                stream = Stream(self.model, inputs, *self._reading(watch=False))
+                found[place] = (write(stream, plan, self.decoding(batch.sampling, room), room), inputs)
+        return [found[place] for place in range(len(batch.settings))]
 
-    def reply(self, inputs: dict[str, Tensor], options: GenerationOptions, clock: Clock) -> Replies:
-        """See `Foreign.reply`."""
-        steps = self.block.count if self.options.iterations is None else self.options.iterations
-        picks = self.block.patches if steps else 0
-        room = self.room(inputs) - steps * picks
-        if room < 2:
-            raise LareError(f"the question leaves no room for {steps} latents; shorten it")
-        stream = Stream(self.model, inputs, self.preset.prompt.positions == "sequential", watch=bool(picks))
-        clock.lap("prefill")
-        picker = None
-        if picks:
-            assert stream.visual is not None
-            picker = Picker(stream.visual, stream.is_image, picks, steps)
-        return write(stream, self.plan(len(stream.hidden)), options, room, picker)
+    @property
+    def most(self) -> int:
+        """Latents of a block, or the most that it may have."""
+        return self.block.count if self.options.iterations is None else self.options.iterations
 
-    def plan(self, rows: int) -> Plan:
-        """What `rows` rows do beside writing."""
-        end = self.tokens.end
-        close = (end,) if self.block.closed_by == "prompt" and end is not None else ()
-        counts = torch.zeros(rows, dtype=torch.long) if self.options.iterations == 0 else None
-        return Plan(self.tokens, self.block, self.feeding, counts, close)
+    def _reading(self, watch: bool = True) -> tuple[bool, bool]:
+        return self.preset.prompt.positions == "sequential", watch and bool(self.block.patches)

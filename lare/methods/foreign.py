@@ -1,18 +1,21 @@
-"""Methods that answer with another project's model: loading, preset, prompts, and what is kept of an answer."""
+"""Methods that answer with another project's model: loading, preset, prompts, and answers under interventions."""
 
 from __future__ import annotations
 
 import hashlib
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from lare.errors import LareError
-from lare.loading import fingerprint
-from lare.methods.base import Answer, Method, MethodOptions, Sampling, option
+from lare.interventions import OWN, Asked, Bank, Setting, get_intervention, read_bank
+from lare.methods.base import Answer, Method, Sampling
+from lare.methods.foreign_options import Batch, ForeignOptions
 from lare.methods.generating import GREY, cut_text
+from lare.methods.intervening import ask_of
 from lare.model.generation import Clock, GenerationOptions
 from lare.reasoners.loading import TextProcessor, load_reasoner
 from lare.reasoners.loop import Replies
@@ -25,28 +28,13 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-__all__ = ["Foreign", "ForeignOptions"]
+__all__ = ["Foreign"]
 
-
-@dataclass(frozen=True)
-class ForeignOptions(MethodOptions):
-    """Options of any preset.
-
-    Attributes:
-        preset: One of `lare.reasoners.preset_names`, or a YAML file; None takes the one whose marks the tokenizer has.
-        iterations: Latents of a block, in the place of the preset's number.
-        image: "blank" shows a grey picture instead (a control).
-    """
-
-    preset: str | None = option(
-        None, "coconut, mirage, monet, ... or a .yaml file; by default the one whose marks the tokenizer has"
-    )
-    iterations: int | None = option(None, "latents of a block; 0 makes none between the marks", least=0, always=True)
-    image: str = option("given", "blank shows a grey picture instead (control)", choices=("given", "blank"))
+Inputs = dict[str, "Tensor"]
 
 
 class Foreign(Method):
-    """A method of a preset; a subclass writes `reply`.
+    """A method of a preset; a subclass writes `replies`.
 
     Attributes:
         kind: Kind of its presets.
@@ -75,60 +63,109 @@ class Foreign(Method):
             raise LareError(f"the preset {self.preset.name!r} is one of lare_{self.preset.kind}; ask with that method")
         self.tokens = find_tokens(self.preset, self.model, tokenizer, place)
 
+    def check_setting(self, setting: Setting) -> None:
+        """See `Method.check_setting`."""
+        one = setting.intervention
+        if not self.sees and (one.hides_image or "boxes" in one.needs or one.exchanges == "image"):
+            raise LareError(f"this model sees no picture, so intervene={one.name} changes nothing")
+
     def arguments(self) -> dict[str, Any]:
         """See `Method.arguments`; with the preset, all it says."""
         digest = hashlib.sha256(repr(self.preset).encode()).hexdigest()[:16]
         return super().arguments() | {"preset": self.preset.name, "preset_digest": digest}
-
-    def fingerprint(self) -> str:
-        """See `Method.fingerprint`."""
-        return fingerprint(self.model, self.processor)
 
     @property
     def sees(self) -> bool:
         """Whether the model is shown the picture."""
         return not isinstance(self.processor, TextProcessor)
 
-    def reply(self, inputs: dict[str, Tensor], options: GenerationOptions, clock: Clock) -> Replies:
-        """Answer a batch of prompts, which are read by `lare.reasoners.stream.Stream`."""
-        raise NotImplementedError
+    @property
+    def dummy(self) -> Tensor:
+        """(d,) embedding that stands for a dummy: the latent's placeholder, or else the padding token's."""
+        tokenizer, token = self.processor.tokenizer, self.tokens.latent
+        pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        embeddings: Any = self.model.get_input_embeddings()
+        found: Tensor = embeddings.weight[int(pad if token is None else token)].detach()
+        return found
 
-    def opening(self) -> str:
-        """How replies begin, as far as it is forced."""
-        return ""
+    @abstractmethod
+    def replies(self, batch: Batch) -> list[tuple[Replies, Inputs]]:
+        """What is written under each setting, and the prompts for it."""
 
     def answer(
         self, images: Sequence[Image], questions: Sequence[str], sampling: Sampling, trace: bool = False
     ) -> list[Answer]:
         """See `Method.answer`."""
-        marks = (*self.preset.tokens(), *(self.preset.slots.tokens if self.preset.slots else ()))
+        name = self.options.intervene
+        if not get_intervention(name).alone and self._bank is None:
+            raise LareError(
+                f"intervene={name} takes more than the question itself; name the traces of a run without intervention "
+                "with intervene_from=DIR, or ask with analysis/validate.py"
+            )
+        setting = Setting(name, self.options.seed, self._bank)
+        return self.answer_under(images, questions, sampling, [setting], trace=trace)[0]
+
+    def answer_under(
+        self,
+        images: Sequence[Image],
+        questions: Sequence[str],
+        sampling: Sampling,
+        settings: Sequence[Setting],
+        asked: Sequence[Asked] | None = None,
+        trace: bool = False,
+    ) -> list[list[Answer]]:
+        """See `Method.answer_under`."""
+        for setting in settings:
+            self.check_setting(setting)
+        if sampling.temperature > 0 and any(one.name != OWN for one in settings):
+            raise LareError("interventions are compared on greedy answers; set temperature to 0")
+        who = ask_of(images, questions) if asked is None else list(asked)
         clock = Clock(self.model)
         with torch.inference_mode():
-            texts = prompt_texts(
-                self.processor, self.preset.prompt, questions, marks, self.options.system_prompt, self.opening()
-            )
-            inputs = build_inputs(self.processor, self.preset.prompt, texts, self._shown(images), self.model.device)
-            options = self._decoding(sampling, self.room(inputs))
-            replies = self.reply(inputs, options, clock)
-            clock.lap("decode")
-        seconds = {phase: spent / len(texts) for phase, spent in clock.seconds.items()}
-        rows = range(len(texts))
-        return [self._answer(row, replies, inputs, sampling, seconds, trace) for row in rows]
+            made = self.replies(Batch(self._shown(images), questions, who, settings, sampling))
+        clock.lap("answer")
+        seconds = {phase: spent / len(questions) / len(settings) for phase, spent in clock.seconds.items()}
+        rows = range(len(questions))
+        return [[self._answer(row, *one, sampling, seconds, trace) for row in rows] for one in made]
 
-    def room(self, inputs: dict[str, Tensor]) -> int:
-        """Positions left after the prompts.
+    @cached_property
+    def _bank(self) -> Bank | None:
+        return None if self.options.intervene_from is None else read_bank(self.options.intervene_from)
+
+    def inputs(self, batch: Batch, opening: str) -> Inputs:
+        """Prompts whose replies begin with a text.
+
+        Raises:
+            LareError: If they leave no room for an answer.
+        """
+        slots = self.preset.slots.tokens if self.preset.slots is not None else ()
+        said, prompt = self.options.system_prompt, self.preset.prompt
+        texts = prompt_texts(self.processor, prompt, batch.questions, (*self.preset.tokens(), *slots), said, opening)
+        made = build_inputs(self.processor, prompt, texts, batch.images, self.model.device)
+        self.room(made)  # before anything is read
+        return made
+
+    def room(self, inputs: Inputs, needed: int = 0) -> int:
+        """Positions left after the prompts, and after what else is needed.
 
         Raises:
             LareError: If there are none.
         """
         decoder: Any = self.model.get_decoder()  # type: ignore[no-untyped-call]
-        limit, prompt = getattr(decoder.config, "max_position_embeddings", None), inputs["input_ids"]
-        left = 1 << 20 if limit is None else int(limit) - prompt.shape[1]
+        limit, prompt = getattr(decoder.config, "max_position_embeddings", None), inputs["input_ids"].shape[1]
+        left = (1 << 20 if limit is None else int(limit) - prompt) - needed
         if left < 2:
-            raise LareError(
-                f"the question is too long: {prompt.shape[1]} tokens, the model has {limit} positions; shorten it"
-            )
+            raise LareError(f"the question is too long: {prompt} tokens, the model has {limit} positions; shorten it")
         return left
+
+    def decoding(self, sampling: Sampling, room: int) -> GenerationOptions:
+        """How text is chosen where so many positions are left."""
+        limit = min(sampling.max_new_tokens, room)
+        if sampling.temperature <= 0:
+            return GenerationOptions(limit)
+        generator = torch.Generator(self.model.device).manual_seed(sampling.seed)
+        how = (True, sampling.temperature, sampling.top_p, sampling.top_k)
+        return GenerationOptions(limit, *how, generator=generator)
 
     def _shown(self, images: Sequence[Image]) -> list[Image]:
         if self.options.image == "given":
@@ -137,25 +174,12 @@ class Foreign(Method):
 
         return [Image.new("RGB", image.size, GREY) for image in images]
 
-    def _decoding(self, sampling: Sampling, room: int) -> GenerationOptions:
-        limit = min(sampling.max_new_tokens, room)
-        if sampling.temperature <= 0:
-            return GenerationOptions(limit)
-        generator = torch.Generator(self.model.device).manual_seed(sampling.seed)
-        return GenerationOptions(limit, True, sampling.temperature, sampling.top_p, sampling.top_k, generator=generator)
-
     def _answer(
-        self,
-        row: int,
-        replies: Replies,
-        inputs: dict[str, Tensor],
-        sampling: Sampling,
-        seconds: Mapping[str, float],
-        trace: bool,
+        self, row: int, replies: Replies, inputs: Inputs, sampling: Sampling, seconds: dict[str, float], trace: bool
     ) -> Answer:
         marks = self.tokens.special()
         ids = [token for token in replies.ids[row] if token not in marks]
-        text, kept = cut_text(ids, sampling.stop, self._decode)
+        text, kept = cut_text(ids, sampling.stop, self.decode)
         latents = replies.latents[row]
         prompt = inputs["input_ids"][row][inputs["attention_mask"][row].bool()]
         arrays: dict[str, Any] = {"prompt_ids": prompt.cpu().numpy()}
@@ -177,5 +201,6 @@ class Foreign(Method):
             decoder_passes=1 + int(replies.passes[row]),
         )
 
-    def _decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids, special tokens left out."""
         return str(self.processor.tokenizer.decode(list(ids), skip_special_tokens=True))

@@ -21,6 +21,8 @@ _SHARED = {
     "boxes",
     "calls",
     "foreign",
+    "foreign_call",
+    "foreign_options",
     "generating",
     "intervening",
     "latent",

@@ -26,9 +26,10 @@ class Plan:
         tokens: Ids of the preset's tokens.
         block: How latents are made; None makes none.
         feeding: What is fed back.
-        counts: (B,) latents of a row's block, in the place of the preset's rule; None takes the rule.
+        counts: (B, M) latents of a row's first, second, ... block, of later ones the last, in the place of the preset's
+            rule; None takes the rule.
         close: Ids that are read after a block's last latent; empty lets the model write on.
-        change: What is fed in place of the latents; None feeds them.
+        change: What is fed in place of the latents, or of slots that the model writes; None feeds them.
         banned: Ids that are never written.
         hides_image: Mask the image for a row once its first block has its latents.
     """
@@ -65,13 +66,20 @@ class Blocks:
         self.thinking = torch.zeros(batch, dtype=torch.bool, device=device)
         self._count = torch.zeros(batch, dtype=torch.long, device=device)
         self._total = torch.zeros_like(self._count)
+        self._block = torch.zeros_like(self._count)
         most = 0 if self.block is None else self.block.count
-        self._most = torch.full_like(self._count, most) if plan.counts is None else plan.counts.to(device)
+        self._counts = torch.full((batch, 1), most, device=device) if plan.counts is None else plan.counts.to(device)
         self._last: Tensor | None = None
         self._fed: list[tuple[Tensor, Tensor]] = []
         self._ends: list[tuple[Tensor, Tensor, Tensor]] = []
         if self.block is not None and self.block.opened_by == "prompt":
             self.open(torch.ones_like(self.thinking))
+
+    @property
+    def most(self) -> Tensor:
+        """(B,) the most latents of each row's block, or of its next."""
+        at = self._block.clamp_max(self._counts.shape[1] - 1)
+        return self._counts.gather(1, at[:, None])[:, 0]
 
     def open(self, rows: Tensor) -> None:
         """Let rows (B,) begin a block at the next position."""
@@ -87,7 +95,7 @@ class Blocks:
         """
         if self.block is None:
             return torch.zeros_like(self.thinking)
-        full, early = self._count >= self._most, torch.zeros_like(self.thinking)
+        full, early = self._count >= self.most, torch.zeros_like(self.thinking)
         if self.plan.counts is None and self.block.stop == "end_mark":
             assert self.plan.tokens.end is not None
             early = tokens.eq(self.plan.tokens.end)
@@ -97,7 +105,7 @@ class Blocks:
         out = open_rows & self.thinking & (full | early)
         if bool(out.any()):
             self._ends.append((out, early & ~full, self._count.clone()))
-        self.thinking = self.thinking & ~out
+        self.thinking, self._block = self.thinking & ~out, self._block + out
         return out
 
     def feed(self, hidden: Tensor, rows: Tensor) -> Tensor:

@@ -140,6 +140,7 @@ class _Loop:
         self.at = torch.full((batch,), len(plan.close), dtype=torch.long, device=device)  # in `close`
         self.passes = torch.zeros(batch, dtype=torch.long, device=device)
         self.slots = torch.tensor(plan.tokens.slots, dtype=torch.long, device=device)
+        self.slots_read = torch.zeros_like(self.passes)
         self.states: list[tuple[Tensor, Tensor]] = []
 
     def step(self) -> bool:
@@ -154,17 +155,25 @@ class _Loop:
         if not bool(text.open.any()):
             return False
         opens = writes & (tokens == self.plan.start) if self.plan.start is not None else torch.zeros_like(writes)
-        replaced = self.plan.block is not None and not self.plan.block.start_read
-        if replaced:
-            blocks.open(opens)
-            thinks, writes = thinks | opens, writes & ~opens
+        at_once = self._at_once(opens)
+        thinks, writes = thinks | at_once, writes & ~at_once
         if len(self.close):
             tokens = torch.where(closes, self.close[self.at.clamp_max(len(self.close) - 1)], tokens)
             self.at = self.at + closes
         self._read(tokens, thinks, thinks | closes | writes)
-        if not replaced:
-            blocks.open(opens)
+        blocks.open(opens & ~at_once)
+        if self.plan.hides_image and self.plan.block is None and self.plan.tokens.end is not None:
+            self.stream.hide_image(writes & tokens.eq(self.plan.tokens.end))
         return True
+
+    def _at_once(self, opens: Tensor) -> Tensor:
+        """Of the rows that open a block those whose first latent takes the start mark's place; they think from here."""
+        block = self.plan.block
+        if block is None or block.start_read:
+            return torch.zeros_like(opens)
+        rows = opens & (self.blocks.most > 0)
+        self.blocks.open(rows)
+        return rows
 
     def _chosen(self) -> Tensor:
         """(B,) what each row would write."""
@@ -176,6 +185,11 @@ class _Loop:
     def _read(self, tokens: Tensor, thinks: Tensor, rows: Tensor) -> None:
         """Read a token's embedding, or in rows that think a latent."""
         stream, embeds, picking = self.stream, self.stream.embed(tokens), False
+        slots = rows & ~thinks & torch.isin(tokens, self.slots)
+        if self.plan.block is None and self.plan.change is not None and bool(slots.any()):
+            changed = self.plan.change(embeds, self.slots_read, slots).to(embeds.dtype)
+            embeds = torch.where(slots[:, None], changed, embeds)
+        self.slots_read = self.slots_read + slots
         block = [embeds]
         if bool(thinks.any()):
             made = self.blocks.feed(stream.hidden, thinks).to(embeds.dtype)
@@ -187,4 +201,4 @@ class _Loop:
         states = stream.read(read, rows[:, None].expand(-1, read.shape[1]), watch=picking)[:, -1]
         self.passes = self.passes + rows
         if len(self.slots):
-            self.states.append((states, rows & ~thinks & torch.isin(tokens, self.slots)))
+            self.states.append((states, slots))

@@ -93,10 +93,11 @@ def recognise(kind: str, model_type: str, tokenizer: Any, place: str) -> Preset:
     Raises:
         LareError: If none fits, with the tokens that were looked for, or several do.
     """
-    vocabulary = tokenizer.get_vocab()
-    every = [load_preset(name) for name in preset_names(kind)]
-    marked = [one for one in every if _wanted(one)]
-    fitting = [one for one in marked if any(set(tokens) <= set(vocabulary) for tokens in _wanted(one))]
+    vocabulary = set(tokenizer.get_vocab())
+    every = [one for one in map(load_preset, preset_names()) if _wanted(one)]
+    marked = [one for one in every if one.kind == kind]
+    found = [one for one in every if any(set(tokens) <= vocabulary for tokens in _wanted(one))]
+    fitting = [one for one in found if one.kind == kind]
     if not fitting:
         looked = "; ".join(f"{one.name}: {' or '.join(' '.join(tokens) for tokens in _wanted(one))}" for one in marked)
         raise LareError(
@@ -104,10 +105,10 @@ def recognise(kind: str, model_type: str, tokenizer: Any, place: str) -> Preset:
             "name a preset=NAME or a .yaml file of your own"
         )
     fitting = [one for one in fitting if model_type in one.backbones] or fitting
-    if len(fitting) > 1:
-        raise LareError(
-            f"{place!r} fits several presets; name one: preset={', preset='.join(one.name for one in fitting)}"
-        )
+    others = [one for one in found if one.kind != kind and set(fitting[0].tokens()) < set(one.tokens())]
+    if len(fitting) > 1 or others:
+        named = ", ".join(f"preset={one.name} (lare_{one.kind})" for one in (*fitting, *others))
+        raise LareError(f"{place!r} has the marks of several presets; name one: {named}")
     return fitting[0]
 
 

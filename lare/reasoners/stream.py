@@ -39,16 +39,24 @@ class Stream:
         inputs: Its processor's, padded on the left: input_ids, attention_mask (B, S), pixel_values, ...
         sequential: Give every token the next whole number as its position, visual ones too.
         watch: Also take the attention of the prompt's last position.
+        looks: Keep the prompt's input embeddings, visual ones in their places.
 
     Attributes:
         hidden: (B, d) the decoder's output at the last position, after its final norm.
         attention: (B, S) what that position attended to, mean over heads and layers; None unless watched.
         mask: (B, S) booleans, False at padding.
         is_image: (B, S0) which columns of the prompt are visual tokens.
-        visual: (B, S0, d) the prompt's input embeddings, visual ones in their places; None unless watched.
+        visual: (B, S0, d) the prompt's input embeddings, visual ones in their places; None unless kept.
     """
 
-    def __init__(self, model: Any, inputs: dict[str, Tensor], sequential: bool = False, watch: bool = False) -> None:
+    def __init__(
+        self,
+        model: Any,
+        inputs: dict[str, Tensor],
+        sequential: bool = False,
+        watch: bool = False,
+        looks: bool = False,
+    ) -> None:
         self.model, self.decoder = model, model.get_decoder()
         self._embeddings = model.get_input_embeddings()
         ids, mask = inputs["input_ids"], inputs["attention_mask"].bool()
@@ -63,7 +71,7 @@ class Stream:
         self._next = positions.amax(0).amax(-1) + 1 if positions.dim() == 3 else positions[:, -1] + 1
         self.mask = mask[:, :-1]
         if self.mask.shape[1]:
-            self._prefill(inputs, positions[..., :-1], watch)
+            self._prefill(inputs, positions[..., :-1], watch or looks)
         self.mask = mask
         capture = LastQueryCapture() if watch else None
         self.hidden = self._run(self.embed(ids[:, -1:]), positions[..., -1:], capture)[:, -1]
@@ -123,7 +131,7 @@ class Stream:
         positions: Tensor = self.model.base_model.get_rope_index(**given)[0]
         return positions
 
-    def _prefill(self, inputs: dict[str, Tensor], positions: Tensor, watch: bool) -> None:
+    def _prefill(self, inputs: dict[str, Tensor], positions: Tensor, looks: bool) -> None:
         """Read the prompt without its last column, pictures and all."""
         ids = inputs["input_ids"]
         if bool(self.is_image[:, -1].any()):
@@ -135,7 +143,7 @@ class Stream:
             pixels = inputs["pixel_values"].to(self.model.dtype)
             seen = self.model.base_model.get_image_features(pixel_values=pixels, return_dict=True, **places)
             keywords["mm_encoder_outputs"] = {"image": seen}
-            if watch:
+            if looks:
                 flat = torch.cat(tuple(seen.pooler_output), dim=0)
                 self.visual = self.embed(ids).masked_scatter(self.is_image[..., None], flat.to(self.model.dtype))
         self.model.base_model(input_ids=ids[:, :-1], **keywords)

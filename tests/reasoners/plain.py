@@ -10,13 +10,22 @@ from torch import Tensor
 from lare.reasoners.prompting import build_inputs, prompt_texts
 
 
+def opening_of(method: Any) -> str:
+    """How a reply begins, as far as it is forced."""
+    preset = method.preset
+    if preset.block is not None:
+        return (preset.marks.start or "") if preset.block.opened_by == "prompt" else ""
+    slots = preset.slots
+    return slots.before + "".join(method.row) + slots.after if slots.opened_by == "prompt" else ""
+
+
 class Plain:
     """What one row has read, as embeddings and positions."""
 
     def __init__(self, method: Any, image: Any, question: str) -> None:
         self.method, self.model = method, method.model
         prompt, marks = method.preset.prompt, method.preset.tokens()
-        text = prompt_texts(method.processor, prompt, [question], marks, opening=method.opening())
+        text = prompt_texts(method.processor, prompt, [question], marks, opening=opening_of(method))
         inputs = build_inputs(method.processor, prompt, text, [image], method.model.device)
         self.ids = inputs["input_ids"]
         self.embeds = self.embed(self.ids)

@@ -58,7 +58,7 @@ def test_batch_of_eight_is_one_alone_is_an_uncached_loop(loaded, name, family):
         with torch.inference_mode():
             written, latents, reads = plain.answer(method, images[0], tiny.QUESTIONS[0], SHORT.max_new_tokens)
         text = [one for one in written if one not in method.tokens.special()]
-        assert method._decode(text).strip() == together[0].text and len(text) == together[0].output_tokens
+        assert method.decode(text).strip() == together[0].text and len(text) == together[0].output_tokens
         assert reads + 1 == together[0].decoder_passes and len(latents) == together[0].latent_steps
         if latents:
             assert _close(torch.stack(latents)[:, None].float().numpy(), together[0].arrays["latents"])
@@ -120,7 +120,7 @@ def test_no_latents_between_the_marks(loaded):
     ids = torch.tensor([[*answer.arrays["prompt_ids"].tolist(), end]])
     assert ids[0, -2] == start
     logits = method.model(ids).logits[0, -1]
-    assert answer.text.startswith(method._decode([int(logits.argmax())])[:1])
+    assert answer.text.startswith(method.decode([int(logits.argmax())])[:1])
 
 
 def test_traces_keep_latents_and_blocks(loaded, tmp_path):

@@ -119,8 +119,12 @@ def test_an_unknown_checkpoint_is_told_what_was_looked_for():
 
 def test_a_checkpoint_that_fits_several_presets():
     tokenizer = tiny.tokenizer_with([*load_preset("mirage").tokens(), *load_preset("lvr").tokens()])
-    with pytest.raises(LareError, match="fits several presets; name one: preset=lvr, preset=mirage"):
+    with pytest.raises(LareError, match=r"several presets; name one: preset=lvr \(lare_feedback\), preset=mirage"):
         recognise("feedback", "qwen2_5_vl", tokenizer, "there")
+    mirage = tiny.tokenizer_with(load_preset("mirage").tokens())  # its placeholder is the slot of Mull-Tokens
+    assert recognise("feedback", "qwen2_5_vl", mirage, "there").name == "mirage"
+    with pytest.raises(LareError, match=r"preset=mull_tokens \(lare_slots\), preset=mirage \(lare_feedback\)"):
+        recognise("slots", "qwen2_5_vl", mirage, "there")
 
 
 def test_missing_tokens_are_refused():

@@ -61,7 +61,7 @@ def test_batch_of_eight_is_one_alone_is_plain_decoding(loaded, name, family):
     with torch.inference_mode():
         written, states = _reference(method, images[0], tiny.QUESTIONS[0], SHORT.max_new_tokens)
     text = [one for one in written if one not in method.tokens.special()]
-    assert method._decode(text).strip() == together[0].text and len(states) == together[0].latent_steps
+    assert method.decode(text).strip() == together[0].text and len(states) == together[0].latent_steps
     if len(states):
         assert np.abs(together[0].arrays["latents"][:, 0] - states.float().numpy()).max() < 1e-5
 
