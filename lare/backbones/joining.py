@@ -6,7 +6,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from lare.model.attention import layer_output_hook
+from lare.model.extractor import build_extractor
 from lare.model.latent_maker import build_latent_maker
+from lare.model.lora import add_lora
 from lare.model.modeling_lare import LareForConditionalGeneration
 from lare.model.vision import Projector, VisionTower
 
@@ -16,6 +18,8 @@ __all__ = ["fill"]
 def fill(model: LareForConditionalGeneration, language_model: PreTrainedModel) -> None:
     """Put a loaded language model into a meta skeleton, and draw the parts that start from nothing."""
     model.language_model = language_model
+    if model.config.lora is not None:
+        add_lora(language_model, model.decoder, model.config.lora)
     for layer in model._decoder_layers():
         layer.register_forward_hook(layer_output_hook, with_kwargs=True)
     config, hidden = model.config, int(model.config.text_config.hidden_size)
@@ -24,7 +28,7 @@ def fill(model: LareForConditionalGeneration, language_model: PreTrainedModel) -
         if getattr(model, name, None) is not None:
             parts[name] = Projector(VisionTower.width(config.vision_config), hidden, config.projector_dim)
     if model.extractor is not None:
-        parts["extractor"] = model._make_extractor(config, hidden, model.num_layers)
+        parts["extractor"] = build_extractor(config)
     own = build_latent_maker(config)
     if own is not None:
         parts["latent_maker"] = own

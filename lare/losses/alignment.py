@@ -89,7 +89,14 @@ class AlignmentHeads(nn.Module):
         self.text = nn.Linear(hidden_dim, dim)
         self.visual = nn.Linear(visual_dim, dim)
 
-    def forward(self, latents: Tensor, rationale: Tensor, rationale_mask: Tensor, visual: Tensor) -> Aligned:
+    def forward(
+        self,
+        latents: Tensor,
+        rationale: Tensor,
+        rationale_mask: Tensor,
+        visual: Tensor,
+        visual_mask: Tensor | None = None,
+    ) -> Aligned:
         """Pool, project, normalise.
 
         Args:
@@ -97,8 +104,10 @@ class AlignmentHeads(nn.Module):
             rationale: (B, T, d) hidden states over the rationale's tokens.
             rationale_mask: (B, T), 0 at padding.
             visual: (B, N_v, d).
+            visual_mask: (B, N_v), 0 behind the last token of a picture with fewer.
         """
-        pooled = (hybrid_mean_max(latents), hybrid_mean_max(rationale, rationale_mask), hybrid_mean_max(visual))
+        told, seen = hybrid_mean_max(rationale, rationale_mask), hybrid_mean_max(visual, visual_mask)
+        pooled = (hybrid_mean_max(latents), told, seen)
         heads = (self.latents, self.text, self.visual)
         z, t, v = (nn.functional.normalize(head(row), dim=-1) for head, row in zip(heads, pooled, strict=True))
         return Aligned(z, t, v)
@@ -219,8 +228,12 @@ class Alignment(Contrastive):
         assert out.visual is not None and batch.rationale_ids is not None and batch.rationale_mask is not None
         states = rationale_states(run.model.lare, batch.rationale_ids, batch.rationale_mask)
         latents = out.thoughts.latents.flatten(1, 2)
-        visual = out.visual.lm.repeat_interleave(batch.rows // out.visual.lm.shape[0], 0)
-        aligned: Aligned = heads(latents, states, batch.rationale_mask, visual)
+        times = batch.rows // out.visual.lm.shape[0]
+        visual, mask = out.visual.lm.repeat_interleave(times, 0), None
+        if out.visual.counts is not None:
+            places = torch.arange(visual.shape[1], device=visual.device)
+            mask = (places < out.visual.counts[:, None]).repeat_interleave(times, 0)
+        aligned: Aligned = heads(latents, states, batch.rationale_mask, visual, mask)
         return Aligned(*(one.float() for one in aligned))
 
     def contrast(self, made: Sequence[Tensor], batches: Sequence[MicroBatch], temperature: float) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from lare.losses.base import Loss, Run
 from lare.losses.batch import Draws, MicroBatch
 from lare.losses.image_codes import image_features
-from lare.losses.image_sampling import choose_crop, crop_windows, looked_at
+from lare.losses.image_sampling import choose_crop, crop_of_each, crop_windows, looked_at
 
 if TYPE_CHECKING:
     from lare.losses.image import ImageReconstruction
@@ -83,15 +83,32 @@ class ImageLoss(Loss):
         assert batch.pictures is not None and thoughts is not None
         per_image = batch.rows // len(batch.pictures)
         pictures = batch.pictures[chosen // per_image].float() / 127.5 - 1.0
+        half = run.model.precision == "fp16"
+        # An image tokenizer's activations may be larger than fp16 can hold.
+        exact = torch.autocast(pictures.device.type, enabled=False) if half else nullcontext()
+        if config.backbone_config is not None:
+            with torch.no_grad(), exact:
+                return image_features(image.tokenizer, ImageLoss._on_own_grids(run, chosen, corners, pictures, image))
         side = config.grid  # the whole picture, where latents look nowhere
         if batch.inputs.get("refocus", True):
             corners, side = image_crop(config, image.config.cells, thoughts, chosen, step, corners)
-        # An image tokenizer's activations may be larger than fp16 can hold.
-        half = run.model.precision == "fp16"
-        exact = torch.autocast(pictures.device.type, enabled=False) if half else nullcontext()
         with torch.no_grad(), exact:
             crops = crop_windows(pictures, corners, side, config.grid, image.size)
             return image_features(image.tokenizer, crops)
+
+    @staticmethod
+    def _on_own_grids(
+        run: Run, chosen: Tensor, corners: Tensor, pictures: Tensor, image: ImageReconstruction
+    ) -> Tensor:
+        """Crops of the chosen rows whose pictures have grids of their own; the whole window, or picture."""
+        visual, config = run.out.visual, run.model.lare.config
+        assert visual is not None
+        sizes = torch.tensor(visual.shape, device=corners.device).expand(len(visual.lm), 2)
+        sizes = sizes if visual.sizes is None else visual.sizes
+        own = sizes[chosen // (run.batch.rows // len(sizes))]
+        looks = config.use_window and run.batch.inputs.get("refocus", True)
+        sides = torch.minimum(own, torch.full_like(own, config.window)) if looks else own
+        return crop_of_each(pictures, corners if looks else corners * 0, sides, own, image.size)
 
 
 IMAGE = ImageLoss()

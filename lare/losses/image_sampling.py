@@ -23,10 +23,42 @@ if TYPE_CHECKING:
 
     from lare.losses.image import ImageReconstruction
 
-__all__ = ["Identification", "choose_crop", "control_latents", "crop_windows", "identify", "looked_at", "sample_images"]
+__all__ = [
+    "Identification",
+    "choose_crop",
+    "control_latents",
+    "crop_of_each",
+    "crop_windows",
+    "identify",
+    "looked_at",
+    "sample_images",
+]
 
 
 @torch.no_grad()
+def crop_of_each(images: Tensor, corners: Tensor, sides: Tensor, sizes: Tensor, size: int) -> Tensor:
+    """Cut out each picture's window on a grid of its own and resize it.
+
+    Args:
+        images: (B, 3, H, W), each squeezed into the same square.
+        corners: (B, 2) row and column of the window's top left cell.
+        sides: (B, 2) rows and columns that the window has.
+        sizes: (B, 2) rows and columns of each picture's grid.
+        size: S.
+
+    Returns:
+        (B, 3, S, S), bilinear with antialiasing.
+    """
+    extent = torch.tensor(images.shape[-2:], device=corners.device)
+    first = (corners * extent // sizes).tolist()
+    last = ((corners + sides) * extent / sizes).ceil().long().tolist()
+    crops = [
+        F.interpolate(image[None, :, top:bottom, left:right], (size, size), mode="bilinear", antialias=True)
+        for image, (top, left), (bottom, right) in zip(images, first, last, strict=True)
+    ]
+    return torch.cat(crops)
+
+
 def crop_windows(images: Tensor, corners: Tensor, window: int, grid: int, size: int) -> Tensor:
     """Cut each picture's window out and resize it.
 

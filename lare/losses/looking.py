@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lare.errors import LareError
 from lare.losses.base import Loss, Run
 from lare.losses.batch import Draws, MicroBatch
 
@@ -92,6 +93,8 @@ class Looking(Loss):
         if boxes is None or thoughts is None or not thoughts.latents.shape[1]:
             return None
         assert run.out.visual is not None
+        if run.out.visual.sizes is not None:
+            raise LareError("the loss on where the model looks needs pictures of one grid; set losses.look to 0")
         return look_loss(thoughts.saliency, boxes, run.out.visual.lm_grid)[0]
 
 

@@ -27,6 +27,7 @@ from lare.errors import LareError
 __all__ = [
     "ATTENTION_NAME",
     "ATTENTION_NAMES",
+    "CAPTURE_KEYWORD",
     "LastQueryCapture",
     "attention_name",
     "lare_eager",
@@ -36,7 +37,7 @@ __all__ = [
 
 ATTENTION_NAME = "lare_sdpa"
 ATTENTION_NAMES = (ATTENTION_NAME, "lare_eager")
-_KEYWORD = "lare_capture"
+CAPTURE_KEYWORD = "lare_capture"
 _WHY_NOT = {
     "flash_attention_2": "its kernels take no mask of single positions, which LaRe's padding needs",
     "flash_attention_3": "its kernels take no mask of single positions, which LaRe's padding needs",
@@ -81,7 +82,7 @@ class LastQueryCapture:
 
     def keywords(self) -> dict[str, LastQueryCapture]:
         """Keyword arguments for the decoder call that is to be captured."""
-        return {_KEYWORD: self}
+        return {CAPTURE_KEYWORD: self}
 
     def layer_hidden(self) -> Tensor:
         """Outputs of all decoder layers at the last position, (B, L, d)."""
@@ -110,7 +111,7 @@ def layer_output_hook(module: nn.Module, args: Any, kwargs: dict[str, Any], outp
 
     The capture arrives as a keyword argument of this very call, so the hook keeps no state of its own.
     """
-    capture = kwargs.get(_KEYWORD)
+    capture = kwargs.get(CAPTURE_KEYWORD)
     if capture is not None:
         hidden = output[0] if isinstance(output, tuple) else output
         capture.hidden.append(hidden[:, -1])
@@ -165,7 +166,7 @@ def lare_sdpa(
     Returns:
         The output (B, T, H, D), and None in place of the attention map.
     """
-    capture = kwargs.pop(_KEYWORD, None)
+    capture = kwargs.pop(CAPTURE_KEYWORD, None)
     scores = _Scores(scaling, kwargs.get("softcap"), kwargs.get("s_aux"), kwargs.get("position_bias"))
     single = query.shape[2] == 1
     if capture is None and single and (eager or scores.plain or _slow_kernel(query, dropout)):

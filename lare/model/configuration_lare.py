@@ -15,6 +15,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from lare.errors import LareError
 from lare.model.halting import parse_stop
+from lare.model.lora import check_lora
 
 __all__ = ["LareConfig"]
 
@@ -65,6 +66,7 @@ class LareConfig(PreTrainedConfig):
             `vision_config` and `text_config`, or what `backbone_config` is the configuration of.
         backbone_config: Configuration of a vision-language model of transformers, or its dictionary; then `image_size`
             and `grid` are those of a usual picture, and a picture has the grid that its own size gives it.
+        lora: Low-rank adapters on the decoder's linear layers: "rank", "alpha" and "dropout" (see `lare.model.lora`).
 
     Raises:
         LareError: If a value is impossible; the message names the field and the mend.
@@ -107,8 +109,10 @@ class LareConfig(PreTrainedConfig):
         initializer_range: float = 0.02,
         backbone: str | None = None,
         backbone_config: PreTrainedConfig | dict[str, Any] | None = None,
+        lora: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        self.lora = None if lora is None else dict(lora)
         self.backbone, self.backbone_config = backbone, None
         if backbone_config is not None:
             whole = self.backbone_config = _sub_config(backbone_config, "backbone_config", "")
@@ -154,6 +158,8 @@ class LareConfig(PreTrainedConfig):
         _check_extractor(self)
         _check_tokens(self)
         parse_stop(self.stop)
+        if self.lora is not None:
+            check_lora(self.lora)
 
 
 def _sub_config(value: PreTrainedConfig | dict[str, Any] | None, field: str, default: str) -> PreTrainedConfig:

@@ -20,7 +20,9 @@ import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
-__all__ = ["Extractor", "VisualMemory", "hybrid_pool"]
+from lare.model.configuration_lare import LareConfig
+
+__all__ = ["Extractor", "VisualMemory", "build_extractor", "hybrid_pool"]
 
 VisualMemory = list[tuple[Tensor, Tensor]]  # per Extractor layer: keys and values, each (I, A, n, E / A)
 _FFN_RATIO = 2
@@ -162,6 +164,20 @@ class Extractor(nn.Module):
             shares.append(share)
         hidden = hidden + self.ffn(nn.functional.glu(self.gate(self.ffn_norm(hidden)), dim=-1))
         return self.output_proj(hybrid_pool(hidden, self.latents)), torch.stack(shares).mean(0)
+
+
+def build_extractor(config: LareConfig) -> Extractor:
+    """The Extractor that a configuration describes, with fresh weights."""
+    text = config.text_config
+    return Extractor(
+        int(text.hidden_size),
+        int(text.num_hidden_layers),
+        dim=config.extractor_dim,
+        layers=config.extractor_layers,
+        heads=config.extractor_heads,
+        latents=config.latents_per_iteration,
+        output_init=config.extractor_output_init,
+    )
 
 
 def _folded_bias(mask: Tensor, layers: int, key: Tensor) -> Tensor:

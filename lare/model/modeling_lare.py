@@ -17,14 +17,16 @@ from transformers import GenerationConfig, GenerationMixin, PreTrainedConfig
 from lare.errors import LareError
 from lare.model.attention import attention_name, layer_output_hook
 from lare.model.backbone import Backbone, backbone_of
+from lare.model.checkpointing import checkpoint_layers, plain_layers
 from lare.model.configuration_lare import LareConfig
-from lare.model.extractor import Extractor, VisualMemory
+from lare.model.extractor import Extractor, VisualMemory, build_extractor
 from lare.model.families import attention_of, check_family, embedding_scale
 from lare.model.generation import generate
 from lare.model.generation_options import read_options
 from lare.model.latent_maker import build_latent_maker
 from lare.model.loading import StrictLoading
 from lare.model.loop import prefill
+from lare.model.lora import add_lora
 from lare.model.losses import answer, check_forward, prefix_reconstruction, text_loss
 from lare.model.outputs import LareGeneration, LareOutput
 from lare.model.reading import Reading
@@ -35,8 +37,8 @@ from lare.window_modes import soft_temperature
 __all__ = ["LareForConditionalGeneration"]
 
 _NO_CHECKPOINTING = (
-    "gradient_checkpointing drops the key-value cache that LaRe trains through, and the loss would be wrong; "
-    "turn it off and lower the batch size instead."
+    "gradient_checkpointing of the decoder's own drops the key-value cache that LaRe trains through, and the loss would"
+    " be wrong; turn it off there, and on by gradient_checkpointing_enable of the LaRe model."
 )
 
 
@@ -54,7 +56,7 @@ class LareForConditionalGeneration(StrictLoading, GenerationMixin):
     config: LareConfig
     base_model_prefix = ""
     main_input_name = "input_ids"
-    supports_gradient_checkpointing = False
+    supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_attention_backend = True
     _no_split_modules: list[str] = []
@@ -65,32 +67,21 @@ class LareForConditionalGeneration(StrictLoading, GenerationMixin):
 
     def __init__(self, config: LareConfig) -> None:
         super().__init__(config)
-        hidden, layers = int(config.text_config.hidden_size), int(config.text_config.num_hidden_layers)
         self.backbone: Backbone = backbone_of(config.backbone)
         if config.backbone_config is None:
             self._check_decoder(config.text_config)
         for name, part in self.backbone.parts(config).items():
             setattr(self, name, part)
+        if config.lora is not None:
+            add_lora(self.language_model, self.decoder, config.lora)
         own = config.latent_maker is not None
-        self.extractor = self._make_extractor(config, hidden, layers) if config.use_extractor and not own else None
+        self.extractor = build_extractor(config) if config.use_extractor and not own else None
         self.latent_maker = build_latent_maker(config)
-        self.num_layers = layers
+        self.num_layers = int(config.text_config.num_hidden_layers)
         for layer in self._decoder_layers():
             layer.register_forward_hook(layer_output_hook, with_kwargs=True)
         self._decoder_path = next(n for n, m in self.language_model.named_modules() if m is self.decoder).split(".")
         self.post_init()  # type: ignore[no-untyped-call]
-
-    @staticmethod
-    def _make_extractor(config: LareConfig, hidden: int, layers: int) -> Extractor:
-        return Extractor(
-            hidden,
-            layers,
-            dim=config.extractor_dim,
-            layers=config.extractor_layers,
-            heads=config.extractor_heads,
-            latents=config.latents_per_iteration,
-            output_init=config.extractor_output_init,
-        )
 
     def _check_decoder(self, text: PreTrainedConfig) -> None:
         check_family(text)
@@ -385,12 +376,12 @@ class LareForConditionalGeneration(StrictLoading, GenerationMixin):
         return attention_name(attn_implementation).removeprefix("lare_")
 
     def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
-        """Refused.
+        """Make the decoder's inner activations again in the backward pass, cache and all; no option is read."""
+        checkpoint_layers(self._decoder_layers())
 
-        Raises:
-            LareError: Always: transformers drops the cache under checkpointing, which silently changes the loss.
-        """
-        raise LareError(_NO_CHECKPOINTING)
+    def gradient_checkpointing_disable(self) -> None:
+        """Undo `gradient_checkpointing_enable`."""
+        plain_layers(self._decoder_layers())
 
     def _refuse_checkpointing(self) -> None:
         """Raise if checkpointing was switched on below this class, on the decoder itself."""

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lare.errors import LareError
 from lare.losses.alignment import AlignmentHeads, rationale_states
 from lare.losses.base import Contrastive, Loss, Run, active, get_loss, loss_names
 from lare.losses.image import ImageReconstruction
@@ -128,6 +129,8 @@ class TrainingModel(nn.Module):
         for loss in losses.values():
             inputs |= loss.request(batch)
         if batch.fetch:
+            if self.lare.config.backbone_config is not None:
+                raise LareError("the method fetch is for LaRe's own assembly; leave it out of the mixture")
             assert batch.boxes is not None and draws is not None and draws.token is not None
             inputs["fetch"] = pick_tokens(batch.boxes, draws.token, self.lare.config.grid)
         if draws is not None and inputs.get("window_mode") == "random":

@@ -45,6 +45,8 @@ class Prepared:
         self.config = config = settled(config)
         folder = _parts_folder(config)
         lare, self.processor = self._base(folder)
+        if config.gradient_checkpointing:
+            lare.gradient_checkpointing_enable()
         image = self._shared_dim(), self._reconstruction(lare, folder)
         self.model = TrainingModel(lare, *image, config.precision, self._heads(lare))
         self.run = RunParts(config, folder, self.model, self.processor, self.feed)
@@ -76,6 +78,10 @@ class Prepared:
 
             model, processor, _ = load_checkpoint(chosen.checkpoint, "cpu")
             return model, processor
+        if chosen.vlm is not None:
+            from lare.backbones.adopt import adopt
+
+            return adopt(chosen.vlm, chosen.settings, config.seed, chosen.trust_remote_code)
         text, vision = str(chosen.text), str(chosen.vision)
         if vision in VISION_ENCODERS:
             vision = str(VISION_ENCODERS.get(vision).make(config, folder))
@@ -125,7 +131,7 @@ class Prepared:
         if text is not None and text in BASE_MODELS:
             BASE_MODELS.get(text).enter(self.run, stage, before)
         first = stage.stage != "I" and (before is None or before.stage == "I")
-        if first and lare.refocus_projector is not None and self.config.model.checkpoint is None:
+        if first and getattr(lare, "refocus_projector", None) is not None and self.config.model.checkpoint is None:
             lare.refocus_projector.load_state_dict(lare.projector.state_dict())
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from lare import LareError
 from lare.losses.image_loss import image_crop
 from lare.model import LareForConditionalGeneration, LareOutput, Thoughts, prefill, think
+from lare.model.checkpointing import is_checkpointed
 from lare.model.thinking import rms_normalise
 
 from . import reference
@@ -302,14 +303,14 @@ def test_target_of_one_token(model_of: ModelOf) -> None:
 
 
 @pytest.mark.parametrize("name", ["gradient_checkpointing_enable", "activation_checkpointing_enable"])
-def test_gradient_checkpointing_is_refused(name: str) -> None:
-    """Under both of transformers' names for it."""
+def test_gradient_checkpointing_never_drops_the_cache(name: str) -> None:
+    """Under both of transformers' names for it, it is LaRe's own that is switched on."""
     model = tiny_model("llama")
     if not hasattr(model, name):
         pytest.skip(f"this transformers has no {name}")
-    with pytest.raises(LareError, match="gradient_checkpointing"):
-        getattr(model, name)()
+    getattr(model, name)()
     assert not any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+    assert all(is_checkpointed(layer) for layer in model.decoder.layers)
 
 
 @pytest.mark.parametrize("iterations", [0, 2])

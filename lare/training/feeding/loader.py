@@ -8,7 +8,7 @@ batches of their own. All hand a process its own micro-batches of the global bat
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -206,14 +206,15 @@ class PackedBatches(StageBatches):
         segmented = entry.training.own_segments
         found = [self._seen(int(number), pictured or segmented) for number in numbers]
         rows = [(one.row, one.pack) for one in found]
-        inputs, rationale, mask = self._text(found, entry, layout)
         images = [one.image for one in found if one.image is not None]
         features = [one.features for one in found if one.features is not None]
-        pixels = self.processor.image_processor(images, return_tensors="pt")["pixel_values"] if images else None
+        processor = self.processor
+        seen, grids = processor.family.pictures(processor, images) if images else ({}, [])
+        inputs, rationale, mask = self._text(found, entry, layout, grids)
         if features:
             inputs["visual_features"] = torch.from_numpy(np.stack(features))
-        elif images:
-            inputs["pixel_values"] = pixels
+        else:
+            inputs |= seen
         crops = inputs.pop("crops", None)
         if crops:
             inputs["crop_values"] = crop_pixels(images, crops, self.processor)
@@ -221,7 +222,7 @@ class PackedBatches(StageBatches):
             inputs,
             rationale,
             mask,
-            _uint8(pixels, self.processor.image_processor) if pictured and pixels is not None else None,
+            self._pictures(images, seen) if pictured and images else None,
             step_boxes([row.boxes for row, _ in rows], layout.iterations),
             layout.fetch,
             text_groups=torch.tensor([_text_group(row) for row, _ in rows]),
@@ -232,14 +233,27 @@ class PackedBatches(StageBatches):
             losses=dict(entry.training.losses()),
         )
 
+    def _pictures(self, images: Sequence[Image], seen: Mapping[str, Tensor]) -> Tensor:
+        """(I, 3, H, W) uint8 what the encoder sees; where pictures keep their sizes, squeezed into a usual square.
+
+        Windows and boxes are shares of the picture, so a squeezed one has them where the picture has.
+        """
+        if seen["pixel_values"].dim() == 4:  # one square a picture
+            return _uint8(seen["pixel_values"], self.processor.image_processor)
+        side = int(self.config.image_size)
+        squares = [np.asarray(one.convert("RGB").resize((side, side), resample=3)) for one in images]
+        return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).contiguous()
+
     def _text(
-        self, found: Sequence[_Seen], entry: Entry, layout: Layout
+        self, found: Sequence[_Seen], entry: Entry, layout: Layout, grids: Sequence[Any]
     ) -> tuple[dict[str, Any], Tensor | None, Tensor | None]:
         """What `encode_rows` gives, and ``crops`` where a target holds some."""
         rows, side = [one.row for one in found], layout.lm_grid or self.config.lm_grid
         prompts = [row.prompt.tolist() for row in rows]
         pictured = rows[0].image is not None
-        if pictured:
+        if pictured and self.processor.backbone:
+            prompts = [self.processor.on_picture(one, grid) for one, grid in zip(prompts, grids, strict=True)]
+        elif pictured:
             prompts = [on_grid(prompt, self.config.image_token_id, side) for prompt in prompts]
         rationales, answers = [row.rationale.tolist() for row in rows], [row.answer.tolist() for row in rows]
         rests = [(row.rest.tolist(), row.roles.tolist()) for row in rows]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lare.data.encode import READ, THOUGHT
+from lare.errors import LareError
 from lare.methods.layout import ENDS, NEWLINES, OPENS, Box, Layout, Row, Seen, Segment, Text, cells_in_box, crop_of
 from lare.training.feeding.batch import pad
 
@@ -76,6 +77,11 @@ def targets_of(
                 labels += [int(segment.answered)] * len(segment.ids)
                 visual += [-1] * len(segment.ids)
                 continue
+            if config.backbone_config is not None:
+                raise LareError(
+                    f"methods whose targets hold visual tokens are for LaRe's own assembly, and not for "
+                    f"{config.backbone}; leave such methods out of the mixture"
+                )
             image = number // per_image
             if segment.crop:
                 first = images * cells + len(targets.crops) * tokens

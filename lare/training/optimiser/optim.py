@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from lare.model.lora import LORA_MARK
 from lare.training.optimiser.muon import Muon
 from lare.training.optimiser.schedule import learning_rate
 from lare.training.plan.config import OptimiserConfig, StageConfig
@@ -15,13 +16,13 @@ from lare.training.plan.stages import prefixes
 __all__ = ["make_optimisers", "set_rates"]
 
 NEW_PARTS = ("extractor", "refocus_projector", "alignment", "unet")
-"""Parts that start from nothing, and so learn at the higher rate."""
+"""Parts that start from nothing, and so learn at the higher rate; low-rank adapters do as well."""
 
 Named = Sequence[tuple[str, nn.Parameter]]
 
 
 def _is_new(name: str) -> bool:
-    return name.startswith(prefixes(NEW_PARTS))
+    return name.startswith(prefixes(NEW_PARTS)) or LORA_MARK in name
 
 
 def make_optimisers(named: Named, stage: StageConfig, config: OptimiserConfig) -> list[torch.optim.Optimizer]:

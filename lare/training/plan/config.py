@@ -40,6 +40,7 @@ class ModelConfig:
         checkpoint: Folder or hub id of a LaRe checkpoint to start from; then the others are None.
         text: Folder or hub id of a causal language model; ``FOLDER::FILE.gguf`` for GGUF weights; or a name of
             `lare.registry.BASE_MODELS`, which the run builds from nothing.
+        vlm: Folder or hub id of a vision-language model that LaRe has a backbone for; then text and vision are None.
         vision: Folder or hub id of a CLIP vision model; ``efficientnet-lite0`` (ImageNet weights from the package
             index); or a name of `lare.registry.VISION_ENCODERS`, which the run trains first.
         settings: Fields of `LareConfig` other than its sub-configurations.
@@ -53,17 +54,24 @@ class ModelConfig:
     settings: Mapping[str, Any] = field(default_factory=dict)
     sizes: Mapping[str, Any] = field(default_factory=dict)
     trust_remote_code: bool = False
+    vlm: str | None = None
 
     def __post_init__(self) -> None:
-        if self.checkpoint is not None:
+        if self.checkpoint is not None or self.vlm is not None:
             require(
                 self.text is None and self.vision is None,
-                "model.checkpoint and model.text or model.vision are both given; leave one of them out",
+                "model.checkpoint and model.text or model.vision are both given; leave one of them out"
+                if self.vlm is None
+                else "model.vlm holds decoder and encoder; leave model.text and model.vision out",
+            )
+            require(
+                self.checkpoint is None or self.vlm is None,
+                "model.checkpoint and model.vlm are both given; leave one of them out",
             )
         else:
             require(
                 self.text is not None and self.vision is not None,
-                "model needs text and vision (a decoder and an encoder), or checkpoint; add them",
+                "model needs text and vision (a decoder and an encoder), vlm, or checkpoint; add them",
             )
         require(
             not self.sizes or self.text in BASE_MODELS,
@@ -165,6 +173,8 @@ class RunConfig:
         optimiser: Optimiser.
         workers: Worker processes of the data loader.
         cache_features: Keep the frozen encoder's features on disk.
+        gradient_checkpointing: Make the decoder's inner activations again in the backward pass: less memory, and one
+            more forward pass of the decoder.
         save_every: Updates between checkpoints.
         keep: Checkpoints kept per stage.
         log_every: Updates between lines of the log.
@@ -185,6 +195,7 @@ class RunConfig:
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     workers: int = 0
     cache_features: bool = False
+    gradient_checkpointing: bool = False
     save_every: int = 500
     keep: int = 2
     log_every: int = 10
@@ -194,6 +205,10 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         require(bool(self.stages), "the run has no stages; add at least one")
+        require(
+            self.model.vlm is None or not self.cache_features,
+            "cache_features is for LaRe's own assembly; leave it out with model.vlm",
+        )
         names = [stage.name for stage in self.stages]
         twice = sorted({name for name in names if names.count(name) > 1})
         require(not twice, f"two stages are named {', '.join(twice)}; give each a name of its own")

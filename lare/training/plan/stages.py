@@ -12,13 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
 from lare.errors import LareError
+from lare.model.lora import LORA_MARK
 from lare.training.plan.config import PARTS, StageConfig
 
-__all__ = ["OWNERS", "STAGES", "Stage", "freeze_all_but", "parts_of", "prefixes"]
+__all__ = ["OWNERS", "STAGES", "Stage", "freeze_all_but", "part_of", "parts_of", "prefixes"]
 
 OWNERS: dict[str, tuple[str, ...]] = {
     "projector": ("lare.projector.",),
@@ -37,6 +39,23 @@ A method's own module that makes latents counts as the Extractor, and the module
 def prefixes(parts: Iterable[str]) -> tuple[str, ...]:
     """Where the parameters of parts are."""
     return tuple(prefix for part in parts for prefix in OWNERS[part])
+
+
+def part_of(name: str, model: Any) -> str | None:
+    """The part that a parameter of a `TrainingModel` belongs to; None where it never trains.
+
+    Never trained are the encoder, wherever the backbone has it, and the base weights under low-rank adapters.
+    """
+    lare = getattr(model, "lare", None)
+    backbone, own = getattr(lare, "backbone", None), name.removeprefix("lare.")
+    if backbone is not None and own != name:
+        if own.startswith(backbone.projector):
+            return "projector"
+        if own.startswith(backbone.encoder):
+            return None
+    found = next((part for part, starts in OWNERS.items() if name.startswith(starts)), None)
+    adapted = lare is not None and lare.config.lora is not None and found == "language_model"
+    return None if adapted and LORA_MARK not in name else found
 
 
 @dataclass(frozen=True)
@@ -73,10 +92,10 @@ def freeze_all_but(model: nn.Module, parts: Iterable[str]) -> list[tuple[str, nn
     Raises:
         LareError: If that leaves nothing to train.
     """
-    starts = prefixes(parts)
+    wanted = set(parts)
     chosen = []
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name.startswith(starts))
+        parameter.requires_grad_(part_of(name, model) in wanted)
         if parameter.requires_grad:
             chosen.append((name, parameter))
     if not chosen:
