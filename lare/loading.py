@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lare.errors import LareError
+from lare.registry import BACKBONES, vision_language_loader
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +56,8 @@ def load_checkpoint(
     """Load model and processor, ready to answer.
 
     Args:
-        checkpoint: Folder or hub id; None for the embedded checkpoint.
+        checkpoint: Folder or hub id; None for the embedded checkpoint. That of a vision-language model that LaRe has a
+            backbone for is taken as it is, with an Extractor that has learnt nothing, for methods without latents.
         device: A torch device such as "cpu" or "cuda:0"; None takes a GPU if there is one.
         dtype: One of `DTYPES`; None or "auto" keeps the checkpoint's.
 
@@ -76,9 +78,12 @@ def load_checkpoint(
     target = usable_device(device)
     try:
         with _no_progress_bar():
-            processor = LareProcessor.from_pretrained(place)
-            check_template(processor, place)
-            model = LareForConditionalGeneration.from_pretrained(place)
+            if _is_backbone(place):
+                model, processor = vision_language_loader()(place)
+            else:
+                processor = LareProcessor.from_pretrained(place)
+                check_template(processor, place)
+                model = LareForConditionalGeneration.from_pretrained(place)
     except LareError:
         raise
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -89,6 +94,14 @@ def load_checkpoint(
         ) from None
     model = model.to(target).eval()
     return model if dtype in (None, "auto") else model.to(getattr(torch, dtype)), processor, target
+
+
+def _is_backbone(place: str) -> bool:
+    """Whether a folder or hub id is a vision-language model's own, as its publisher wrote it."""
+    from transformers import PreTrainedConfig
+
+    values, _ = PreTrainedConfig.get_config_dict(place)
+    return isinstance(values, dict) and values.get("model_type") in BACKBONES
 
 
 def usable_device(device: str | None) -> torch.device:

@@ -32,6 +32,7 @@ __all__ = [
     "VISION_ENCODERS",
     "Registry",
     "method_class",
+    "vision_language_loader",
 ]
 
 
@@ -147,6 +148,11 @@ INTERVENTIONS = Registry(
     },
 )
 """Objects of `lare.interventions.base.Intervention`, in the order in which they are listed."""
+
+
+def vision_language_loader() -> Any:
+    """What makes LaRe of a vision-language model's own folder; see `lare.backbones.adopt.adopt`."""
+    return importlib.import_module("lare.backbones.adopt").adopt
 
 
 def method_class(name: str) -> Any:

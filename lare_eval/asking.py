@@ -40,6 +40,8 @@ def hit_rates(traces: TraceReader) -> dict[str, float]:
     config: Mapping[str, Any] = infos.get("config", infos)
     side, pixels, window = (int(config.get(name, 0) or 0) for name in ("grid", "image_size", "window"))
     window = int((infos.get("arguments") or {}).get("window") or window)
+    if config.get("backbone_config"):  # boxes are in pixels of a picture of one size
+        return {}
     if not (side and pixels and window and config.get("use_window")):
         return {}
     everywhere = np.stack(np.meshgrid(*[np.arange(side - window + 1)] * 2, indexing="ij"), -1)

@@ -42,10 +42,11 @@ class SharedFeatures:
         """Let a method take features from here, and put those that it makes here; the method is left as it was.
 
         Args:
-            method: Any method whose model encodes pictures on the CPU (elsewhere nothing is shared).
+            method: Any method whose model encodes pictures on the CPU with an encoder of its own (nothing is shared
+                elsewhere, and of vision-language models).
         """
-        tower = method.model.vision_tower
-        if method.model.device.type != "cpu":
+        tower = getattr(method.model, "vision_tower", None)
+        if tower is None or method.model.device.type != "cpu":
             yield
             return
         encode, answer = tower.forward, method.answer

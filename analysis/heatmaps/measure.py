@@ -23,6 +23,7 @@ import pandas as pd
 from analysis.heatmaps.numbers import cover, lay_out
 from analysis.shared.boxes import box_shares
 from analysis.shared.options import Options, option
+from analysis.shared.pictures import own_grids
 from analysis.shared.questions import Question
 from analysis.shared.traces import frame, open_traces, scores_beside
 from lare.embedded.world.benchmark import stand_in
@@ -132,6 +133,11 @@ def read_maps(path: str | Path) -> Maps:
     reader = open_traces([path])
     table = frame(reader, scores_beside([path]))
     facts = _configuration(reader, path)
+    if own_grids(reader):
+        raise LareError(
+            f"the pictures of {str(path)!r} have grids of several sizes, and maps are compared on one; give traces of "
+            "a model with one grid, or look at single answers with lare ask --trace"
+        )
     attention, corners = reader.column("cross_attention"), reader.column("windows")
     steps = sorted({shape[0] for shape in attention.shapes})
     if steps[0] == 0 or len(steps) > 1:

@@ -21,7 +21,7 @@ from lare.trace import TraceReader
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Looks", "mini_images", "mini_pictures"]
+__all__ = ["Looks", "mini_images", "mini_pictures", "own_grids"]
 
 
 def mini_images(wanted: Iterable[tuple[str, int, str | None]], any_scene: bool = False) -> dict[tuple[str, int], Image]:
@@ -58,6 +58,15 @@ def mini_pictures(wanted: Iterable[tuple[str, int, str | None]]) -> Mapping[tupl
     }
 
 
+def own_grids(reader: TraceReader) -> bool:
+    """Whether the pictures of a trace have grids of their own sizes, as vision-language models give them."""
+    config = reader.infos[0].get("config", {}) if reader.infos else {}
+    if not config.get("backbone_config"):
+        return False
+    side = config.get("grid")
+    return any(tuple(shape[1:]) != (side, side) for shape in reader.column("saliency").shapes if shape[0])
+
+
 class Looks:
     """Where each latent step of an answer looked: the Extractor's attention over its window of the fine grid.
 
@@ -68,7 +77,7 @@ class Looks:
     def __init__(self, reader: TraceReader | None) -> None:
         self._grid = 0
         if reader is not None and reader.infos:
-            self._grid = int(reader.infos[0].get("config", {}).get("grid", 0))
+            self._grid = 0 if own_grids(reader) else int(reader.infos[0].get("config", {}).get("grid", 0))
             self._windows, self._shares = reader.column("windows"), reader.column("cross_attention")
 
     def steps(self, row: int) -> tuple[tuple[Step, ...], int]:

@@ -50,10 +50,17 @@ td,figcaption,pre{overflow:clip;unicode-bidi:isolate}
 
 
 def seen_by(method: Method, image: Image.Image) -> Image.Image:
-    """Return `image` as the method's processor hands it to the model: cropped and squeezed as that demands."""
+    """Return `image` as the method's processor hands it to the model: cropped and squeezed as that demands.
+
+    Where the model cuts it into patches or tiles, it is the picture itself, with its proportions.
+    """
     processor = method.processor.image_processor
-    pixels = np.asarray(processor(images=[image], return_tensors="np")["pixel_values"])[0]
-    return picture_of(pixels, processor)
+    pixels = method.processor.family.pictures(method.processor, [image])[0]["pixel_values"]
+    if pixels.dim() == 4:
+        return picture_of(np.asarray(pixels)[0], processor)
+    scale = _SIDE / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    return image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
 
 
 def picture_of(pixels: npt.NDArray[np.floating[Any]], image_processor: Any) -> Image.Image:
@@ -65,24 +72,30 @@ def picture_of(pixels: npt.NDArray[np.floating[Any]], image_processor: Any) -> I
 
 
 def draw_step(
-    seen: Image.Image, saliency: npt.NDArray[np.floating[Any]], corner: tuple[int, int], window: int, grid: int
+    seen: Image.Image,
+    saliency: npt.NDArray[np.floating[Any]],
+    corner: tuple[int, int],
+    window: int,
+    grid: int | tuple[int, int],
 ) -> Image.Image:
     """Lay the saliency over the picture as warmth and frame the window.
 
     Args:
-        seen: The picture, square.
-        saliency: Attention from the last position to each visual token, (g, g); only proportions matter.
+        seen: The picture.
+        saliency: Attention from the last position to each visual token on its grid; only proportions matter.
         corner: Row and column of the window's top left cell on the fine grid.
         window: The window's side in cells of the fine grid.
-        grid: Cells a side of the fine grid.
+        grid: Cells a side of the fine grid, or its rows and columns.
     """
+    rows, columns = (grid, grid) if isinstance(grid, int) else grid
     peak = float(saliency.max()) or 1.0
     heat = Image.fromarray((saliency / peak * 255).astype(np.uint8)).resize(seen.size, Image.Resampling.NEAREST)
     alpha = np.asarray(heat, np.float64)[..., None] / 255 * 0.65
     drawn = Image.fromarray(((1 - alpha) * np.asarray(seen, np.float64) + alpha * _HEAT).astype(np.uint8))
-    cell = seen.width / grid
-    top, left = corner[0] * cell, corner[1] * cell
-    box = (left, top, left + window * cell - 1, top + window * cell - 1)
+    tall, wide = seen.height / rows, seen.width / columns
+    top, left = corner[0] * tall, corner[1] * wide
+    bottom, right = (corner[0] + min(window, rows)) * tall, (corner[1] + min(window, columns)) * wide
+    box = (left, top, right - 1, bottom - 1)
     ImageDraw.Draw(drawn).rectangle(box, outline=_FRAME, width=3)
     return drawn
 
@@ -146,12 +159,16 @@ def write_trace(
     for step in range(min(reply.latent_steps, len(arrays.get("saliency", ())))):
         saliency = np.asarray(arrays["saliency"][step], np.float64)
         top, left = (int(value) for value in arrays["windows"][step])
+        own = getattr(config, "backbone_config", None) is not None  # then each picture has a grid of its own size
+        grid = saliency.shape if own else (config.grid, config.grid)
+        rows, columns = (min(window, side) if own else window for side in grid)
+        of = str(grid[0]) if grid[0] == grid[1] else f"{grid[0]} x {grid[1]}"
         caption = (
             f"Latent step {step + 1}: warm = attention to the image (its strongest token has "
-            f"{saliency.max() / (saliency.sum() or 1.0):.0%} of it); frame = the {window} x {window} window looked at "
-            f"again, rows {top} to {top + window - 1} and columns {left} to {left + window - 1} of {config.grid}"
+            f"{saliency.max() / (saliency.sum() or 1.0):.0%} of it); frame = the {rows} x {columns} window looked at "
+            f"again, rows {top} to {top + rows - 1} and columns {left} to {left + columns - 1} of {of}"
         )
-        figures.append((draw_step(seen, saliency, (top, left), window, config.grid), caption))
+        figures.append((draw_step(seen, saliency, (top, left), window, (grid[0], grid[1])), caption))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(render_page(question, reply, figures), encoding="utf-8")

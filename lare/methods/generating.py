@@ -180,6 +180,9 @@ def _trace_arrays(generation: LareGeneration, inputs: Mapping[str, torch.Tensor]
     rows = []
     for row, steps in enumerate(generation.steps.tolist()):
         arrays = {name: value[row, :steps] for name, value in stacked.items()}
+        if generation.sizes is not None and "saliency" in arrays:
+            height, width = generation.sizes[row].tolist()
+            arrays["saliency"] = arrays["saliency"][:, :height, :width]
         if shares is not None:
             arrays["attention_shares"] = shares[row].float().cpu().numpy()
         mask = inputs["attention_mask"][row].bool()

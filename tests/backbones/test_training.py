@@ -157,7 +157,7 @@ def write_run(folder: Path, place: Path, **changes: Any) -> Path:
     return path
 
 
-@pytest.fixture(params=["qwen3_vl", "llava_onevision"])
+@pytest.fixture(params=["qwen3_vl", pytest.param("llava_onevision", marks=pytest.mark.slow)])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     yield write_vlm(str(request.param), tmp_path / "vlm")
 
