@@ -21,7 +21,7 @@ SHARES = {"fine": 0.8, "same": 0.8, "worse": 0.65, "better": 0.9}
 @pytest.fixture(autouse=True)
 def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bootstrap of fewer draws than a report's, which are most of its time."""
-    monkeypatch.setattr("analysis.ablation.rows.DRAWS", 3000)
+    monkeypatch.setattr("analysis.ablation.rows.DRAWS", 1000)
 
 
 def make(

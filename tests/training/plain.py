@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor
 
 from lare.embedded.autoencoder import small_tokenizer
@@ -15,7 +16,7 @@ from lare.embedded.model import Sizes, build_model
 from lare.embedded.ship import build_processor
 from lare.embedded.vision_conv import LareVisionConfig, LareVisionModel
 from lare.embedded.world_data import WorldData
-from lare.losses.image import ImageReconstruction, build_unet
+from lare.losses.image import ImageReconstruction
 from lare.model.loop import run_decoder
 from lare.training.feeding.batch import Draws, MicroBatch
 from lare.training.feeding.loader import Split
@@ -40,7 +41,7 @@ def tiny_model(seed: int = 0, **overrides: Any) -> TrainingModel:
     lare = build_model(sizes, encoder, processor().tokenizer.get_vocab(), seed)
     tiny = small_tokenizer()
     config = ImageConfig(unet="small", size=16, share=0.5)
-    image = ImageReconstruction(32, config, tiny, build_unet("small", int(tiny.config.latent_channels), 2))
+    image = ImageReconstruction(32, config, tiny, tiny_unet(int(tiny.config.latent_channels)))
     model = TrainingModel(lare, 16, image)
     generator = torch.Generator().manual_seed(seed + 3)
     with torch.no_grad():
@@ -48,6 +49,15 @@ def tiny_model(seed: int = 0, **overrides: Any) -> TrainingModel:
             if not name.startswith("lare.vision_tower") and parameter.dim() > 1:
                 parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
     return model.double()
+
+
+def tiny_unet(channels: int) -> UNet2DConditionModel:
+    """Less than half the parts of the smallest that a run file names, since each is saved and gathered by itself."""
+    return UNet2DConditionModel(
+        sample_size=2, in_channels=channels, out_channels=channels, layers_per_block=1, block_out_channels=(16,),
+        down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",), cross_attention_dim=24, attention_head_dim=2,
+        norm_num_groups=4,
+    )  # fmt: skip
 
 
 @lru_cache
