@@ -1,8 +1,8 @@
 """Ablations over seeds (Tables 3 and 8, Figs. 5 and 6): rows of trained models, each against a reference row.
 
 Reads the folder of an experiment (`lare experiments run`), or a JSON file {"rows": [...]} with, for every trained
-model, its name, title, seed, scores by task and question, scenes, and costs. Rows that lose stand in the table as
-those that win.
+model, its name, title, seed, scores by task and question, scenes, costs, and where known its start. Rows that lose
+stand in the table as those that win.
 
     python analysis/ablation.py --rows reports/experiments/NAME --reference lare
     python analysis/ablation.py --rows reports/refocus/rows.json --reference fine
@@ -20,7 +20,7 @@ from analysis.ablation.answer import answer
 from analysis.ablation.curves import curve_figures, curve_tables
 from analysis.ablation.measure import AblationOptions, differences, measure
 from analysis.ablation.rows import FEW_SEEDS, Difference, Row, over_seeds
-from analysis.shared.cells import ends
+from analysis.shared.cells import ends, only
 from analysis.shared.cli import Computed, reproduce, run
 from analysis.shared.report.answers import answered
 from analysis.shared.report.document import Column, Document, Figure, Series, Table
@@ -103,8 +103,7 @@ def _main(rows: Mapping[str, Row], found: Mapping[str, Difference], reference: s
         Column("p", "p (bootstrap)", "p", help="not adjusted"),
     )
     note = f"Reference: {title}. Rows are in the order of the file; none is left out."
-    keys = {column.key for column in main}, {column.key for column in more}
-    parts = [tuple({key: value for key, value in line.items() if key in wanted} for line in lines) for wanted in keys]
+    parts = only(main, lines), only(more, lines)
     return (
         Table("rows", "Accuracy by row, and its difference to the reference", main, parts[0], note, main=True),
         Table("seeds", "Seed by seed", more, parts[1]),

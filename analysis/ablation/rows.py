@@ -19,6 +19,7 @@ from scipy import stats as scipy_stats
 from analysis.ablation.experiments import experiment_rows
 from analysis.shared.stats import LEVEL
 from lare.errors import LareError
+from lare.experiments.compare import drawn_means
 
 __all__ = ["DRAWS", "FEW_SEEDS", "Difference", "Row", "compare", "level", "merge", "over_seeds", "read_rows"]
 
@@ -248,12 +249,7 @@ def compare(row: Row, reference: Row, seed: int = 0) -> Difference | None:
     left, right = ([one.seeds.index(s) for s in common] for one in (row, reference))
     gaps = [ours[left] - theirs[right] for ours, theirs in zip(row.tables, reference.tables, strict=True)]
     each = np.mean([gap.mean(1) for gap in gaps], axis=0)
-    rng = np.random.default_rng(seed)
-    drawn = np.zeros((DRAWS, len(common)))
-    for gap, scenes in zip(gaps, row.scenes, strict=True):
-        drawn += _scene_means(gap, scenes, rng) / len(gaps)
-    shares = rng.multinomial(len(common), np.full(len(common), 1 / len(common)), DRAWS) / len(common)
-    values = (drawn * shares).sum(1)
+    values = drawn_means(list(zip(gaps, row.scenes, strict=True)), DRAWS, seed)
     low, high = np.quantile(values, [(1 - LEVEL) / 2, 0.5 + LEVEL / 2])
     tail = min((values <= 0).sum(), (values >= 0).sum())
     _, t_low, t_high = over_seeds(each.tolist())
@@ -268,23 +264,6 @@ def level(row: Row, seed: int = 0) -> tuple[float, float]:
         row: The row.
         seed: Of the bootstrap.
     """
-    rng, count = np.random.default_rng(seed), len(row.seeds)
-    drawn = np.zeros((DRAWS, count))
-    for table, scenes in zip(row.tables, row.scenes, strict=True):
-        drawn += _scene_means(table, scenes, rng) / len(row.tables)
-    shares = rng.multinomial(count, np.full(count, 1 / count), DRAWS) / count
-    low, high = np.quantile((drawn * shares).sum(1), [(1 - LEVEL) / 2, 0.5 + LEVEL / 2])
+    values = drawn_means(list(zip(row.tables, row.scenes, strict=True)), DRAWS, seed)
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, 0.5 + LEVEL / 2])
     return float(low), float(high)
-
-
-def _scene_means(gap: Array, scenes: Sequence[str], rng: np.random.Generator) -> Array:
-    """(R, S) means of a task's gaps (S, n) over scenes drawn with replacement."""
-    _, codes = np.unique(np.asarray(scenes), return_inverse=True)
-    count = int(codes.max()) + 1
-    sizes = np.bincount(codes, minlength=count).astype(np.float64)
-    sums = np.stack([np.bincount(codes, weights=one, minlength=count) for one in gap])
-    means = np.empty((DRAWS, len(gap)))
-    for start in range(0, DRAWS, 1000):  # a thousand draws at a time, to keep the weights small
-        weights = rng.multinomial(count, np.full(count, 1 / count), min(1000, DRAWS - start)).astype(np.float64)
-        means[start : start + len(weights)] = (weights @ sums.T) / (weights @ sizes)[:, None]
-    return means

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy import stats as scipy_stats
 
 from analysis.adaptive.stopping import RULES, Prefixes, Steps, at_stop, stop_steps, thresholds
-from analysis.shared.cells import interval, question_sample, series, with_interval
+from analysis.shared.cells import interval, only, question_sample, series, with_interval
 from analysis.shared.questions import Question
 from analysis.shared.report.document import Column, Figure, Sample, Series, Step, Table, View
 from analysis.shared.stats import Result, cluster_difference, cluster_mean, holm, mcnemar
@@ -163,8 +163,7 @@ def _main(made: Prefixes, judged: Sequence[Judged], usual: int) -> tuple[Table, 
         Column("flipped", "Flips later, %", "number", 1, f"answers that differ from those after {made.most} steps"),
     )
     note = "Bounds know the answers and are no rules. Steps of the bounds count from 1."
-    keys = {column.key for column in main}, {column.key for column in more}
-    parts = [tuple({key: value for key, value in row.items() if key in wanted} for row in rows) for wanted in keys]
+    parts = only(main, rows), only(more, rows)
     return (
         Table("rules", "Stop rules on test questions", main, parts[0], note, main=True),
         Table("rules-more", "Stop rules: thresholds and what they cost", more, parts[1], note),

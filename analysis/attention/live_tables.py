@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from analysis.attention.again import Live
 from analysis.attention.measure import HEADLINE, ROWS, Compared, Values
@@ -85,20 +86,11 @@ def _sinks(live: Live, compared: Compared, counts: Sequence[int]) -> Table:
     for row in (HEADLINE, 1 - HEADLINE):
         for kind in _kinds(live, counts):
             left, right = (values[:, row] for values in _without(live, kind))
-            gap, size = cluster_difference(right, left, live.items["cluster"]), cohen_d_paired(right, left)
-            rows.append(
-                {"row": ROWS[row], "left_out": kind.name, "a": left.mean(), "b": right.mean(), **_told(gap),
-                 "size": _number(size.estimate), "p": gap.p}
-            )  # fmt: skip
+            rows.append({"row": ROWS[row], "left_out": kind.name, **_cells(left, right, live.items["cluster"])})
     columns = (
         Column("row", "row of attention"),
         Column("left_out", "left out"),
-        Column("a", f"{a} (%)", "number"),
-        Column("b", f"{b} (%)", "number"),
-        Column("gap", f"{b} - {a} (points)", "number"),
-        Column("interval", "95 % interval", "interval", 2, "Cluster-robust by scene."),
-        Column("size", "d_z", "number"),
-        Column("p", "p", "p", 2, "Cluster-robust t."),
+        *_columns(a, b),
     )
     most = max([kind.sinks for kind in _kinds(live, counts)])
     places = [_places(live, side, most) for side in (0, 1)]
@@ -127,8 +119,23 @@ def _told(result: Result) -> dict[str, Any]:
     return {"gap": result.estimate, "interval": interval(result)}
 
 
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
+def _cells(left: Values, right: Values, clusters: pd.Series) -> dict[str, Any]:
+    """Both sides' means and their paired difference, with its effect size."""
+    gap, size = cluster_difference(right, left, clusters), cohen_d_paired(right, left).estimate
+    found = {"a": left.mean(), "b": right.mean(), **_told(gap)}
+    return found | {"size": float(size) if np.isfinite(size) else None, "p": gap.p}
+
+
+def _columns(a: str, b: str) -> tuple[Column, ...]:
+    """Columns of `_cells` for sides of these names."""
+    return (
+        Column("a", f"{a} (%)", "number"),
+        Column("b", f"{b} (%)", "number"),
+        Column("gap", f"{b} - {a} (points)", "number"),
+        Column("interval", "95 % interval", "interval", 2, "Cluster-robust by scene."),
+        Column("size", "d_z", "number"),
+        Column("p", "p", "p", 2, "Cluster-robust t."),
+    )
 
 
 def _own(live: Live, values: Callable[[Any], Values]) -> tuple[Values, Values]:
@@ -161,19 +168,11 @@ def _forced(live: Live, compared: Compared) -> Table:
     for name, (left, right, counts) in _forced_values(live, compared).items():
         line: dict[str, Any] = {"first": name, "n": int(counts.sum())}
         if counts.sum() > 1:
-            gap = cluster_difference(right[counts], left[counts], live.items["cluster"][counts])
-            size = cohen_d_paired(right[counts], left[counts])
-            line |= {"a": left[counts].mean(), "b": right[counts].mean(), **_told(gap)}
-            line |= {"size": _number(size.estimate), "p": gap.p}
+            line |= _cells(left[counts], right[counts], live.items["cluster"][counts])
         rows.append(line)
     columns = (
         Column("first", "first token"),
-        Column("a", f"{a} (%)", "number"),
-        Column("b", f"{b} (%)", "number"),
-        Column("gap", f"{b} - {a} (points)", "number"),
-        Column("interval", "95 % interval", "interval", 2, "Cluster-robust by scene."),
-        Column("size", "d_z", "number"),
-        Column("p", "p", "p", 2, "Cluster-robust t."),
+        *_columns(a, b),
         Column("n", "n", "count"),
     )
     kinds = _class_counts(live, compared)

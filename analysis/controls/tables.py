@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from analysis.shared.asking import Answers
-from analysis.shared.cells import interval, question_sample, series, share, with_interval
+from analysis.shared.cells import interval, only, question_sample, series, share, with_interval
 from analysis.shared.questions import Question
 from analysis.shared.report.document import Column, Figure, Sample, Series, Table, View
 from analysis.shared.stats import Result, cluster_difference, cluster_mean, holm, mcnemar, wilson
@@ -142,8 +142,7 @@ def main_tables(
         Column("unreadable", "Unreadable", "count", help="replies that name none of the options; they are wrong"),
         Column("tokens", "Text tokens", "number", 1, "mean per answer"),
     )
-    keys = {column.key for column in main}, {column.key for column in more}
-    parts = [tuple({key: value for key, value in row.items() if key in wanted} for row in rows) for wanted in keys]
+    parts = only(main, rows), only(more, rows)
     note = "All are compared with own latents; the last two with own latents and the image hidden."
     return (
         Table("controls", "Accuracy under each control, paired with its reference", main, parts[0], note, main=True),

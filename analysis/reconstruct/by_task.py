@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from analysis.reconstruct.measure import SAMPLED, ByStep, over_steps
 from analysis.reconstruct.sampling import TITLES, Scores
-from analysis.shared.cells import interval, with_interval
+from analysis.shared.cells import interval, only, with_interval
 from analysis.shared.report.document import Column, Table
 from analysis.shared.stats import cluster_difference, cluster_mean
 from analysis.shared.tasks import Apart, find_apart
@@ -60,6 +60,4 @@ def by_task(scores: ByStep, tasks: Sequence[str], scenes: Sequence[str], apart: 
         Column("psnr", "PSNR, dB", "number", 2, "from own latents"),
         *with_interval("psnr_gap", "Own minus other, dB", 2, "another picture's latents, paired"),
     )
-    keys = {column.key for column in columns}
-    kept = tuple({key: value for key, value in row.items() if key in keys} for row in rows)
-    return Table("tasks", "Pictures from own latents by task", columns, kept)
+    return Table("tasks", "Pictures from own latents by task", columns, only(columns, rows))

@@ -23,7 +23,7 @@ from analysis.reconstruct.answer import answer
 from analysis.reconstruct.by_task import by_task, moves_by_condition, take
 from analysis.reconstruct.measure import SAMPLED, ByStep, Measured, ReconstructOptions, measure, over_steps
 from analysis.reconstruct.sampling import TITLES, Scores
-from analysis.shared.cells import interval, question_sample, series, share, with_interval
+from analysis.shared.cells import interval, only, question_sample, series, share, with_interval
 from analysis.shared.cli import Computed, reproduce, run
 from analysis.shared.questions import Question, stand_ins
 from analysis.shared.report.answers import answered
@@ -85,8 +85,7 @@ def _main(scores: ByStep, scenes: Sequence[str], chance: float) -> tuple[Table, 
         *([Column("copied", "Nearer to a training crop, %", "number", 1, "than to the own crop")] if copies else []),
     )
     note = f"Means over the steps of a question. Chance of identification: {100 * chance:.2f} %."
-    keys = {column.key for column in main}, {column.key for column in more}
-    parts = [tuple({key: value for key, value in row.items() if key in wanted} for row in rows) for wanted in keys]
+    parts = only(main, rows), only(more, rows)
     caption = "Pictures against what the window showed"
     return (
         Table(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from analysis.shared.report.document import Column, Sample, Series, View
 from analysis.shared.showing import picture
 from analysis.shared.stats import Result, wilson
 
-__all__ = ["OVER_SCENES", "ends", "interval", "question_sample", "series", "share", "with_interval"]
+__all__ = ["OVER_SCENES", "ends", "interval", "only", "question_sample", "series", "share", "with_interval"]
 
 OVER_SCENES = "cluster-robust over scenes"
 """How most intervals are made."""
@@ -46,6 +47,12 @@ def with_interval(
         head: Label of the intervals.
     """
     return Column(key, label, "number", digits, help), Column(f"{key}_interval", head, "interval", digits, of)
+
+
+def only(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], ...]:
+    """Rows with no more than a table's columns, where several tables are made of the same rows."""
+    keys = {column.key for column in columns}
+    return tuple({key: value for key, value in row.items() if key in keys} for row in rows)
 
 
 def series(name: str, places: Sequence[str | float], results: Sequence[Result], scale: float = 1.0) -> Series:

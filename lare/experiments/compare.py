@@ -22,7 +22,9 @@ import numpy.typing as npt
 from lare.errors import LareError
 from lare.experiments.store import Questions
 
-__all__ = ["DRAWS", "Asked", "Contrast", "Mask", "contrast", "contrast_by_hops", "interval", "mean_by_start"]
+__all__ = [
+    "DRAWS", "Asked", "Contrast", "Mask", "contrast", "contrast_by_hops", "drawn_means", "interval", "mean_by_start",
+]  # fmt: skip
 
 DRAWS = 4000
 """Of the bootstrap."""
@@ -135,14 +137,28 @@ def interval(
         draws: Of the bootstrap.
         seed: Of its draws.
     """
-    rng, count = np.random.default_rng(seed), len(values)
-    tasks = np.unique(task)
-    means = np.zeros((draws, count))
-    for one in tasks:
-        means += _scene_means(values[:, task == one], scene[task == one], draws, rng) / len(tasks)
-    shares = rng.multinomial(count, np.full(count, 1 / count), draws) / count
-    low, high = np.quantile((means * shares).sum(1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    parts = [(values[:, task == one], scene[task == one]) for one in np.unique(task)]
+    low, high = np.quantile(drawn_means(parts, draws, seed), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
+
+
+def drawn_means(
+    parts: Sequence[tuple[Array, Sequence[str] | npt.NDArray[np.str_]]], draws: int = DRAWS, seed: int = 0
+) -> Array:
+    """(draws,) means over tasks, with starts and, within each task, whole scenes drawn with replacement.
+
+    Args:
+        parts: Of each task the values (S, n) and the scenes (n,).
+        draws: Of the bootstrap.
+        seed: Of its draws.
+    """
+    rng, count = np.random.default_rng(seed), len(parts[0][0])
+    means = np.zeros((draws, count))
+    for values, scene in parts:
+        means += _scene_means(values, np.asarray(scene), draws, rng) / len(parts)
+    shares = rng.multinomial(count, np.full(count, 1 / count), draws) / count
+    found: Array = (means * shares).sum(1)
+    return found
 
 
 def _scene_means(values: Array, scene: npt.NDArray[np.str_], draws: int, rng: np.random.Generator) -> Array:
