@@ -140,7 +140,7 @@ ORACLE_OTHER = Intervention(
 # What the answer sees beside them -------------------------------------------------------------------------------
 HIDDEN = Intervention(
     "hidden",
-    "Image hidden behind the latents",
+    "Image hidden after the latents",
     "the image tokens, masked once the latents are made",
     "prompt, marks, latents, decoding",
     "image",
