@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from analysis.shared.report.answers import Answer
-from analysis.shared.report.document import Document
+from analysis.shared.report.document import Claim, Document
 from analysis.validate.judge import VERDICTS, Judgement
 
 __all__ = ["QUESTION", "answer", "sentence"]
+
+_CLAIM = "Latent tokens carry what the answer needs. The paper shows no test that replaces them."
 
 QUESTION = "Does the reasoner use what its latents hold?"
 
@@ -36,4 +38,13 @@ def answer(document: Document) -> Answer:
     if not found:
         raise LookupError("the report has no verdict")
     said, short = found.partition(":")[0], found.rpartition(", n = ")[0]
-    return Answer(QUESTION, said, f"{short}." if short else found, None, "lost")
+    return Answer(QUESTION, said, f"{short}." if short else found, _claim(said), "lost")
+
+
+def _claim(said: str) -> Claim:
+    """What papers on latent reasoners take for granted, and whether it is seen here."""
+    if said == VERDICTS["content"]:
+        return Claim(_CLAIM, "yes", "Every replacement of the latents costs accuracy, and they move with the picture.")
+    if said in (VERDICTS["undecided"], VERDICTS["partly"]):
+        return Claim(_CLAIM, "undecided", "Not every replacement of the latents is seen to cost accuracy.")
+    return Claim(_CLAIM, "no", "No replacement of the latents costs accuracy that could be seen.")

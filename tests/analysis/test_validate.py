@@ -14,9 +14,11 @@ import torch
 from jsonschema import Draft202012Validator
 
 from analysis.shared.questions import Gathered, gather_questions
+from analysis.shared.report.answers import MOST_NUMBERS, MOST_WORDS, answered, numbers
 from analysis.shared.report.document import Document
 from analysis.validate import measure as measure_module
 from analysis.validate import suite as suite_module
+from analysis.validate.answer import answer
 from analysis.validate.effects import bootstrap, collapse, kept_of_gain, mediation, moved_by
 from analysis.validate.judge import RELEVANT, VERDICTS, Judgement, judge
 from analysis.validate.measure import Measured, ValidateOptions, measured
@@ -129,6 +131,9 @@ def test_summary_has_its_form(kind: str) -> None:
     with pytest.raises(Exception, match="form"):
         Draft202012Validator(schema()).validate({**summary, "form": "lare-validate/0"})
     assert Document.from_json(document.to_json()).tables
+    said = answered(document, answer)
+    assert said.claim is not None and said.claim.seen == ("yes" if kind == "copies" else "no")
+    assert len(said.verdict.split()) <= MOST_WORDS and len(numbers(said.verdict)) <= MOST_NUMBERS
 
 
 def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
