@@ -145,9 +145,15 @@ class Intervening(Generating):
 
     def region_latents(self, images: Sequence[Image], points: Sequence[Sequence[Point]]) -> Tensor:
         """Visual tokens as latents (B, K, 1, d): of the fine cell that holds each of a question's K points."""
-        model, grid = self.model, int(self.model.config.grid)
-        visual = model.encode_images(self.inputs(images, ["?"] * len(images))["pixel_values"])
-        cells = [[min(int(y * grid), grid - 1) * grid + min(int(x * grid), grid - 1) for x, y in one] for one in points]
+        model, made = self.model, self.inputs(images, ["?"] * len(images))
+        further = {name: made[name] for name in model.backbone.image_inputs}
+        visual = model.encode_images(made["pixel_values"], image_inputs=further)
+        columns = visual.shape[1]
+        sizes = [visual.shape] * len(points) if visual.sizes is None else visual.sizes.tolist()
+        cells = [
+            [min(int(y * high), high - 1) * columns + min(int(x * wide), wide - 1) for x, y in one]
+            for one, (high, wide) in zip(points, sizes, strict=True)
+        ]
         tokens = visual.refocus[torch.arange(len(cells))[:, None], torch.tensor(cells, device=model.device)]
         scaled = rms_normalise(tokens) * model.embedding_rms() if model.config.rms_scale else tokens
         return scaled.unsqueeze(2)
