@@ -141,7 +141,7 @@ def gradients(
 ) -> Gradients:
     """Where gradient flows when these parts train."""
     prompt = "language_model" in parts or "projector" in parts
-    seen = "refocus_projector" in parts and model.refocus_projector is not None
+    seen = "refocus_projector" in parts and getattr(model, "refocus_projector", None) is not None
     made = "extractor" in parts and not fetch
     return Gradients(frozenset(parts), prompt, bool(iterations) and (prompt or seen or made))
 
@@ -205,6 +205,11 @@ def _vision(
     work.linear(ENCODER, costs.get(ENCODER, 0), False, False)
     # A shared projector sees the fine grid, whose tokens are pooled behind it.
     side = config.grid if config.shared_projector else row.lm_grid or config.lm_grid
+    if config.backbone_config is not None:
+        inside = dict(model.named_modules())
+        weights = sum(layer_weights(inside[path.removesuffix(".")]) for path in model.backbone.projector)
+        work.linear("projector", side**2 * weights, "projector" in grad.parts, False)
+        return
     for part, cells in (("projector", side**2), ("refocus_projector", config.grid**2)):
         projector = getattr(model, part)
         if projector is not None:
@@ -251,7 +256,8 @@ def _extractor(work: Work, model: LareForConditionalGeneration, row: Row, grad: 
     config, layers = model.config, model.num_layers
     extractor = cast(nn.Module, model.extractor)
     trains, cells, width = "extractor" in grad.parts, config.grid**2, config.extractor_dim
-    memory = "refocus_projector" in grad.parts if model.refocus_projector is not None else "projector" in grad.parts
+    own = getattr(model, "refocus_projector", None) is not None
+    memory = "refocus_projector" in grad.parts if own else "projector" in grad.parts
     for name, layer in extractor.named_modules():
         if not isinstance(layer, nn.Linear):
             continue
@@ -297,7 +303,16 @@ def without_encoder(parts: Mapping[str, float]) -> float:
 
 
 def encoder_cost(model: LareForConditionalGeneration) -> float:
-    """Multiply-adds of the vision encoder on one picture."""
+    """Multiply-adds of the vision encoder on one picture.
+
+    Of a vision-language model they are counted by its weights alone, a usual picture's patches times each, without the
+    products of attention.
+    """
+    if model.config.backbone_config is not None:
+        backbone, vision = model.backbone, model.config.vision_config
+        own = [p for n, p in model.named_parameters() if n.startswith(backbone.encoder) and p.dim() == 2]
+        patches = (model.config.image_size // int(vision.patch_size)) ** 2
+        return float(patches * sum(weight.numel() for weight in own))
     side = model.config.image_size
     weight = next(model.vision_tower.parameters())
     return measured(model.vision_tower, torch.zeros(1, 3, side, side, device=weight.device, dtype=weight.dtype))

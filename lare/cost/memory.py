@@ -11,6 +11,9 @@ trained one for gradients and 8 for AdamW's two moments, and two things that are
   tokens * (8 d + 4 q + 4 k + 6 f) where it is frozen, plus 4 k bytes for each position attended to (in fp32 twice as
   much, less the copies of inputs); and 10 bytes a logit. U-Net and Extractor are left out.
 
+- With gradient checkpointing: of the decoder 4 d bytes a token and layer, the bytes for positions attended to, and what
+  stands above for one layer alone; and one copy of its matrices at most.
+
 On decoders of 4 and 6 layers the sum of the two was 0.89 to 0.98 of the bytes that autograd kept, in each stage, fp32
 and bf16; fp16 keeps as many. On CPUs attention over few queries keeps its inputs in float32 (`lare.model.attention`),
 which is left out.
@@ -42,6 +45,7 @@ def memory_of(
     grad: Gradients,
     rows: int,
     half: bool,
+    checkpointing: bool = False,
 ) -> dict[str, int]:
     """Bytes of one process by what they hold; see the module's text.
 
@@ -52,6 +56,7 @@ def memory_of(
         grad: Where gradient flows.
         rows: Rows of a forward pass.
         half: Whether it runs under autocast, in bf16 or fp16.
+        checkpointing: Whether the decoder's inner activations are made again in the backward pass.
     """
     trained = sum(parameter_count(module) for name, module in modules.items() if name in grad.parts)
     calls = [call for call in decoder_calls(row, grad, model.config.latents_per_iteration) if call.gradient]
@@ -66,8 +71,11 @@ def memory_of(
     token = stream * width + inner
     spread = (4 if half else 8) * keys
     kept = model.num_layers * sum(call.tokens * token + call.keys * spread for call in calls)
+    if checkpointing:  # a hidden state in float32, keys and values of every layer; and one layer's inside at a time
+        kept = model.num_layers * sum(call.tokens * 4 * width + call.keys * spread for call in calls)
+        kept += max((call.tokens * token for call in calls), default=0)
     logits = 10 * (row.target + row.prefix) * int(text.vocab_size)
-    copies = 1 if grad.decoder else len(calls)
+    copies = 1 if grad.decoder or checkpointing else len(calls)
     cast_weights = sum(layer_weights(m) for n, m in modules.items() if n in grad.parts and n != "language_model")
     cast_weights += copies * layer_weights(model.decoder) + _head_copies(row, grad) * int(text.vocab_size) * width
     return {

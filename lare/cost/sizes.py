@@ -18,6 +18,7 @@ from typing import Any
 from torch import nn
 
 from lare.backbones.published import FULL_SIZE
+from lare.backbones.published_vlms import VLMS
 from lare.cost.flops import Row, gradients, row_work, without_encoder
 from lare.cost.memory import memory_of, parameter_count, sharded
 from lare.cost.skeleton import extra_modules, measured_costs, named_parts, skeleton
@@ -148,7 +149,7 @@ def run_report(
     modules = named_parts(model, extras)
     costs = measured_costs(model, extras, config.image.size)
     parameters = {name: parameter_count(module) for name, module in modules.items()}
-    launched = config.processes == 1 and config.model.text in FULL_SIZE
+    launched = config.processes == 1 and (config.model.text in FULL_SIZE or config.model.vlm in VLMS)
     processes = processes or (_LAUNCHED if launched else config.processes)
     stages = [
         _stage(config, stage, model, modules, costs, assumed_lengths(stage, lengths), processes)
@@ -179,7 +180,11 @@ def _stage(
     every = stage_rows(config, stage, model, lengths, again)
     flows = [gradients(model, parts, one.iterations, one.fetch) for _, one in every]
     half = config.precision != "fp32"
-    memories = [memory_of(modules, model, one, grad, rows, half) for (_, one), grad in zip(every, flows, strict=True)]
+    again_made = config.gradient_checkpointing
+    memories = [
+        memory_of(modules, model, one, grad, rows, half, again_made)
+        for (_, one), grad in zip(every, flows, strict=True)
+    ]
     memory = max(memories, key=lambda one: sum(one.values()))
     shared = None if config.precision == "fp16" else sharded(memory, processes)
     held: dict[str, int | None] = {**memory, "total": sum(memory.values()), "sharded": shared}

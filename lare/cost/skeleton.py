@@ -8,11 +8,15 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from lare.backbones.adopt import adopted_config, family_of
 from lare.backbones.assemble import load_text_config, meta_model, with_defaults
 from lare.backbones.encoders import encoder_defaults, load_vision_config
 from lare.backbones.published import published
+from lare.backbones.published_vlms import published_vlm
 from lare.cost.flops import ENCODER, encoder_cost, measured
 from lare.model import LareConfig, LareForConditionalGeneration
+from lare.model.loading import _quiet
+from lare.model.lora import LORA_MARK
 from lare.registry import BASE_MODELS, IMAGE_AUTOENCODERS
 from lare.training.plan.config import ModelConfig, RunConfig
 
@@ -31,6 +35,8 @@ def skeleton(model: ModelConfig) -> LareForConditionalGeneration:
     if model.text in BASE_MODELS:
         built: LareForConditionalGeneration = BASE_MODELS.get(str(model.text)).skeleton(model)
         return built
+    if model.vlm is not None:
+        return _vlm_skeleton(model, model.vlm)
     assert model.text is not None and model.vision is not None
     known = published(model.text)
     text = known.config(added=True) if known else load_text_config(model.text, model.trust_remote_code)
@@ -39,6 +45,14 @@ def skeleton(model: ModelConfig) -> LareForConditionalGeneration:
     known = published(model.vision)
     vision = known.config() if known else load_vision_config(model.vision)
     return meta_model(text, vision, with_defaults(model.settings, *encoder_defaults(vision, model.settings)))
+
+
+def _vlm_skeleton(model: ModelConfig, name: str) -> LareForConditionalGeneration:
+    known = published_vlm(name)
+    whole = known.config(added=True) if known else load_text_config(name, model.trust_remote_code)
+    family_of(whole).check(whole)
+    with torch.device("meta"), _quiet():
+        return LareForConditionalGeneration(adopted_config(whole, model.settings))
 
 
 def extra_modules(config: RunConfig, hidden: int) -> dict[str, nn.Module]:
@@ -67,9 +81,33 @@ def extra_modules(config: RunConfig, hidden: int) -> dict[str, nn.Module]:
 
 def named_parts(model: LareForConditionalGeneration, extras: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
     """All parts by the names that `lare.training.plan.config.PARTS` gives them, with the frozen ones."""
+    if model.config.backbone_config is not None:
+        return _parts_of_backbone(model) | dict(extras)
     own = {name: getattr(model, name) for name in ("projector", "refocus_projector", "extractor", "language_model")}
     every = {"vision_encoder": model.vision_tower, **own, **extras}
     return {name: module for name, module in every.items() if module is not None}
+
+
+def _parts_of_backbone(model: LareForConditionalGeneration) -> dict[str, nn.Module]:
+    """A vision-language model's parts; under low-rank adapters these are the decoder's trained part."""
+    backbone = model.backbone
+    inside = dict(model.named_modules())
+    projectors = [inside[path.removesuffix(".")] for path in backbone.projector]
+    held = {id(weight) for one in projectors for weight in one.parameters()}
+    tower = [
+        weight
+        for name, weight in model.named_parameters()
+        if name.startswith(backbone.encoder) and id(weight) not in held
+    ]
+    adapters = [weight for name, weight in model.language_model.named_parameters() if LORA_MARK in name]
+    frozen = {id(weight) for weight in (*tower, *adapters)} | held
+    base = [weight for weight in model.language_model.parameters() if id(weight) not in frozen]
+    found: dict[str, nn.Module] = {"vision_encoder": nn.ParameterList(tower), "projector": nn.ModuleList(projectors)}
+    if model.extractor is not None:
+        found["extractor"] = model.extractor
+    if model.config.lora is None:
+        return found | {"language_model": nn.ParameterList(base)}
+    return found | {"base": nn.ParameterList(base), "language_model": nn.ParameterList(adapters)}
 
 
 def measured_costs(model: LareForConditionalGeneration, extras: Mapping[str, nn.Module], size: int) -> dict[str, float]:

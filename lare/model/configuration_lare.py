@@ -199,6 +199,10 @@ def _check_grids(config: LareConfig) -> None:
         config.refocus_source in ("lm", "fine"),
         f'refocus_source is {config.refocus_source!r}; give "lm" (the paper) or "fine".',
     )
+    _require(
+        config.backbone_config is None or config.refocus_source == "lm",
+        f'refocus_source is {config.refocus_source!r}; a {config.backbone} model has one grid, so give "lm".',
+    )
     if config.refocus_source == "lm":
         _require(
             lm_grid == grid,

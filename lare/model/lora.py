@@ -50,7 +50,7 @@ def add_lora(language_model: nn.Module, decoder: nn.Module, settings: Mapping[st
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ModuleNotFoundError:
-        raise LareError("lora needs the package peft; install it with pip install peft") from None
+        raise LareError("lora needs the package peft; install it with pip install 'lare[train]'") from None
     values = _DEFAULTS | dict(settings)
     path = next(name for name, module in language_model.named_modules() if module is decoder)
     inner = [name for name, module in decoder.named_modules() if isinstance(module, nn.Linear)]

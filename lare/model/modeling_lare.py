@@ -159,6 +159,8 @@ class LareForConditionalGeneration(StrictLoading, GenerationMixin):
         Raises:
             LareError: If the backbone takes further inputs of an image (`image_inputs`), and they are missing.
         """
+        if lm_grid is not None and self.config.backbone_config is not None:
+            raise LareError(f"lm_grid is {lm_grid}; a {self.config.backbone} model has one grid, so leave it out.")
         given = dict(image_inputs or {})
         missing = [name for name in self.backbone.image_inputs if given.get(name) is None]
         if missing:

@@ -12,7 +12,7 @@ from .vlms import Vlm
 QUESTIONS = ["Is it red?", "Where?"]
 
 
-@pytest.mark.parametrize("method", ["llava", "cot"])
+@pytest.mark.parametrize("method", ["llava", pytest.param("cot", marks=pytest.mark.slow)])
 def test_plain_methods_answer_as_transformers_does(vlm: Vlm, method: str) -> None:
     """By their names and the folder alone, whatever else is in the batch."""
     asked = load_method(method, str(vlm.folder), "cpu")

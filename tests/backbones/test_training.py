@@ -188,6 +188,7 @@ def test_four_stages_a_resume_and_an_answer(place: Path, tmp_path: Path, capsys:
     assert "Latent step 2" in page
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_in_the_same_weights(tmp_path: Path) -> None:
     """Killed after its first update and resumed, against one that was not."""
     place = write_vlm("qwen2_5_vl", tmp_path / "vlm")
@@ -206,7 +207,11 @@ def test_a_resumed_run_ends_in_the_same_weights(tmp_path: Path) -> None:
     assert all(torch.equal(value, two[name]) for name, value in one.items())
 
 
-def test_settings_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
+def test_settings_that_do_not_go_together_are_refused(tmp_path: Path, vlm: Vlm) -> None:
+    with pytest.raises(LareError, match="lm_grid"):
+        vlm.model(**batch_of(vlm, 1), lm_grid=2)
+    with pytest.raises(LareError, match="refocus_source"):
+        LareConfig(backbone_config=vlm.model.config.backbone_config, refocus_source="fine")
     run = write_run(tmp_path, tmp_path / "vlm")
     with pytest.raises(LareError, match="cache_features"):
         load_run_config(run, ["cache_features=true"])
