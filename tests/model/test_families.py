@@ -12,6 +12,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from lare import LareError
+from lare.backbones import assembly
 from lare.model import LareForConditionalGeneration, family_check, loop, modeling_lare
 from lare.model import families as facts
 from lare.model.families import TABLE, check_family, families
@@ -65,7 +66,7 @@ def test_the_table_is_what_the_check_finds() -> None:
 @pytest.mark.parametrize("family", ["cohere", "granite", "gemma2", "gemma3_text", "gemma4_text"])
 def test_a_factor_in_the_head_shows(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Planted: the output table alone, without what the family does to its logits."""
-    monkeypatch.setattr(modeling_lare, "own_logits", lambda whole, path, x: whole.get_output_embeddings()(x))
+    monkeypatch.setattr(assembly, "own_logits", lambda whole, path, x: whole.get_output_embeddings()(x))
     worst = compare(tiny_config(CONFIG_MAPPING[family]))
     assert worst["logits"] > 0.1 and worst["loss"] > 0.1
 
