@@ -16,7 +16,7 @@ import pytest
 
 from lare.embedded.tokenizer import build_tokenizer
 from lare.embedded.world.benchmark import TASKS, make_task, stand_in
-from lare.embedded.world.concepts import CATEGORY_NAMES, COLOUR_NAMES, KINDS, POPULAR, SIZES
+from lare.embedded.world.concepts import CATEGORY_NAMES, COLOUR_NAMES, KINDS, POPULAR, SIZES, TILE_KIND
 from lare.embedded.world.items import STYLES, Item, ItemSampler, make_item
 from lare.embedded.world.render import render
 from lare.embedded.world.scene import SIDE
@@ -140,6 +140,15 @@ def test_long_chains_stand_in_most_scenes() -> None:
     share = {hops: sum(n for most, n in longest.items() if most >= hops) / len(scenes()) for hops in range(1, 7)}
     assert share[3] > 0.85 and share[6] > 0.4, share
     assert [len(walks(steps)) for steps in (1, 2)] == [48, 104]
+
+
+def test_a_scene_of_tiles_alone_still_gives_questions() -> None:
+    """A training scene of that sort once kept a sampler drawing without end."""
+    scene = sample_scene("train", 0)
+    tiles = replace(scene, kind=[TILE_KIND if kind >= 0 else kind for kind in scene.kind])
+    found = {ask is None for rng in (Random(seed) for seed in range(60)) for ask in [FAMILIES["what_at"](tiles, rng)]}
+    assert found == {True, False}
+    assert len(ItemSampler({"what_at": 1.0}, {"open": 1.0}, 0, 2).sample(tiles, 5)) == 5
 
 
 def test_existence_is_asked_among_near_misses() -> None:

@@ -13,9 +13,11 @@ from lare.embedded.world.wording import Question, name_of, place
 __all__ = ["attribute", "what_at", "where"]
 
 
-def what_at(scene: Scene2, rng: Random) -> Question:
-    """What is at c2?"""
+def what_at(scene: Scene2, rng: Random) -> Question | None:
+    """What is at c2? None where a tile is not to be the answer and the scene holds nothing else."""
     tile = with_tile(rng)
+    if not tile and all(scene.kind[cell] == TILE_KIND for cell in scene.things):
+        return None
     cell = rng.choice(scene.things)
     while not fair_kind(scene, rng, cell, tile):
         cell = rng.choice(scene.things)
