@@ -24,7 +24,9 @@ from torch import Tensor
 from analysis.heatmaps.numbers import lay_out
 from analysis.shared.questions import MAX_NEW_TOKENS
 from lare.errors import LareError
+from lare.interventions import OWN
 from lare.methods.generating import Generating
+from lare.methods.intervening import Intervening
 from lare.model.generation import attention_shares
 from lare.model.loop import LoopState, extend, prefill
 from lare.model.losses import target_states
@@ -81,12 +83,16 @@ class Again:
         batch: Questions at once.
 
     Raises:
-        LareError: If the method is another one, whose way from prompt to text is not known here, or hides the image.
+        LareError: If the method is another one, whose way from prompt to text is not known here, hides the image, or
+            stands under an intervention.
     """
 
     def __init__(self, method: Method, pictures: Sequence[Image], questions: Sequence[str], batch: int = BATCH) -> None:
-        if not isinstance(method, Generating) or type(method).answer is not Generating.answer:
+        known = (Generating.answer, Intervening.answer)
+        if not isinstance(method, Generating) or type(method).answer not in known:
             raise LareError(f"the method {method.name!r} can't be asked again here; give traces of 'lare' or 'llava'")
+        if getattr(method.options, "intervene", OWN) != OWN:
+            raise LareError("answers under an intervention can't be asked again here; give traces without it")
         if method.arguments_of_generate().get("hide_image"):
             raise LareError("answers made with hide_image=true can't be asked again here; give traces without it")
         self.method, self.model = method, method.model

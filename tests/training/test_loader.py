@@ -304,7 +304,8 @@ def test_the_prefix_and_the_text_are_the_whole_text(
         assert ids is mask is None and "prefix_ids" not in inputs
         assert targets == [rationale + answer for _, rationale, answer in rows]
     else:
-        heads = kept(inputs["prefix_ids"], inputs["prefix_mask"])
+        assert ("prefix_ids" in inputs) == bool(prefix)
+        heads = kept(inputs["prefix_ids"], inputs["prefix_mask"]) if prefix else [[]] * len(rows)
         whole = kept(ids, mask)
         for (_, rationale, answer), head, target, all_of_it in zip(rows, heads, targets, whole, strict=True):
             assert len(head) == min(prefix, len(rationale or answer)) and all_of_it == (rationale or answer)
