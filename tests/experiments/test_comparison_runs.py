@@ -21,7 +21,10 @@ from tests.methods.tiny_checkpoint import pictures
 
 pytestmark = pytest.mark.slow
 FOLDER = Path(__file__).parents[2] / "lare/configs/experiments"
-ARMS: list[str] = list(yaml.safe_load((FOLDER / "comparison.yaml").read_text())["arms"])
+GRIDS = ("comparison", "own")
+ARMS: list[tuple[str, str]] = [
+    (grid, arm) for grid in GRIDS for arm in yaml.safe_load((FOLDER / f"{grid}.yaml").read_text())["arms"]
+]
 QUESTIONS = ["What is left of the red square?", "How many birds are there?"]
 
 
@@ -33,19 +36,21 @@ def shrunk(config: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
-    """The grid, and its first start, untrained."""
+def plans(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Plan]:
+    """The grids, and their first start, untrained."""
     runs = tmp_path_factory.mktemp("runs")
-    made = Plan(FOLDER / "comparison.yaml", runs, runs / "reports")
-    start = next(iter(made.starts.values()))
+    made = {grid: Plan(FOLDER / f"{grid}.yaml", runs, runs / "reports") for grid in GRIDS}
+    start = next(iter(made["own"].starts.values()))
+    assert start.place == next(iter(made["comparison"].starts.values())).place
     parts.main(["--out", str(start.place)])
     prepared = Prepared(replace(shrunk(start.config), out=str(start.place)))
     save_final(start.place / start.last, prepared.model, prepared.processor, {"step": 0})
     return made
 
 
-@pytest.mark.parametrize("arm", ARMS)
-def test_an_arm_trains_and_answers(arm: str, plan: Plan) -> None:
+@pytest.mark.parametrize(("grid", "arm"), ARMS)
+def test_an_arm_trains_and_answers(grid: str, arm: str, plans: dict[str, Plan]) -> None:
+    plan = plans[grid]
     run = plan.arm_runs(arm)[0]
     folder = plan.root / "arms" / arm
     prepare(plan, replace(run, config=shrunk(run.config)), folder)
