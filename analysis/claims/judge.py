@@ -78,10 +78,13 @@ class Finding:
 
 
 def over_starts(values: Sequence[float]) -> tuple[float, float, float, float]:
-    """Mean over starts, ends of its 95 % t interval and two-sided p; all but the mean are NaN with one start."""
+    """Mean over starts, ends of its 95 % t interval and two-sided p.
+
+    All but the mean are NaN with one start, or with two whose values happen to be equal: they tell no spread.
+    """
     each = np.asarray(values, dtype=np.float64)
     mean = float(each.mean())
-    if each.size < 2:
+    if each.size < 2 or (each.size == 2 and each[0] == each[1] != 0):
         return mean, math.nan, math.nan, math.nan
     deviation = float(each.std(ddof=1))
     if deviation == 0:

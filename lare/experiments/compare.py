@@ -214,9 +214,9 @@ def contrast_by_hops(arm: Asked, minus: Asked, mask: Mask, seed: int = 0) -> dic
 
 
 def _t_test(each: Sequence[float] | Array) -> tuple[float, float, float, float]:
-    """Ends of the 95 % t interval, effect size and two-sided p; NaN with one value."""
+    """Ends of the 95 % t interval, effect size and two-sided p; NaN with one value, or two that happen to be equal."""
     values = np.asarray(each, float)
-    if len(values) < 2:
+    if len(values) < 2 or (len(values) == 2 and values[0] == values[1] != 0):
         return math.nan, math.nan, math.nan, math.nan
     try:
         from scipy import stats

@@ -165,6 +165,11 @@ def test_one_start_has_no_interval() -> None:
     assert over_starts([3.0])[0] == 3.0 and np.isnan(over_starts([3.0])[1:]).all()
 
 
+def test_two_starts_that_happen_to_agree_are_no_test() -> None:
+    assert over_starts([3.0, 3.0])[0] == 3.0 and np.isnan(over_starts([3.0, 3.0])[1:]).all()
+    assert over_starts([0.0, 0.0]) == (0.0, 0.0, 0.0, 1.0)
+
+
 def test_text_is_escaped(tmp_path: Path) -> None:
     bad = "<script>alert(1)</script>"
     entry = ledger(tmp_path)["table5"]

@@ -53,6 +53,14 @@ def test_the_test_is_a_paired_t_test_over_starts() -> None:
     assert found.low < found.estimate < found.high and found.low > 0
 
 
+def test_two_starts_that_happen_to_agree_are_no_test() -> None:
+    one, none = (
+        Asked(name, ("0", "1"), np.full((2, N), value), questions()) for name, value in (("a", 1.0), ("b", 0.0))
+    )
+    found = contrast(one, none)
+    assert found.estimate == 1.0 and np.isnan([found.t_low, found.t_high, found.effect, found.p]).all()
+
+
 def test_the_mean_is_over_tasks() -> None:
     values = np.zeros((1, N))
     values[0, :80] = 1  # all of task a, a third of all questions
