@@ -76,8 +76,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _shared(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help="the grid")
-    parser.add_argument("--arms", nargs="+", default=[], help="names of arms (default: all)")
-    parser.add_argument("--starts", nargs="+", default=[], help="names of starts (default: all)")
+    parser.add_argument("--arms", nargs="+", default=[], help="names of arms, between blanks or commas (default: all)")
+    parser.add_argument(
+        "--starts", nargs="+", default=[], help="names of starts, between blanks or commas (default: all)"
+    )
     parser.add_argument("--asks", nargs="+", default=[], help="names of ways of asking (default: all)")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs (default: %(default)s)")
     parser.add_argument(
@@ -92,13 +94,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if limit is not None and limit < 1:
         raise LareError(f"--limit is {limit}; give at least 1")
     plan = Plan(options.file, options.runs, options.reports, limit)
-    choice = Choice(tuple(options.arms), tuple(options.starts), tuple(options.asks))
+    choice = Choice(_names(options.arms), _names(options.starts), _names(options.asks))
     if options.command == "run":
         further = {"seeds": tuple(options.seeds), "rates": tuple(options.rates), "only_starts": options.only_starts}
         choice = replace(choice, **further)
     choice.check(plan)
     commands = {"run": _run, "status": _status, "table": _table, "time": _time, "jobs": _jobs}
     return commands[options.command](plan, choice, options)
+
+
+def _names(words: Sequence[str]) -> tuple[str, ...]:
+    """Names between blanks or, as lmms-eval has its tasks, commas."""
+    return tuple(name for word in words for name in word.split(",") if name)
 
 
 def _settings(options: argparse.Namespace) -> Settings:

@@ -40,6 +40,7 @@ def test_impossible_grids_are_one_line(world: World, changes: Any, message: str,
     ("more", "message"),
     [
         (["--arms", "nobody"], "there is no arm 'nobody'; choose from lare, random"),
+        (["--arms", "lare,nobody"], "there is no arm 'nobody'; choose from lare, random"),
         (["--again"], "--again goes with --test"),
         (["--test"], "--test wants --arms"),
         (["--limit", "0"], "--limit is 0"),
