@@ -176,7 +176,8 @@ CLAIMS: tuple[Claimed, ...] = (
     Claimed("rivals-tokens", "LaRe's right answers have fewer tokens than its rivals' (-16.5 % on average)",
             "Table 1, Section 4.3", _rivals("tokens", "less")),
     Claimed("two-sizes", "LaRe is above its rivals on two backbone sizes", "Table 1",
-            (Untested("LaRe minus its rivals, second backbone size", "no grid has a second backbone size", _GRID),)),
+            tuple(Compared("lare", arm, part=f"LaRe minus {name}, smaller decoder", grid="comparison_small")
+                  for arm, name in RIVALS.items())),
     Claimed("scale", "At 7B LaRe surpasses larger models and comes near GPT-4V", "Section 4.3, 7B table",
             (Untested("LaRe-7B against published models", "the embedded world has no such model"),)),
     Claimed("argmax", "Attention chooses windows that help (the arg-max window of the paper)", "Section 3.1",

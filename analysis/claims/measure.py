@@ -90,7 +90,7 @@ class Ledger:
 def grid_files(folder: Path = GRIDS) -> list[Path]:
     """Every YAML file of a folder that declares arms, but the example."""
     files = [one for one in sorted(folder.rglob("*.yaml")) if one.name != EXAMPLE]
-    return [one for one in files if "arms" in read_yaml(one, "grid")]
+    return [one for one in files if {"arms", "like"} & read_yaml(one, "grid").keys()]
 
 
 def measure(options: ClaimsOptions) -> Ledger:

@@ -19,6 +19,14 @@ Paths are looked up from the working directory, beside the grid's file, and in t
         asks: {K4: {method: lare, iterations: 4, window_mode: random}}
     tuning: {rates: [0.5, 1, 2]}               # every learning rate of the run file times these
     primary: {arm: lare, minus: random, exclude_families: [exist]}
+
+A grid that repeats another at, say, a second size names it and what it changes; keys that it gives itself replace the
+other's, and its primary contrast is its own or none::
+
+    like: comparison.yaml
+    change: ["model.sizes={hidden: 96, layers: 3, ffn: 288}"]   # before the words of every start and arm
+    starts:
+      - {name: small-1, seed: 1, base: lare/configs/neutral2.yaml}
 """
 
 from __future__ import annotations
@@ -26,7 +34,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -238,10 +246,51 @@ def load_grid(path: Path) -> Grid:
     Raises:
         LareError: If the file can't be read, a key is unknown, or a value is impossible.
     """
-    grid = typed(Grid, read_yaml(path, "grid"), "")
+    grid = typed(Grid, _whole(path), "")
     named = grid if grid.name else replace(grid, name=path.stem)
     _check_name(named.name)
     return named
+
+
+def _whole(path: Path) -> dict[str, Any]:
+    """What a grid's file says, with what it takes from the one that it is like.
+
+    Raises:
+        LareError: If a file can't be read, or that one is like another in turn.
+    """
+    own = dict(read_yaml(path, "grid"))
+    words = own.pop("change", [])
+    if "like" not in own:
+        require(not words, f"{str(path)!r} has change but not like; give changes with starts and arms")
+        return own
+    other = find_file(str(own.pop("like")), path)
+    taken = dict(read_yaml(other, "grid"))
+    require("like" not in taken, f"{str(path)!r} is like {str(other)!r}, which is like another; name that one")
+    for one in ("primary", "name"):
+        taken.pop(one, None)
+    taken["base"] = str(find_file(str(taken.get("base", "")), other))
+    arms = taken.get("arms")
+    if isinstance(arms, Mapping):
+        taken["arms"] = {name: _arm_like(arm, other) for name, arm in arms.items()}
+    whole = {**taken, **own}
+    for part in ("arms", "starts"):
+        whole[part] = _changed(whole.get(part, ()), words)
+    return whole
+
+
+def _changed(part: Any, words: Sequence[str]) -> Any:
+    """Arms by name, or starts, with words before their own; anything else is left for the reader to refuse."""
+    if isinstance(part, Mapping):
+        return {name: _changed([one], words)[0] for name, one in part.items()}
+    if not isinstance(part, Sequence) or isinstance(part, str):
+        return part
+    return [{**one, "change": [*words, *one.get("change", ())]} if isinstance(one, Mapping) else one for one in part]
+
+
+def _arm_like(arm: Any, other: Path) -> Any:
+    """An arm of another grid, whose files are named from there."""
+    named = isinstance(arm, Mapping) and arm.get("base")
+    return {**arm, "base": str(find_file(arm["base"], other))} if named else arm
 
 
 def find_file(name: str, grid_file: Path) -> Path:

@@ -43,6 +43,19 @@ def test_a_shipped_grid_can_be_read_and_its_arms_see_the_same_samples(file: Path
         assert arm.title, "every arm is told in words"
 
 
+def test_the_smaller_grid_has_the_arms_of_the_other_at_its_own_size(tmp_path: Path) -> None:
+    one, small = grid("comparison", tmp_path), grid("comparison_small", tmp_path)
+    assert list(one.grid.arms) == list(small.grid.arms) and small.grid.primary is None
+    assert small.grid.tuning == one.grid.tuning and not set(one.starts) & set(small.starts)
+    for arm in one.grid.arms:
+        ours, theirs = (plan.run(arm, next(iter(plan.starts)), 0).config.to_dict() for plan in (small, one))
+        sizes = ours["model"].pop("sizes")
+        assert sizes == {**theirs["model"].pop("sizes"), "hidden": 96, "layers": 3, "ffn": 288} and ours == {
+            **theirs, "seed": ours["seed"]
+        }  # fmt: skip
+    assert all(start.config.model.sizes["hidden"] == 96 for start in small.starts.values())
+
+
 def grid(name: str, tmp_path: Path) -> Plan:
     return Plan(ROOT / f"lare/configs/experiments/{name}.yaml", tmp_path, tmp_path)
 

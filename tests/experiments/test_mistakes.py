@@ -24,6 +24,8 @@ from tests.experiments.grids import World
         ({"tuning": {"rates": [1, 1]}}, "give different factors"),
         ({"primary": {"arm": "lare", "minus": "nobody"}}, "there is no arm 'nobody'"),
         ({"primary": {"arm": "lare", "minus": "random", "measure": "luck"}}, "primary.measure is 'luck'"),
+        ({"change": ["losses.text=0"]}, "has change but not like"),
+        ({"like": "none.yaml"}, "names 'none.yaml', which is not there"),
         ({"base": "none.yaml"}, "names 'none.yaml', which is not there"),
         ({"starts": [{"seed": 0, "base": "base.yaml", "folder": "../x"}]}, "give one under the runs' folder"),
         ({"starts": [{"seed": 0, "base": "base.yaml", "stage": "II"}]}, "has no stage 'II'; choose from IV"),
