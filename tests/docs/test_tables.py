@@ -40,7 +40,6 @@ def tables(tmp_path_factory):
         with tarfile.open(fileobj=io.BytesIO(archive)) as packed:
             packed.extractall(folder, filter="data")
         module.REPORTS = folder / "reports"
-        module._read.cache_clear()
     return module
 
 
@@ -73,17 +72,17 @@ def test_an_unknown_block_is_refused(tables):
 
 def test_the_demo_table_is_the_summary(tables):
     cells = json.loads((ROOT / "reports" / "demo" / "summary.json").read_text())["cells"]
-    lines = tables.BLOCKS["demo-full"]().splitlines()
+    lines = tables.BLOCKS["demo-full"](tables.Reports(tables.REPORTS)).splitlines()
     row = next(line for line in lines if line.startswith("| `lare_mini_pope`"))
     want = {cell["setting"]: f"{100 * cell['accuracy']:.1f} %" for cell in cells if cell["task"] == "lare_mini_pope"}
-    assert [cell.strip() for cell in row.split("|")[3:-1]] == [want[one] for one in tables._SETTINGS]
+    assert [cell.strip() for cell in row.split("|")[3:-1]] == [want[one] for one in tables.demo.SETTINGS]
 
 
 def test_check_tells_and_changes_nothing(tables, monkeypatch, tmp_path, capsys):
     page = tmp_path / "README.md"
     page.write_text("<!-- text demo-facts -->old<!-- end -->\n")
     monkeypatch.setattr(tables, "ROOT", tmp_path)
-    monkeypatch.setattr(tables, "BLOCKS", {"demo-facts": lambda: "new"})
+    monkeypatch.setattr(tables, "BLOCKS", {"demo-facts": lambda reports: "new"})
     assert tables.main(["--check"]) == 1 and "old" in page.read_text()
     assert tables.main([]) == 0 and "new" in page.read_text()
     assert tables.main(["--check"]) == 0
