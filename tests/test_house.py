@@ -27,6 +27,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "methods": ("model", "backbones", "losses", "data", "trace", "loading", "interventions", "reasoners"),
     "training": ("model", "backbones", "losses", "methods", "data", "loading"),
     "cost": ("model", "backbones", "losses", "methods", "data", "training"),
+    "halting": ("model", "methods", "data", "training", "loading"),
     "embedded": (*_GENERAL, "trace", "checkpoints"),
     "experiments": (*_GENERAL, "embedded", "trace", "checkpoints"),
 }

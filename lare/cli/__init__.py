@@ -42,6 +42,7 @@ _COMMANDS = {
         "run a declared grid of trainings, and table it",
         "lare experiments status lare/configs/experiments/example.yaml",
     ),
+    "halting": _Command("lare.halting.cli", "learn when to stop thinking", "lare halting fit runs/world2"),
     "data": _Command("lare.data.cli", "check training data", "lare data check llava.json --images llava_images"),
     "world": _Command("lare.embedded.world.cli", "make a data set of the embedded world", "lare world --help"),
     "info": _Command("lare.cli.info", "sizes and settings of a checkpoint, or of a run file", "lare info"),

@@ -22,6 +22,7 @@ _EPILOG = """examples:
   lare ask scene.png "What is left of the cat?"
   lare ask scene.png "What is left of the cat?" --trace how.html
   lare ask scene.png "Is there a dog?" --stop cosine:0.98 --json
+  lare ask scene.png "Is there a dog?" --checkpoint runs/mine/IV/final --stop learned
   lare ask scene.png "Is there a dog?" --intervene zeros
 """
 
@@ -39,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--iterations", type=int, metavar="K", help="latent steps; 0 answers at once; default: trained K"
     )
-    parser.add_argument("--stop", metavar="RULE", help="when to stop thinking: fixed, cosine:C, l1:C or l2:C")
+    parser.add_argument("--stop", metavar="RULE", help="when to stop thinking: fixed, cosine:C, l1:C, l2:C, learned")
     parser.add_argument(
         "--intervene", metavar="NAME", help="do something to the latents first; lare info --interventions lists what"
     )

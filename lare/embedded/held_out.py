@@ -55,15 +55,15 @@ class Asked:
     item: Item
 
 
-def draw_questions(data: WorldData, scenes: int, split: str = "validation") -> list[Asked]:
-    """`PER_SCENE` questions about each of a split's first scenes, by the weights of a source of the world."""
+def draw_questions(data: WorldData, scenes: int, split: str = "validation", first: int = 0) -> list[Asked]:
+    """`PER_SCENE` questions about scenes of a split from number `first` on, by the weights of a source of the world."""
     made = world(data.version)
     families = dict(data.families) or dict.fromkeys(made.families, 1.0)
     asked = {name: weight for name, weight in families.items() if name not in made.training_families}
     sampler = ItemSampler(asked or families, dict(data.styles) or dict.fromkeys(STYLES, 1.0), SEED, data.version)
     return [
         Asked(scene, item)
-        for scene in range(scenes)
+        for scene in range(first, first + scenes)
         for item in sampler.sample(made.sample_scene(split, scene), PER_SCENE)
     ]
 

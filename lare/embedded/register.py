@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from lare.training.plan.mixture import typical_layout
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
+    from lare.data.questions import Question
     from lare.embedded.feed import WorldFeed
     from lare.model import LareForConditionalGeneration, LareProcessor
 
@@ -33,6 +35,12 @@ class _World(DataFormat):
 
         assert isinstance(data, WorldData)
         return world_lengths(data)
+
+    def questions(self, data: DataConfig, split: str, count: int) -> Iterator[Question]:
+        from lare.embedded.asked import world_questions
+
+        assert isinstance(data, WorldData)
+        return world_questions(data, split, count)
 
 
 class _Encoder(VisionEncoder):

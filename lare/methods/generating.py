@@ -12,11 +12,13 @@ import torch
 
 from lare.errors import LareError
 from lare.methods.base import Answer, Method, MethodOptions, Sampling, option
+from lare.model.halting import parse_stop
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from lare.model import LareGeneration
+    from lare.model.stop_head import StopHead
 
 __all__ = ["Generating", "GeneratingOptions", "cut_text"]
 
@@ -46,6 +48,7 @@ class Generating(Method):
 
     def check(self) -> None:
         """See `Method.check`."""
+        self.stop_head()  # is refused here if the checkpoint lacks it
         config, side = self.model.config, self.options.lm_grid
         if side is None or side == config.lm_grid:
             return
@@ -53,6 +56,20 @@ class Generating(Method):
             raise LareError(f"lm_grid is {side}, but this checkpoint has one grid of {config.grid}; leave lm_grid out")
         if config.grid % side:
             raise LareError(f"lm_grid is {side}; give a divisor of the fine grid's {config.grid} cells a side")
+
+    def stop_head(self) -> StopHead | None:
+        """The learned head that ends thinking; None where the rule has none.
+
+        Raises:
+            LareError: If the checkpoint has no such head.
+        """
+        given = getattr(self.options, "stop", None) or self.model.config.stop
+        return parse_stop(given).head_of(self.model.stop_heads) if self.latent else None
+
+    def arguments(self) -> dict[str, Any]:
+        """See `Method.arguments`; learned stop rules are no part of the fingerprint, so theirs is named here."""
+        heads = self.model.stop_heads if self.stop_head() is not None else None
+        return super().arguments() | ({} if heads is None else {"stop_heads": heads.digest})
 
     def prompts(self, questions: Sequence[str]) -> list[str]:
         """Questions as the model reads them: chat template, image first, ready for latents or for the answer."""
@@ -138,20 +155,25 @@ class Generating(Method):
         prompt_lengths = inputs["attention_mask"].sum(1).tolist()
         seconds = {phase: float(spent) / rows for phase, spent in (generation.seconds or {}).items()}
         arrays = _trace_arrays(generation, inputs) if trace else [{}] * rows
+        head = self.stop_head()
         answers = []
         for row, (length, steps) in enumerate(zip(generation.lengths.tolist(), generation.steps.tolist(), strict=True)):
             ids = generation.sequences[row, :length].tolist()
             text, length = cut_text(ids, sampling.stop, self._decode)
+            reason = generation.stop_reason[row]
+            # A rule that looks ahead does so after each step but the last that is allowed.
+            ahead = 0 if head is None or not head.looks_ahead else int(steps) - (reason != "converged")
             answers.append(
                 Answer(
                     text=text,
                     input_tokens=int(prompt_lengths[row]),
                     output_tokens=length,
                     latent_steps=int(steps),
-                    stop_reason=generation.stop_reason[row],
+                    stop_reason=reason,
                     cut=length >= budget,
                     seconds=seconds,
                     arrays=arrays[row],
+                    decoder_passes=1 + int(steps) + max(0, ahead) + length,
                 )
             )
         return answers

@@ -14,7 +14,7 @@ from lare.methods.base import option
 from lare.methods.intervening import InterveneOptions, Intervening
 from lare.methods.layout import Layout, Row, Segment, Text
 from lare.methods.training import ModelSettings, StageSettings, Training, TrainingOptions
-from lare.model.halting import parse_stop
+from lare.model.halting import STOP_HELP, parse_stop
 from lare.window_modes import WINDOW_MODES, check_window_mode
 
 __all__ = ["Lare", "LareOptions", "LareTraining"]
@@ -28,7 +28,8 @@ class LareOptions(InterveneOptions):
         iterations: Latent iterations K; None takes the checkpoint's. 0 keeps both delimiters and thinks nothing between
             them, so that the whole rationale is text (a control).
         window: Side of the window in cells of the fine grid; None takes the checkpoint's.
-        stop: Stop rule ("fixed", "cosine:C", "l1:C", "l2:C"); None takes the checkpoint's.
+        stop: Stop rule ("fixed", "cosine:C", "learned", ..., see `lare.model.halting.parse_stop`); None takes the
+            checkpoint's.
         window_mode: "saliency" is the method; "random" looks at windows drawn evenly and "full" at the whole grid
             (controls). Windows and noise are drawn anew for each batch, so a question's depend on its place in it.
         latents: "own" is the method; "zeros" and "noise" (as long as each latent) are fed in place of what the
@@ -40,7 +41,7 @@ class LareOptions(InterveneOptions):
 
     iterations: int | None = option(None, "latent iterations K; 0 makes no latents", least=0, always=True)
     window: int | None = option(None, "side of the window in cells of the fine grid", least=1, always=True)
-    stop: str | None = option(None, "fixed, cosine:C, l1:C or l2:C", check=parse_stop, always=True)
+    stop: str | None = option(None, STOP_HELP, check=parse_stop, always=True)
     window_mode: str = option("saliency", "saliency, or the controls random and full", choices=WINDOW_MODES)
     latents: str = option("own", "own, or the controls zeros and noise", choices=("own", "zeros", "noise"))
     hide_image: bool = option(False, "hide the image from the text (control)")

@@ -13,7 +13,7 @@ import torch
 
 from lare.methods.base import option
 from lare.methods.intervening import InterveneOptions, Intervening
-from lare.model.halting import parse_stop
+from lare.model.halting import STOP_HELP, parse_stop
 
 __all__ = ["Latent", "LatentOptions"]
 
@@ -32,7 +32,7 @@ class LatentOptions(InterveneOptions):
     """
 
     iterations: int | None = option(None, "latent steps; 0 makes no latents", least=0, always=True)
-    stop: str | None = option(None, "fixed, cosine:C, l1:C or l2:C", check=parse_stop)
+    stop: str | None = option(None, STOP_HELP, check=parse_stop)
     latents: str = option("own", "own, or the controls zeros and noise", choices=("own", "zeros", "noise"))
     hide_image: bool = option(False, "hide the image from the text (control)")
     seed: int = option(0, "seed of noise and of interventions")

@@ -64,6 +64,27 @@ class _RoomyLayer(DynamicLayer):
         self._buffers = (keys, values)
         self.keys, self.values = keys[:, :, :length], values[:, :, :length]
 
+    def taken(self, rows: Tensor, room: int) -> _RoomyLayer:
+        """A layer of its own with the keys and values of some rows (B',), and `room` spare positions."""
+        made = _RoomyLayer(room)
+        if self.keys is not None and self.values is not None and self.is_initialized:
+            made.lazy_initialization(self.keys, self.values)
+            made.update(self.keys[rows], self.values[rows])
+        return made
+
+    def lengthen(self, length: int) -> None:
+        """Append zeros up to `length` positions; what was in the spare room may be no number."""
+        if self.keys is None or self.values is None or not self.is_initialized:
+            return
+        shapes = [(*one.shape[:2], length - one.shape[2], one.shape[3]) for one in (self.keys, self.values)]
+        self.update(self.keys.new_zeros(shapes[0]), self.values.new_zeros(shapes[1]))
+
+    def put(self, rows: Tensor, start: int, keys: Tensor, values: Tensor) -> None:
+        """Write keys and values (B', H, T, D) of rows (B',) from position `start` on."""
+        assert self._buffers is not None
+        for whole, part in zip(self._buffers, (keys, values), strict=True):
+            whole[rows, :, start : start + part.shape[2]] = part
+
 
 class RoomyCache(DynamicCache):
     """A dynamic cache with spare room, for use without gradients.
@@ -73,10 +94,39 @@ class RoomyCache(DynamicCache):
         room: Positions to keep free beyond the first use.
     """
 
+    layers: list[_RoomyLayer]  # type: ignore[assignment]
+
     def __init__(self, num_layers: int, room: int) -> None:
         super().__init__()
         self.layers = [_RoomyLayer(room) for _ in range(num_layers)]
         self.layer_class_to_replicate = None
+
+    def taken(self, rows: Tensor, room: int) -> RoomyCache:
+        """A cache of its own with some rows (B',), and `room` spare positions; this one stays as it is."""
+        made = RoomyCache(0, room)
+        made.layers = [layer.taken(rows, room) for layer in self.layers]
+        return made
+
+    def tail(self, start: int, rows: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Of each layer the keys and values of rows (B',) from position `start` on, (B', H, T, D) each; copies."""
+        empty = torch.empty(0)
+        return [
+            (layer.keys[rows, :, start:], layer.values[rows, :, start:])
+            if layer.keys is not None and layer.values is not None and layer.is_initialized
+            else (empty, empty)
+            for layer in self.layers
+        ]
+
+    def lengthen(self, length: int) -> None:
+        """Append zeros up to `length` positions."""
+        for layer in self.layers:
+            layer.lengthen(length)
+
+    def put(self, rows: Tensor, start: int, tail: list[tuple[Tensor, Tensor]]) -> None:
+        """Write what `tail` has taken of another cache into rows (B',) of this one, from position `start` on."""
+        for layer, (keys, values) in zip(self.layers, tail, strict=True):
+            if keys.dim() == 4:
+                layer.put(rows, start, keys, values)
 
 
 def new_cache(num_layers: int, room: int) -> DynamicCache:

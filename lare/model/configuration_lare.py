@@ -51,7 +51,7 @@ class LareConfig(PreTrainedConfig):
         extractor_output_init: 0 starts the output projection at zero, x > 0 at x times the identity.
         residual_feedback: Add the normalised last hidden state to the Extractor's output.
         rms_scale: Rescale latents to the root mean square of the token-embedding table.
-        stop: "fixed", "cosine:C", "l1:C" or "l2:C" (paper, Table 4).
+        stop: "fixed", "cosine:C", "l1:C" or "l2:C" (paper, Table 4), or "learned"; see `lare.model.halting.parse_stop`.
         max_iterations: Most iterations of an adaptive stop.
         vision_feature_layer: Hidden state of a ViT to read (-2: penultimate, as LLaVA-1.5).
         text_prefix: P, rationale tokens that the latents must let the decoder reconstruct (eq. 8).

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
+from transformers.utils.hub import cached_file
 
 from lare.errors import LareError
 from lare.model.configuration_lare import LareConfig
 from lare.model.shapes import check_shapes
+from lare.model.stop_head import HEADS_FILE, StopHeads
 
 __all__ = ["StrictLoading", "check_template"]
 
@@ -22,7 +25,14 @@ _HUB = ("revision", "cache_dir", "token", "local_files_only", "subfolder", "forc
 
 
 class StrictLoading(PreTrainedModel):
-    """Base of the model class whose `from_pretrained` refuses what transformers would only warn of."""
+    """Base of the model class whose `from_pretrained` refuses what transformers would only warn of.
+
+    Attributes:
+        stop_heads: Learned stop rules, fitted on these very weights; None without. They are no part of the state
+            dictionary and lie in a file of their own.
+    """
+
+    stop_heads: StopHeads | None = None
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -66,7 +76,18 @@ class StrictLoading(PreTrainedModel):
         _check_complete(place, info)
         # Loading makes parameters anew, and new ones train.
         model.freeze_encoder()
+        model.stop_heads = _stop_heads(place, model.config, hub)
         return (model, info) if wants_info else model
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], is_main_process: bool = True, *args: Any, **kwargs: Any
+    ) -> None:
+        """As transformers', with the learned stop rules beside the weights; those of earlier weights there go."""
+        super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
+        if is_main_process and self.stop_heads is not None:
+            self.stop_heads.save(save_directory)
+        elif is_main_process:
+            Path(save_directory, HEADS_FILE).unlink(missing_ok=True)
 
 
 def check_template(processor: Any, place: str) -> None:
@@ -84,6 +105,14 @@ def check_template(processor: Any, place: str) -> None:
             f"The chat template of {place} can't be rendered ({type(error).__name__}: {_first_line(error)}); "
             "mend its chat_template.jinja, or remove it for the plain one."
         ) from error
+
+
+def _stop_heads(place: str, config: LareConfig, hub: dict[str, Any]) -> StopHeads | None:
+    """The learned stop rules beside a checkpoint's weights; None where there are none."""
+    asked: dict[str, Any] = {name: value for name, value in hub.items() if name != "force_download"}
+    missing = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    path = cached_file(place, HEADS_FILE, **asked, **missing)
+    return None if path is None else StopHeads.load(path, int(config.text_config.hidden_size))
 
 
 @contextmanager

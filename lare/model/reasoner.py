@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lare.model.configuration_lare import LareConfig
 from lare.model.extractor import Extractor, VisualMemory
 from lare.model.reading import Reading
+from lare.model.stop_head import StopHeads
 from lare.model.vision import VisualTokens
 
 __all__ = ["Reasoner"]
@@ -27,10 +28,12 @@ class Reasoner(Protocol):
     Attributes:
         num_layers: L, decoder layers.
         extractor: Makes latents of a window (eqs. 3-5); None feeds the last hidden state back.
+        stop_heads: Learned stop rules; None without.
     """
 
     num_layers: int
     extractor: Extractor | None
+    stop_heads: StopHeads | None
 
     @property
     def config(self) -> LareConfig:

@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 
 from lare.errors import LareError
+from lare.model.compaction import Working, can_compact
 from lare.model.extractor import VisualMemory
-from lare.model.halting import StopRule, parse_stop
+from lare.model.halting import Halter, Seen, StopRule, parse_stop
 from lare.model.loop import LoopState, extend
 from lare.model.reasoner import Reasoner
 from lare.model.window import image_cells, saliency_grid, select_window, soft_window, window_cells, window_mask
 from lare.window_modes import check_window_mode, soft_temperature
 
-__all__ = ["Thoughts", "rms_normalise", "think"]
+__all__ = ["Thoughts", "first_token", "rms_normalise", "think"]
 
 LatentOverride = str | Tensor | Callable[[Tensor, int], Tensor] | None
 
@@ -79,6 +80,7 @@ def think(
     fetch: Tensor | None = None,
     refocus: bool = True,
     step_limits: Tensor | None = None,
+    compact: bool = True,
 ) -> Thoughts:
     """Run the latent loop from a prefilled state whose last position is <|latent_start|>.
 
@@ -95,41 +97,113 @@ def think(
         fetch: (B, K) fine tokens to feed, scaled as latents are, instead of making any (m = 1).
         refocus: False looks nowhere: whatever modules the model has, the last hidden state is fed back.
         step_limits: (B,) iterations that each row takes at most.
+        compact: Let rows that have stopped leave the batch (without gradients); False only masks them. The numbers are
+            the same up to rounding.
 
     Returns:
         The thoughts; gradients are kept when they are enabled.
 
     Raises:
-        LareError: If an option is unknown or impossible.
+        LareError: If an option is unknown or impossible, or the rule is learned and the checkpoint has no head for it.
     """
     rule = parse_stop(model.config.stop if stop is None else stop)
     limit = _limit(model, rule, iterations)
     _check_options(model, state, limit, window_mode, latent_override)
-    memory = model.remember(state.visual) if limit and fetch is None and refocus else None
-    scale = model.embedding_rms() if limit and model.config.rms_scale else None
-    batch, device = state.attention_mask.shape[0], state.attention_mask.device
-    active = torch.ones(batch, dtype=torch.bool, device=device)
-    record = _Record(model, state)
+    # What is drawn, or told by row, belongs to the whole batch.
+    by_row = latent_override is not None or fetch is not None or window_mode not in ("saliency", "full")
+    loop = _Loop(model, state, rule, limit, compact and not by_row, remember=fetch is None and refocus)
     for step in range(limit):
-        if step_limits is not None:
-            active = active & (step_limits > step)
-            if not bool(active.any()):
-                break
+        if step_limits is not None and not loop.stop(loop.of(step_limits) <= step):
+            break
+        state = loop.work.state
         look = choose_look(model, state, window_mode if refocus else "full", generator)
         if fetch is None:
-            made = make_latents(model, state, look, memory, scale) if refocus else fed_back(model, state, scale)
+            made = loop.made(look) if refocus else fed_back(model, state, loop.scale)
             latents = override_latents(made, latent_override, step, generator)
         else:
-            latents = _fetched(state, fetch[:, step], scale)
-        some_rest = step_limits is not None or (rule.adaptive and step > 0)
-        state = _feed(model, state, latents, active if some_rest else None)
-        record.add(state_saliency=record.saliency, look=look, latents=latents, active=active)
-        record.saliency = state.saliency
-        if rule.adaptive and step:
-            active = active & ~rule.converged(latents, record.latents[-2])
-            if not bool(active.any()):
-                break
-    return record.thoughts(state, rule, active, uneven=rule.adaptive or step_limits is not None)
+            latents = _fetched(state, fetch[:, step], loop.scale)
+        if not loop.take(step, look, latents):
+            break
+    return loop.thoughts(uneven=rule.adaptive or step_limits is not None)
+
+
+class _Loop:
+    """The loop over one batch: rows at work, what decides when they stop, and the record.
+
+    Attributes:
+        work: The rows at work.
+        active: (b,) which of them still think.
+        scale: Length of token embeddings, to which latents are scaled; None leaves them alone.
+    """
+
+    def __init__(
+        self, model: Reasoner, state: LoopState, rule: StopRule, limit: int, compact: bool, remember: bool
+    ) -> None:
+        batch, device = state.attention_mask.shape[0], state.attention_mask.device
+        self.model, self.rule, self.limit = model, rule, limit
+        self.compact = compact and can_compact(state)
+        self.scale = model.embedding_rms() if limit and model.config.rms_scale else None
+        memory = model.remember(state.visual) if limit and remember else None
+        self.work = Working(model, state, memory, limit * model.config.latents_per_iteration)
+        self.halter = Halter(rule, model.stop_heads, batch, device)
+        self.record = _Record(model, state)
+        self.active = torch.ones(batch, dtype=torch.bool, device=device)
+        self._batch = batch
+        self._previous: Tensor | None = None
+        self._some_rest = False
+
+    def of(self, values: Tensor) -> Tensor:
+        """Values (B, ...) of the rows at work."""
+        return values if self.work.rows is None else values[self.work.rows]
+
+    def made(self, look: _Look) -> Tensor:
+        """The model's own latents (b, m, d)."""
+        return make_latents(self.model, self.work.state, look, self.work.memory, self.scale)
+
+    def take(self, step: int, look: _Look, latents: Tensor) -> bool:
+        """Feed latents (b, m, d) and ask the rule; whether any row thinks on."""
+        work, before = self.work, self.work.state
+        work.state = _feed(self.model, before, latents, self.active if self._some_rest else None)
+        self.record.add(before.saliency, look, latents, self.active, work.rows)
+        if not self.rule.adaptive:
+            return True
+        seen = Seen(step + 1, latents, self._previous, work.state.last_hidden, before.last_hidden)
+        self._previous = latents
+        if self.halter.looks_ahead and step + 1 < self.limit:
+            seen.first = first_token(self.model, work.state)
+        if self.halter.looks_ahead and seen.first is None:
+            return True
+        return self.stop(self.halter.stopped(seen))
+
+    def stop(self, rows: Tensor) -> bool:
+        """Rows (b,) stop; whether any row thinks on."""
+        self.active = self.active & ~rows
+        going = int(self.active.sum())
+        self._some_rest = going < len(self.active)
+        stay = self.work.leave(self.active) if self.compact and self._some_rest else None
+        if stay is not None:
+            self.active, self._some_rest = self.active[stay], False
+            self._previous = None if self._previous is None else self._previous[stay]
+            self.halter.keep(stay)
+        return going > 0
+
+    def thoughts(self, uneven: bool) -> Thoughts:
+        """What happened; `uneven` says that rows may have taken different numbers of steps."""
+        active = self.active
+        if self.work.rows is not None:
+            active = active.new_zeros(self._batch).index_copy(0, self.work.rows, active)
+        return self.record.thoughts(self.work.whole(), self.rule, active, uneven)
+
+
+def first_token(model: Reasoner, state: LoopState) -> Tensor:
+    """Logits (B, V) of the text's first token if thinking ended here; the state stays as it is.
+
+    One decoder pass of <|latent_end|>, which is taken back from the cache.
+    """
+    end = model.embed_token(model.config.latent_end_id, state.attention_mask.shape[0])
+    hidden, _ = extend(model, state, end)
+    state.cache.crop(-1)
+    return model.lm_head(hidden[:, -1])
 
 
 def _limit(model: Reasoner, rule: StopRule, iterations: int | None) -> int:
@@ -137,7 +211,9 @@ def _limit(model: Reasoner, rule: StopRule, iterations: int | None) -> int:
         if iterations < 0:
             raise LareError(f"iterations is {iterations}; give 0 or more.")
         return iterations
-    return int(model.config.max_iterations if rule.adaptive else model.config.iterations)
+    most = int(model.config.max_iterations if rule.adaptive else model.config.iterations)
+    # A learned rule saves steps; it is held against the best fixed number and never takes more.
+    return min(most, model.stop_heads.steps) if rule.learned and model.stop_heads is not None else most
 
 
 def _check_options(model: Reasoner, state: LoopState, limit: int, window_mode: str, override: LatentOverride) -> None:
@@ -268,7 +344,6 @@ class _Record:
     """Gathers one entry per iteration and lays them out as `Thoughts`."""
 
     def __init__(self, model: Reasoner, state: LoopState) -> None:
-        self.saliency = state.saliency
         self.shape = state.visual.lm_shape
         self.latents: list[Tensor] = []
         self._rest: list[tuple[Tensor, ...]] = []
@@ -284,18 +359,26 @@ class _Record:
         )
         self._active: list[Tensor] = []
 
-    def add(self, state_saliency: Tensor, look: _Look, latents: Tensor, active: Tensor) -> None:
-        """Note one iteration; `active` tells which rows really took it."""
-        self.latents.append(latents)
-        self._active.append(active)
-        self._rest.append(
-            (
-                look.corner.masked_fill(~active[:, None], -1),
-                state_saliency.reshape(-1, *self.shape) * active[:, None, None],
-                look.attention * active[:, None],
-                look.mass * active,
-            )
+    def add(self, saliency: Tensor, look: _Look, latents: Tensor, active: Tensor, rows: Tensor | None = None) -> None:
+        """Note one iteration of the rows (b,) at work (None: of all); `active` tells which of them really took it."""
+        self.latents.append(self._spread(latents, rows))
+        self._active.append(self._spread(active, rows))
+        entries = (
+            look.corner.masked_fill(~active[:, None], -1),
+            saliency.reshape(-1, *self.shape) * active[:, None, None],
+            look.attention * active[:, None],
+            look.mass * active,
         )
+        corner, *others = (self._spread(entry, rows) for entry in entries)
+        if rows is not None:
+            corner = corner.masked_fill(~self._active[-1][:, None], -1)
+        self._rest.append((corner, *others))
+
+    def _spread(self, values: Tensor, rows: Tensor | None) -> Tensor:
+        """Values (b, ...) of some rows as those of all, (B, ...), zeros for the others."""
+        if rows is None:
+            return values
+        return values.new_zeros(len(self._empty_latents), *values.shape[1:]).index_copy(0, rows, values)
 
     def thoughts(self, state: LoopState, rule: StopRule, active: Tensor, uneven: bool) -> Thoughts:
         """Stack the entries; `uneven` says that rows may have taken different numbers of steps."""

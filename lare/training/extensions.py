@@ -7,16 +7,18 @@ LaRe's own.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lare.errors import LareError
 from lare.training.plan.config import DataConfig, ModelConfig, RunConfig, StageConfig
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
+    from lare.data.questions import Question
     from lare.model import LareForConditionalGeneration, LareProcessor
     from lare.training.feeding.loader import Split, StageBatches
     from lare.training.model import TrainingModel
@@ -75,6 +77,16 @@ class DataFormat(ABC):
     @abstractmethod
     def lengths(self, data: DataConfig) -> tuple[int, int, int]:
         """Mean tokens of a question, a rationale and an answer, for `lare.cost`."""
+
+    def questions(self, data: DataConfig, split: str, count: int) -> Iterator[Question]:
+        """Questions of a split ("train" or "validation") to be answered and marked, `count` or a few more.
+
+        Those of "train" are like the ones that train, and may be among them.
+
+        Raises:
+            LareError: If the format has none.
+        """
+        raise LareError(f"the data format {data.format!r} has no questions to be answered; name a data file")
 
 
 class BaseModel(ABC):

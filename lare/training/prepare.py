@@ -77,6 +77,7 @@ class Prepared:
             from lare.loading import load_checkpoint
 
             model, processor, _ = load_checkpoint(chosen.checkpoint, "cpu")
+            model.stop_heads = None  # fitted on the weights as they were
             return model, processor
         if chosen.vlm is not None:
             from lare.backbones.adopt import adopt
