@@ -1,4 +1,4 @@
-"""``lare data check FILE`` and ``lare data decontaminate FILE``."""
+"""``lare data check FILE``, ``lare data questions FILE`` and ``lare data decontaminate FILE``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from lare.data.blind_cli import add_questions
 from lare.data.source import FORMATS, IMAGE_CHECKS, ON_BAD, Report, Source
 from lare.errors import LareError
 from lare.progress import progress
@@ -19,6 +20,7 @@ __all__ = ["main"]
 _EPILOG = """examples:
   lare data check llava_v1_5_mix665k.json --images llava_images --check-images decode
   lare data check vision_r1_llava_cot_full.json --format vision_r1 --list bad_rows.jsonl
+  lare data questions FOLDER/animals.jsonl --show 1
   lare data decontaminate vision_r1_llava_cot_full.json --exclude scienceqa_train.parquet \\
       --against mmbench_test.parquet --against pope_images --embedder openai/clip-vit-large-patch14 --out clean.jsonl
 """
@@ -34,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_check(commands.add_parser("check", help="read a file, count and list its bad rows", epilog=_EPILOG))
+    add_questions(commands.add_parser("questions", help="what is asked, and what can be answered blind"))
     _add_decontaminate(
         commands.add_parser("decontaminate", help="leave out rows that a test set knows", epilog=_EPILOG)
     )

@@ -5,9 +5,9 @@ Their files are read from a folder that the user names; neither is part of this 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
+from lare.data.fields import text_field
 from lare.data.sample import BadRow, Sample
 
 __all__ = ["parse_nlvr", "parse_puzzlevqa"]
@@ -19,7 +19,7 @@ def parse_nlvr(row: Any) -> list[Sample]:
     Raises:
         BadRow: If a field is missing or the label is neither "true" nor "false".
     """
-    sentence, label, images = _text(row, "sentence"), _text(row, "label").lower(), row.get("images")
+    sentence, label, images = text_field(row, "sentence"), text_field(row, "label").lower(), row.get("images")
     if label not in ("true", "false"):
         raise BadRow("unknown_label", f"the label is {label!r}, not 'true' or 'false'")
     if not isinstance(images, list) or not images or not all(isinstance(name, str) and name for name in images):
@@ -36,7 +36,7 @@ def parse_puzzlevqa(row: Any) -> list[Sample]:
     Raises:
         BadRow: If a field is missing or the answer is none of the options.
     """
-    stem, answer, image = (_text(row, name) for name in ("question", "answer", "image"))
+    stem, answer, image = (text_field(row, name) for name in ("question", "answer", "image"))
     options = row.get("options")
     if not isinstance(options, list) or len(options) < 2:
         raise BadRow("bad_options", "'options' is no list of at least two")
@@ -44,16 +44,5 @@ def parse_puzzlevqa(row: Any) -> list[Sample]:
     if answer not in words:
         raise BadRow("answer_no_option", f"the answer {answer!r} is none of the options")
     listed = ", ".join(f"{chr(65 + i)}: {word}" for i, word in enumerate(words))
-    rationale = " ".join(_text(row, name) for name in ("caption", "explanation", "deduction"))
+    rationale = " ".join(text_field(row, name) for name in ("caption", "explanation", "deduction"))
     return [Sample(image, f"{stem}\nOptions: {listed}", chr(65 + words.index(answer)), rationale, image)]
-
-
-def _text(row: Any, name: str) -> str:
-    if not isinstance(row, Mapping):
-        raise BadRow("not_object", f"the row is a {type(row).__name__}, not an object")
-    value = row.get(name)
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        value = str(value)  # some of PuzzleVQA's answers are numbers
-    if not isinstance(value, str) or not value.strip():
-        raise BadRow("missing_field", f"the row has no text {name!r}")
-    return value.strip()

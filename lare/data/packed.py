@@ -242,6 +242,8 @@ def _key(
     identity += [source.on_bad, source.check_images, source.turns]
     identity += [status.st_size, status.st_mtime_ns] if status else []
     identity += [_tokenizer(processor), processor.lm_grid, processor.chat_template]
+    identity += [source.split] if source.split != "all" else []
+    identity += [sorted(source.take.items())] if source.take else []
     identity += [] if examples is None else [examples.identity]
     return hashlib.sha256(json.dumps(identity, default=str).encode()).hexdigest()[:16]
 

@@ -49,6 +49,8 @@ class Sample:
         boxes: What each step of the rationale needs to be seen: left, top, right and bottom as shares of the image, or
             None where a step needs nothing; empty where the source tells nothing.
         scene_graph: What is in the image and how it hangs together, as text, or "".
+        family: Name of the kind of question, where the source tells several apart, or "".
+        hops: Number of looks that depend on one another (1 for a plain one); 0 where the source tells nothing.
     """
 
     id: str
@@ -62,6 +64,8 @@ class Sample:
     where: str = ""
     boxes: tuple[Box | None, ...] = ()
     scene_graph: str = ""
+    family: str = ""
+    hops: int = 0
 
 
 def take_turns(sample: Sample, which: str) -> Sequence[Sample]:

@@ -74,7 +74,8 @@ class FileFeed(DataFeed):
         if key not in self._packs:
             assert data.path is not None
             images = Path(data.images) if data.images else None
-            source = Source(Path(data.path), data.format, images, data.on_bad, data.check_images, data.turns)
+            kept = data.split, data.take
+            source = Source(Path(data.path), data.format, images, data.on_bad, data.check_images, data.turns, *kept)
             folder = Path(self.run.config.out) / "data" / f"{len(self._packs)}-{Path(data.path).stem}"
             config = self.run.model.lare.config
             latents = config.iterations * config.latents_per_iteration + 2  # and the two delimiters

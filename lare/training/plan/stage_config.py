@@ -37,6 +37,9 @@ class DataConfig:
             ``decode`` (each is opened, which takes as long as an epoch's images).
         turns: ``all`` makes one sample of a conversation: latents before its first answer, every answer supervised;
             ``last`` answers only its last question, behind the turns before; ``each`` makes a sample of every turn.
+        split: ``train``, ``validation`` or ``test``, told by the image's name (`lare.data.splits`); ``all`` takes each.
+        take: Share of each question family's samples, for formats that have families (`lare.data.source.FAMILIES`);
+            those that are not named are left out, and all are taken if it is empty.
         boxes: Whether its samples tell where each reasoning step has to look; None where only the data tell.
     """
 
@@ -49,6 +52,8 @@ class DataConfig:
     on_bad: str = "skip"
     check_images: str = "exist"
     turns: str = "all"
+    split: str = "all"
+    take: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     @property
     def unit(self) -> int:
@@ -63,6 +68,10 @@ class DataConfig:
             f"data check_images is {self.check_images!r}; give none, exist or decode",
         )
         require(self.turns in ("all", "last", "each"), f"data turns is {self.turns!r}; give all, last or each")
+        require(
+            self.split in ("all", "train", "validation", "test"),
+            f"data split is {self.split!r}; give all, train, validation or test",
+        )
         require(self.limit is None or self.limit >= 1, f"data limit is {self.limit}; give at least 1, or leave it out")
 
     def check_source(self) -> None:
@@ -75,6 +84,10 @@ class DataConfig:
                 raise LareError(f"data of format {self.format!r} are described by {own.__module__}.{own.__name__}")
             known = ", ".join(("auto", *FORMATS, *DATA_FORMATS.names()))
             require(self.format in FORMATS, f"the data format {self.format!r} is unknown; choose one of {known}")
+        if self.take:
+            from lare.data.source import check_take
+
+            check_take(self.take, self.format)
         require(self.path is not None, f"data of format {self.format!r} needs a path")
 
 

@@ -1,0 +1,18 @@
+"""Blocks about photographs."""
+
+from __future__ import annotations
+
+from blocks.source import Reports, block, table
+
+
+@block
+def _photos_blind(reports: Reports) -> str:
+    """What questions about photographs give away without the image."""
+    head = ("source", "family", "train", "asked", "answers", "majority", "question only")
+    lines = []
+    for source in ("daquar", "captions", "animals"):
+        for row in reports.read(f"photos/blind_{source}.json"):
+            counts = [f"{row[name]:,}" for name in ("n_train", "n", "answers")]
+            shares = [f"{100 * row[name]:.1f}" for name in ("majority", "question_only")]
+            lines.append((f"`{source}`", row["family"].replace("_", " "), *counts, *shares))
+    return table(head, lines, left=2)
