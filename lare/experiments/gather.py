@@ -61,7 +61,7 @@ def gather(plan: Plan, split: str) -> list[Entry]:
             if rows:
                 name, title = (arm, about.title or arm) if ask == about.own else (f"{arm}/{ask}", "")
                 title = title or f"{about.title or arm} ({ask})"
-                tuned = rate is not None and len(plan.grid.tuning.rates) > 1
+                tuned = rate is not None and len(plan.tried) > 1
                 timed = [{**row, "ms": times.get(name)} for row in rows]
                 found.append(Entry(_asked(plan, name, rows), title, tuple(timed), tuned))
     return found

@@ -20,13 +20,14 @@ Paths are looked up from the working directory, beside the grid's file, and in t
     tuning: {rates: [0.5, 1, 2]}               # every learning rate of the run file times these
     primary: {arm: lare, minus: random, exclude_families: [exist]}
 
-A grid that repeats another at, say, a second size names it and what it changes; keys that it gives itself replace the
-other's, and its primary contrast is its own or none::
+A grid that repeats another at, say, twice the samples names it and what it changes. An arm given here adds to the
+other's of that name, key by key; other keys replace the other's; the primary contrast is its own or none::
 
     like: comparison.yaml
-    change: ["model.sizes={hidden: 96, layers: 3, ffn: 288}"]   # before the words of every start and arm
-    starts:
-      - {name: small-1, seed: 1, base: lare/configs/neutral2.yaml}
+    change: [stages.1.samples=89600]           # before the words of every arm
+    arms:
+      coconut: {change: [stages.1.samples=25600, stages.2.samples=25600]}
+    tuning: {grid: comparison.yaml}            # the rates that were chosen there
 """
 
 from __future__ import annotations
@@ -120,12 +121,18 @@ class Tuning:
     Attributes:
         rates: Factors on every learning rate of the run file.
         starts: Names of the starts on which they are tried; empty is the first.
+        grid: Another grid's file, whose choice is taken for arms of the same name, in place of trying here.
     """
 
     rates: tuple[float, ...] = (1.0,)
     starts: tuple[str, ...] = ()
+    grid: str = ""
 
     def __post_init__(self) -> None:
+        require(
+            not (self.grid and (len(self.rates) > 1 or self.starts)),
+            "tuning has grid, whose rates are taken, and rates or starts to try; leave one out",
+        )
         require(
             bool(self.rates) and all(rate > 0 for rate in self.rates) and len(set(self.rates)) == len(self.rates),
             f"tuning.rates is {list(self.rates)}; give different factors above 0",
@@ -269,22 +276,20 @@ def _whole(path: Path) -> dict[str, Any]:
     for one in ("primary", "name"):
         taken.pop(one, None)
     taken["base"] = str(find_file(str(taken.get("base", "")), other))
-    arms = taken.get("arms")
-    if isinstance(arms, Mapping):
-        taken["arms"] = {name: _arm_like(arm, other) for name, arm in arms.items()}
-    whole = {**taken, **own}
-    for part in ("arms", "starts"):
-        whole[part] = _changed(whole.get(part, ()), words)
-    return whole
+    arms, ours = taken.get("arms"), own.pop("arms", {})
+    require(isinstance(arms, Mapping) and isinstance(ours, Mapping), f"{str(path)!r}: arms stand by their names")
+    made = {name: _arm_like(arm, other) for name, arm in arms.items()} | {n: ours[n] for n in ours if n not in arms}
+    changed = {name: _changed(arm, ours.get(name), words) for name, arm in made.items()}
+    return {**taken, **own, "arms": changed}
 
 
-def _changed(part: Any, words: Sequence[str]) -> Any:
-    """Arms by name, or starts, with words before their own; anything else is left for the reader to refuse."""
-    if isinstance(part, Mapping):
-        return {name: _changed([one], words)[0] for name, one in part.items()}
-    if not isinstance(part, Sequence) or isinstance(part, str):
-        return part
-    return [{**one, "change": [*words, *one.get("change", ())]} if isinstance(one, Mapping) else one for one in part]
+def _changed(arm: Any, own: Any, words: Sequence[str]) -> Any:
+    """An arm with further words and keys of its own; what is no mapping is left for the reader to refuse."""
+    if not isinstance(arm, Mapping):
+        return arm
+    own = own if isinstance(own, Mapping) else {}
+    further = own.get("change", ()) if own is not arm else ()
+    return {**arm, **own, "change": [*words, *arm.get("change", ()), *further]}
 
 
 def _arm_like(arm: Any, other: Path) -> Any:

@@ -88,9 +88,13 @@ class Job:
 def chosen_rate(plan: Plan, arm: str) -> float | None:
     """The factor on the learning rates with the best validation accuracy; None while it is not known.
 
+    Where the grid names another for it, that one's choice.
+
     Accuracy is the mean over tasks and over the starts on which rates are tried, of the arm's own way of asking; of
     equal ones the first counts.
     """
+    if plan.tuned_by is not None:
+        return chosen_rate(plan.tuned_by, arm)
     runs = plan.tuning_runs(arm)
     if not runs:
         return plan.grid.tuning.rates[0]

@@ -101,6 +101,9 @@ class Plan:
         self.limit = limit
         self.out = reports / (self.grid.name if limit is None else f"{self.grid.name}-first-{limit}")
         self.runs = runs
+        chosen = self.grid.tuning.grid
+        self.tuned_by = Plan(find_file(chosen, file), runs, reports) if chosen else None
+        """The plan whose choice of learning rates is taken; None where they are tried here, if at all."""
         self._configs: dict[tuple[str, tuple[str, ...]], RunConfig] = {}
         self._made: dict[tuple[str, str | None, int, float], Run] = {}
         self.starts = {one.name: self._start(one) for one in self.grid.starts}
@@ -147,6 +150,11 @@ class Plan:
         chosen = self._arm(arm)
         starts: Sequence[str | None] = chosen.starts or list(self.starts) or [None]
         return [self.run(arm, start, seed, rate) for start in starts for seed in chosen.seeds or self.grid.seeds]
+
+    @property
+    def tried(self) -> tuple[float, ...]:
+        """Factors on the learning rates among which each arm's was chosen, here or in the grid that is named."""
+        return (self.tuned_by or self).grid.tuning.rates
 
     def tuning_runs(self, arm: str) -> dict[float, list[Run]]:
         """Runs that decide an arm's learning rate, by rate; empty where there is one rate only, which is taken."""

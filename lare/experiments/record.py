@@ -114,7 +114,7 @@ def make_row(plan: Plan, slot: Slot, found: Mapping[str, Any], asked: Sequence[A
         "start_settings": None if start is None else start.settings,
         "seed": run.seed,
         "rate": run.rate,
-        "tried": list(grid.tuning.rates),
+        "tried": list(plan.tried),
         "supervision": arm.supervision,
         "options": dict(arm.asks[slot.ask]),
         "settings": run.settings,

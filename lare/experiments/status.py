@@ -93,7 +93,7 @@ def _wanted(plan: Plan, choice: Choice, settings: Settings, arm: str) -> Iterato
 
 
 def _rate(plan: Plan, arm: str) -> str:
-    tried = len(plan.grid.tuning.rates)
+    tried = len(plan.tried)
     if tried == 1:
         return ""
     rate = chosen_rate(plan, arm)

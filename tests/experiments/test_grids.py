@@ -56,6 +56,22 @@ def test_the_smaller_grid_has_the_arms_of_the_other_at_its_own_size(tmp_path: Pa
     assert all(start.config.model.sizes["hidden"] == 96 for start in small.starts.values())
 
 
+def test_the_longer_grid_has_twice_the_samples_and_the_rates_of_the_other(tmp_path: Path) -> None:
+    reports = ROOT / "reports/experiments"
+    one, longer = (
+        Plan(ROOT / f"lare/configs/experiments/{name}.yaml", tmp_path, reports) for name in ("comparison", "longer")
+    )
+    assert list(one.grid.arms) == list(longer.grid.arms) and "neutral2-4" not in longer.starts
+    assert {sum(stage.samples or 0 for stage in longer.arm_runs(arm)[0].config.stages) for arm in longer.grid.arms} == {
+        96_000
+    }
+    for arm in ("lare", "random"):
+        ours, theirs = (plan.run(arm, "neutral2-1", 0).config for plan in (longer, one))
+        assert different(ours.to_dict(), theirs.to_dict()) == {"stages.1.samples"}
+        assert chosen_rate(longer, arm) == chosen_rate(one, arm) is not None
+    assert longer.tried == one.grid.tuning.rates and not longer.tuning_runs("lare")
+
+
 def grid(name: str, tmp_path: Path) -> Plan:
     return Plan(ROOT / f"lare/configs/experiments/{name}.yaml", tmp_path, tmp_path)
 

@@ -22,6 +22,8 @@ from tests.experiments.grids import World
         ({"arms": {"a": {"starts": ["9"]}}, "primary": None}, "there is no start 9; choose from 0, 1"),
         ({"tasks": {"test": "x"}}, "tasks has no validation"),
         ({"tuning": {"rates": [1, 1]}}, "give different factors"),
+        ({"tuning": {"rates": [1, 2], "grid": "grid.yaml"}}, "leave one out"),
+        ({"tuning": {"grid": "none.yaml"}}, "names 'none.yaml', which is not there"),
         ({"primary": {"arm": "lare", "minus": "nobody"}}, "there is no arm 'nobody'"),
         ({"primary": {"arm": "lare", "minus": "random", "measure": "luck"}}, "primary.measure is 'luck'"),
         ({"change": ["losses.text=0"]}, "has change but not like"),
