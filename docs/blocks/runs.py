@@ -98,6 +98,18 @@ def _hits(row: dict[str, Any]) -> str:
 
 
 @block
+def _longer_search(reports: Reports) -> str:
+    """What was tried by hand before the longer comparison was declared."""
+    rows = []
+    for row in reports.read("experiments/search_longer/rows.json")["rows"]:
+        tokens = f"{row['text_tokens']:.1f} + {int(row['asked'].lstrip('K'))}"
+        rows.append([row["start"], row["title"], f"{row['samples']:,}", *_right(row["by"]), tokens, _hits(row)])
+    return table(
+        ["start", "trained", "samples", "right", "two hops or more", "text + latents", "hits by step, %"], rows, 2
+    )
+
+
+@block
 def _pilot(reports: Reports) -> str:
     rows = []
     for row in reports.read("experiments/refocusing_pilot/rows.json")["rows"]:
