@@ -8,10 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lare import LareError
 from lare.checkpoints import default_checkpoint
+from lare.trace import TraceReader
 from lare_eval import TASKS
 from lare_eval.cli import UNANSWERED, main
 from tests.methods.tiny_checkpoint import write_checkpoint
@@ -73,6 +75,39 @@ def test_a_good_run_writes_results_and_ends_with_zero(quick, checkpoint, tmp_pat
     assert found["lare_mini_pope", "random"]["n"] == 2 and found["lare_mini_mmvp", "both of a pair"]["n"] == 2
     assert {task for task, _ in found} == set(results["n-samples"])
     assert "|lare_mini_pope     |kind" in printed.out
+
+
+def test_an_intervention_shows_in_results_and_traces(quick, checkpoint, tmp_path):
+    """The same questions under own latents, zeros, and others' latents out of the first run's traces."""
+
+    def ask(name, *more):
+        out = tmp_path / name
+        model_args = [f"pretrained={checkpoint}", "max_new_tokens=8", "batch_size=8", f"trace={out / 'trace'}"]
+        words = ["--tasks", "lare_mini_pope", "--output_path", str(out), "--log_samples"]
+        # One folder of kept answers for all: those under another setting must not be found in it.
+        assert main(["--model_args", ",".join([*model_args, f"resume={tmp_path / 'kept'}", *more]), *words]) == 0
+        (file,) = out.rglob("[0-9]*_results.json")
+        results, traces = json.loads(file.read_text()), TraceReader(out / "trace")
+        assert results["throughput"]["avg_resumed"] == 0 and len(traces) == 4
+        with next(out.rglob("*samples_lare_mini_pope.jsonl")).open() as lines:
+            scored = [json.loads(line)["filtered_resps"] for line in lines]
+        return results["config"]["model_args"], traces, scored
+
+    told, own, scored = ask("own")
+    assert "intervene" not in told and "intervene" not in own.infos[0]["arguments"]
+    latents = np.stack(own.column("latents"))
+    assert latents.any((1, 2, 3)).all()
+    told, zeros, zeroed = ask("zeros", "intervene=zeros")
+    assert "intervene=zeros" in told and zeros.infos[0]["arguments"]["intervene"] == "zeros"
+    assert not np.stack(zeros.column("latents")).any(), "what was fed is what is kept"
+    assert set(zeros.column("key")).isdisjoint(own.column("key"))
+    assert zeros.column("doc_id") == own.column("doc_id") and zeros.column("question") == own.column("question")
+    assert zeros.column("text") != own.column("text") and zeroed != scored
+    told, other, _ = ask("other", "intervene=other", f"intervene_from={tmp_path / 'own' / 'trace'}")
+    assert "intervene=other" in told
+    for mine, fed in zip(latents, other.column("latents"), strict=True):
+        assert not np.allclose(mine, fed), "not the question's own"
+        assert any(np.allclose(one, fed, atol=1e-6) for one in latents), "but one of the run's"
 
 
 @pytest.mark.parametrize(
