@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from analysis.adaptive.stopping import RULES, Prefixes, at_stop
+from analysis.adaptive.stopping import Prefixes, at_stop, rule_label
 from analysis.adaptive.tables import Judged
 from analysis.shared.cells import interval, series
 from analysis.shared.report.document import Column, Figure, Table
@@ -82,7 +82,7 @@ def rules_by_task(made: Prefixes, judged: Sequence[Judged], usual: int, apart: A
     lines = []
     for one in judged:
         right = at_stop(made.right, one.steps).astype(float)
-        line: dict[str, Any] = {"rule": RULES.get(one.rule, "none").split(":")[0], "aim": one.aim}
+        line: dict[str, Any] = {"rule": rule_label(one.rule), "aim": one.aim}
         for place, (_, rows) in enumerate(groups):
             fixed = made.right[rows, usual].astype(float)
             gap = cluster_difference(right[rows], fixed, made.scene[rows]) if rows.sum() > 1 else None

@@ -8,6 +8,7 @@ validation questions, is set aside: rules are judged on what remains, and on all
     python analysis/adaptive.py                 1,500 test and 500 validation questions of the mini tasks
     python analysis/adaptive.py --all           all 2,404 of each
     python analysis/adaptive.py --checkpoint my/7b --tasks mmbench_en_dev_static
+    python analysis/adaptive.py --world 2 --checkpoint runs/a/IV/final --starts runs/b/IV/final,runs/c/IV/final
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ import numpy.typing as npt
 
 from analysis.adaptive.answer import answer
 from analysis.adaptive.by_task import curve_by_task, curve_figure, moves_by_steps, rules_by_task
+from analysis.adaptive.curves import shuffled_figure, shuffled_table
 from analysis.adaptive.measure import AdaptiveOptions, measure
-from analysis.adaptive.stopping import RULES, Prefixes, distances
+from analysis.adaptive.pays import hops_table, pays_table
+from analysis.adaptive.stopping import Prefixes, distances, rules_of
 from analysis.adaptive.tables import Judged, figures, rules_table, samples, tables
 from analysis.shared.cli import Computed, reproduce, run
 from analysis.shared.questions import stand_ins
@@ -47,7 +50,14 @@ _METHODS = (
     "two of them by interpolation, at the same mean steps.",
     "Bounds: the answer stays (the earliest step from which the answer is that after T steps: its accuracy is that of "
     "T steps by construction), and the first right answer, which counts lucky guesses on the way and is no goal.",
-    "Patience needs an answer after every step, so its steps are not its cost; KL needs one more decoder step each.",
+    "Patience needs an answer after every step, so its steps are not its cost; KL and the learned confidence need one "
+    "more decoder step each.",
+    "Learned rules are heads on the latent state, fitted on training questions after training (lare halting fit). "
+    "Where the threshold is the checkpoint's own, it was chosen there, on other validation questions, and no run takes "
+    "more steps than the best fixed number found there.",
+    "A rule pays if it loses at most 1 point against the best fixed number of steps (lower end of the 95 % interval), "
+    "takes at most 60 % of its steps, and beats its own shuffled stops by an interval that excludes 0. The best fixed "
+    "number is chosen on validation questions.",
 )
 
 
@@ -112,13 +122,14 @@ def compute(options: AdaptiveOptions) -> Computed:
         found.test, found.apart, found.kept, found.judged, found.whole, found.usual,
     )  # fmt: skip
     rows = apart.of(test.task)
-    values = {rule: distances(test, rule, not options.absolute) for rule in RULES}
+    values = {rule: distances(test, rule, not options.absolute) for rule in rules_of(test)}
     inside = {rule: one[rows] for rule, one in values.items()}
     shown = samples(found.gathered.questions, test, values, whole, options.samples, options.seeds[0])
     main, *more = tables(kept, inside, judged, usual, apart)
     by_task = [curve_by_task(test, apart), apart_table(apart, "fixed steps, validation questions")]
     if apart.aside:
         more[:0] = [rules_table(test, whole, usual)]
+    more[:0] = [pays_table(found.starts), hops_table(found.starts), shuffled_table(kept, inside)]
     drawn = figures(kept, inside, judged)
     document = Document(
         name="adaptive",
@@ -127,7 +138,7 @@ def compute(options: AdaptiveOptions) -> Computed:
         reproduce=reproduce(options, {"checkpoint": found.checkpoint}),
         warnings=(*found.gathered.warnings, *_warnings(judged, kept, usual, apart, test)),
         tables=(main, *by_task, *more, rules_by_task(test, whole, usual, apart)),
-        figures=(drawn[0], curve_figure(test, apart), *drawn[1:]),
+        figures=(drawn[0], shuffled_figure(kept, inside), curve_figure(test, apart), *drawn[1:]),
         samples=shown,
         sampling=f"{len(shown)} of {len(test.right)} questions, drawn by seed {options.seeds[0]}.",
         methods=(*_METHODS, METHOD),
@@ -142,7 +153,7 @@ def _arrays(
     arrays: dict[str, npt.NDArray[Any]] = {"right": test.right, "tokens": test.tokens, "doc_id": test.doc_id}
     arrays |= {"task": test.task, "hops": test.hops}
     arrays |= {f"distance_{rule}": found for rule, found in values.items()}
-    names = {"on average": "budget", "harmed": "safe"}
+    names = {"on average": "budget", "harmed": "safe", "own": "own"}
     for one in judged:
         suffix = next((short for words, short in names.items() if one.aim.endswith(words)), "")
         arrays["stops_" + "_".join(filter(None, (one.rule, suffix)))] = one.steps

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -23,10 +23,13 @@ from torch import Tensor
 
 from analysis.shared.asking import Asker
 from lare.errors import LareError
-from lare.model.loop import extend, prefill
-from lare.model.thinking import think
+from lare.model.loop import prefill
+from lare.model.observing import observe
+from lare.model.stop_head import KINDS, head_inputs
+from lare.model.thinking import first_token
 
 __all__ = [
+    "LEARNED",
     "RULES",
     "Prefixes",
     "at_stop",
@@ -34,6 +37,8 @@ __all__ = [
     "choose_safe",
     "distances",
     "earliest_right",
+    "rule_label",
+    "rules_of",
     "run_once",
     "stable_answer",
     "stop_steps",
@@ -53,6 +58,13 @@ RULES = {
 }
 """The rules. All are distances: a run stops where its own falls below the threshold."""
 
+LEARNED = {
+    "agreement": "Learned, agreement: 1 - probability that the answer is as good as the best",
+    "ponder": "Learned, ponder: 1 - probability of having stopped, by expected loss and a price a step",
+    "confidence": "Learned, confidence: 1 - calibrated confidence of the first token, from a look ahead",
+}
+"""Rules of the checkpoint's stop heads (`lare.model.stop_head`), as distances; a checkpoint may have none."""
+
 
 @dataclass(frozen=True)
 class Prefixes:
@@ -70,6 +82,8 @@ class Prefixes:
         doc_id: (N,) numbers.
         scene: (N,) names.
         hops: (N,) numbers.
+        difficulty: (N,) "easy", "medium" or "hard"; empty where nothing says.
+        learned: (N, T + 1, 3) distances of the stop heads in the order of `LEARNED`; NaN where there is no head.
     """
 
     right: npt.NDArray[np.bool_]
@@ -82,6 +96,16 @@ class Prefixes:
     doc_id: Steps
     scene: npt.NDArray[np.str_]
     hops: Steps
+    difficulty: npt.NDArray[np.str_] = field(default_factory=lambda: np.empty(0, "<U6"))
+    learned: Array = field(default_factory=lambda: np.empty(0))
+
+    def __post_init__(self) -> None:
+        """Files of earlier versions say nothing of difficulty and of heads."""
+        count, columns = self.right.shape
+        if len(self.difficulty) != count:
+            object.__setattr__(self, "difficulty", np.full(count, "", "<U6"))
+        if len(self.learned) != count:
+            object.__setattr__(self, "learned", np.full((count, columns, len(LEARNED)), np.nan))
 
     @property
     def most(self) -> int:
@@ -108,7 +132,7 @@ def run_once(asker: Asker, most: int, cache: Path | None = None) -> Prefixes:
         raise LareError(f"--steps is {most}; a stop rule needs at least 3 steps to choose from")
     if cache is not None and cache.is_file():
         return _load(cache, asker, most)
-    kl, latents = _latents(asker, most)
+    kl, latents, learned = _latents(asker, most)
     answers = [asker.ask(f"answers after {t} steps", iterations=t) for t in range(most + 1)]
     questions = asker.questions
     made = Prefixes(
@@ -122,6 +146,8 @@ def run_once(asker: Asker, most: int, cache: Path | None = None) -> Prefixes:
         doc_id=np.array([one.doc_id for one in questions]),
         scene=np.array([one.scene for one in questions]),
         hops=np.array([one.hops for one in questions]),
+        difficulty=np.array([one.difficulty for one in questions]),
+        learned=learned,
     )
     if cache is not None:
         _save(cache, made)
@@ -129,33 +155,34 @@ def run_once(asker: Asker, most: int, cache: Path | None = None) -> Prefixes:
 
 
 @torch.inference_mode()
-def _latents(asker: Asker, most: int) -> tuple[Array, Tensor]:
-    """KL (N, T + 1) and latents (N, T, m, d) of a run of T steps, looked at after each step and taken back."""
+def _latents(asker: Asker, most: int) -> tuple[Array, Tensor, Array]:
+    """KL (N, T + 1), latents (N, T, m, d) and the heads' distances (N, T + 1, 3) of a run of T steps."""
     model, count = asker.model, len(asker.questions)
-    kl = np.full((count, most + 1), np.nan)
+    heads = {} if model.stop_heads is None else model.stop_heads.heads
+    kl, learned = np.full((count, most + 1), np.nan), np.full((count, most + 1, len(KINDS)), np.nan)
     kept: Tensor | None = None
-    for rows, inputs in asker.batches("latents"):
-        visual = model.encode_features(inputs["visual_features"])
+    for rows, given in asker.batches("latents"):
+        visual = model.encode_features(given["visual_features"])
         room = (most + 1) * model.config.latents_per_iteration + 1
-        state = prefill(model, inputs["input_ids"], inputs["attention_mask"], visual, room=room)
-        end = model.embed_token(model.config.latent_end_id, len(rows))
-        before, steps = None, []
-        for step in range(most + 1):
-            if step:
-                thoughts = think(model, state, 1, stop="fixed")
-                state = thoughts.state
-                steps.append(thoughts.latents[:, 0].float().cpu())
-            hidden, _ = extend(model, state, end)
-            state.cache.crop(-1)
-            now = model.lm_head(hidden[:, -1]).float().log_softmax(-1)
-            if before is not None:
-                kl[rows, step] = (now.exp() * (now - before)).sum(-1).cpu().numpy()
+        state = prefill(model, given["input_ids"], given["attention_mask"], visual, room=room)
+        before, steps = first_token(model, state).float().log_softmax(-1), []
+        inputs: dict[str, list[Tensor]] = {kind: [] for kind in heads}
+        for seen in observe(model, state, most):
+            assert seen.first is not None
+            steps.append(seen.latents.float().cpu())
+            now = seen.first.float().log_softmax(-1)
+            kl[rows, seen.step] = (now.exp() * (now - before)).sum(-1).cpu().numpy()
             before = now
+            for kind, parts in inputs.items():
+                parts.append(head_inputs(kind, seen))
+        for kind, parts in inputs.items():
+            values = heads[kind].to(parts[0].device).values(torch.stack(parts, 1))
+            learned[rows, 1:, KINDS.index(kind)] = 1 - values.double().cpu().numpy()
         made = torch.stack(steps, 1)
         kept = made.new_zeros(count, *made.shape[1:]) if kept is None else kept
         kept[rows] = made
     assert kept is not None
-    return kl, kept
+    return kl, kept, learned
 
 
 def _save(path: Path, made: Prefixes) -> None:
@@ -169,7 +196,8 @@ def _save(path: Path, made: Prefixes) -> None:
 def _load(path: Path, asker: Asker, most: int) -> Prefixes:
     try:
         with np.load(path, allow_pickle=False) as content:
-            made = Prefixes(**{one.name: content[one.name] for one in fields(Prefixes)})
+            names = [one.name for one in fields(Prefixes) if one.name in content or one.default_factory is MISSING]
+            made = Prefixes(**{name: content[name] for name in names})
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise LareError(f"{str(path)!r} can't be read ({error}); delete it to run again") from None
     asked = [(one.task, one.doc_id, one.scene) for one in asker.questions]
@@ -181,12 +209,23 @@ def _load(path: Path, asker: Asker, most: int) -> Prefixes:
 # Rules --------------------------------------------------------------------------------------------------------------
 
 
+def rules_of(made: Prefixes) -> list[str]:
+    """Names of the rules that a run can be judged by: all, and of the learned ones those that have a head."""
+    known = [kind for place, kind in enumerate(LEARNED) if np.isfinite(made.learned[..., place]).any()]
+    return [*RULES, *known]
+
+
+def rule_label(rule: str) -> str:
+    """A rule's name in tables; "none" for a bound."""
+    return (RULES | LEARNED).get(rule, "none").split(":")[0]
+
+
 def distances(made: Prefixes, rule: str, relative: bool = True) -> Array:
     """What a rule looks at after each step.
 
     Args:
         made: The run.
-        rule: One of `RULES`.
+        rule: One of `RULES` or `LEARNED`.
         relative: L1, L2 and second difference by the norm of the step before's latents, so that a threshold means the
             same for every model; False as the model's own ``stop`` rules take them.
 
@@ -196,8 +235,11 @@ def distances(made: Prefixes, rule: str, relative: bool = True) -> Array:
     Raises:
         LareError: If the rule is unknown.
     """
-    if rule not in RULES:
-        raise LareError(f"there is no stop rule {rule!r}; choose from {', '.join(RULES)}")
+    if rule not in RULES | LEARNED:
+        raise LareError(f"there is no stop rule {rule!r}; choose from {', '.join(RULES | LEARNED)}")
+    if rule in LEARNED:
+        found: Array = made.learned[..., list(LEARNED).index(rule)]
+        return found
     values = np.full(made.right.shape, np.nan)
     if rule == "kl":
         return made.kl.copy()

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats as scipy_stats
 
-from analysis.adaptive.stopping import RULES, Prefixes, Steps, at_stop, stop_steps, thresholds
+from analysis.adaptive.stopping import LEARNED, RULES, Prefixes, Steps, at_stop, rule_label, stop_steps, thresholds
 from analysis.shared.cells import interval, only, question_sample, series, with_interval
 from analysis.shared.questions import Question
 from analysis.shared.report.document import Column, Figure, Sample, Series, Step, Table, View
@@ -127,7 +127,7 @@ def _main(made: Prefixes, judged: Sequence[Judged], usual: int) -> tuple[Table, 
     for one in judged:
         rows.append(
             {
-                "rule": RULES.get(one.rule, "none").split(":")[0],
+                "rule": rule_label(one.rule),
                 "aim": one.aim,
                 "threshold": _threshold(one.threshold),
                 "planned": one.planned,
@@ -234,7 +234,7 @@ def _area(made: Prefixes, values: Mapping[str, Array]) -> Table:
         fixed = np.interp(grid, np.arange(made.most + 1), made.right.mean(0))
         gap = np.interp(grid, steps, accuracy) - fixed
         area = float(np.trapezoid(gap, grid) / (grid[-1] - grid[0])) if grid[-1] > grid[0] else 0.0
-        rows.append({"rule": RULES[rule], "low": steps[0], "high": steps[-1], "area": 100 * area})
+        rows.append({"rule": (RULES | LEARNED)[rule], "low": steps[0], "high": steps[-1], "area": 100 * area})
     columns = (
         Column("rule", "Rule"),
         Column("low", "From mean steps", "number", 2),
@@ -253,7 +253,11 @@ def _movement(made: Prefixes, values: Mapping[str, Array]) -> Table:
             continue
         steps = found[:, ~np.isnan(found).any(0)]
         falls = np.diff(steps, axis=1) <= 0
-        row: dict[str, Any] = {"rule": RULES[rule], "all": 100 * falls.all(1).mean(), "each": 100 * falls.mean()}
+        row: dict[str, Any] = {
+            "rule": (RULES | LEARNED)[rule],
+            "all": 100 * falls.all(1).mean(),
+            "each": 100 * falls.mean(),
+        }
         row |= {f"t{t}": None if np.isnan(found[:, t]).any() else found[:, t].mean() for t in range(1, made.most + 1)}
         rows.append(row)
     columns = (
@@ -275,7 +279,7 @@ def _difficulty(made: Prefixes, judged: Sequence[Judged]) -> Table:
             found = scipy_stats.kendalltau(one.steps, made.hops)
             tau, p = float(found.statistic), float(found.pvalue)
         right = at_stop(made.right, one.steps).astype(bool)
-        row: dict[str, Any] = {"rule": RULES.get(one.rule, "none").split(":")[0], "aim": one.aim, "tau": tau, "p": p}
+        row: dict[str, Any] = {"rule": rule_label(one.rule), "aim": one.aim, "tau": tau, "p": p}
         for name, chosen in (("right", right), ("wrong", ~right)):
             row[name] = float(one.steps[chosen].mean()) if chosen.any() else None
         rows.append(row)

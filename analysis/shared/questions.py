@@ -64,6 +64,7 @@ class Question:
         rationale: The ground-truth reasoning; empty where there is none.
         boxes: (left, top, right, bottom) of what the question is about, as shares of the picture.
         judge: The task's scorer; None compares the reply with the target.
+        difficulty: "easy", "medium" or "hard"; empty where nothing says.
     """
 
     task: str
@@ -79,6 +80,7 @@ class Question:
     rationale: str = ""
     boxes: tuple[tuple[float, ...], ...] = ()
     judge: Callable[[str], Verdict] | None = field(default=None, repr=False, compare=False)
+    difficulty: str = ""
 
 
 @dataclass(frozen=True)
@@ -188,7 +190,16 @@ def load_questions(
             text, target = task_prompt(task, row), _target(task, row)
             names, facts = (str(row["task"]), number), (int(row["hops"]), str(row["sort"]))
             questions.append(
-                Question(*names, text, target, str(row["scene"]), image, *facts, rationale=str(row["rationale"] or ""))
+                Question(
+                    *names,
+                    text,
+                    target,
+                    str(row["scene"]),
+                    image,
+                    *facts,
+                    rationale=str(row["rationale"] or ""),
+                    difficulty=str(row.get("difficulty", "")),
+                )
             )
     return questions
 
@@ -222,6 +233,7 @@ def _of_task(one: TaskQuestion) -> Question:
         next((str(facts[name]) for name in RATIONALES if isinstance(facts.get(name), str) and facts[name]), ""),
         box_shares(facts.get("boxes"), one.image.size, f"{one.task} {one.doc_id}"),
         one.judge,
+        str(facts.get("difficulty") or ""),
     )
 
 
