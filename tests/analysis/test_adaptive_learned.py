@@ -11,8 +11,9 @@ import pytest
 import torch
 from scipy import stats as scipy_stats
 
+from analysis.adaptive import page
 from analysis.adaptive.curves import shuffled_figure, shuffled_table
-from analysis.adaptive.measure import OWN, AdaptiveOptions, judge_all
+from analysis.adaptive.measure import OWN, AdaptiveOptions, Measured, judge_all, replay
 from analysis.adaptive.pays import Start, best_fixed, hops_table, pays_table, rank_correlation, shuffled_right
 from analysis.adaptive.stopping import (
     LEARNED,
@@ -28,7 +29,8 @@ from analysis.adaptive.stopping import (
 )
 from analysis.adaptive.tables import judge
 from analysis.shared.asking import Asker
-from analysis.shared.questions import load_questions
+from analysis.shared.questions import Gathered, load_questions
+from analysis.shared.report.render import render
 from lare.errors import LareError
 from lare.model.stop_head import KINDS, StopHead, StopHeads, inputs_of
 from tests.analysis.test_adaptive import T, planted
@@ -158,7 +160,7 @@ def test_the_rank_correlation_is_scipys() -> None:
     one = rank_correlation(steps[:1], hops, scene, draws=400)
     half = rank_correlation(steps[:1], hops, (np.arange(300) // 30).astype(str), draws=400)
     assert one is not None and half is not None
-    assert one.high - one.low == pytest.approx(0.15, abs=0.06), "about 4 / sqrt(n) (1 - rho^2)"
+    assert one.high - one.low == pytest.approx(2 * 1.96 * (1 - one.estimate**2) / 300**0.5, rel=0.4), "by Fisher, about"
     assert half.clusters == 10
     assert rank_correlation(np.ones((1, 300)), hops, scene) is None
 
@@ -174,6 +176,30 @@ def test_curves_stand_beside_their_shuffled_stops() -> None:
     assert rows[0]["dealt"] == pytest.approx(100 * shuffled_right(made, stops).mean())
     figure = shuffled_figure(made, values)
     assert [series.name for series in figure.series] == ["agreement", "l1"]
+
+
+def test_the_page_of_a_checkpoint_with_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On planted runs: all tables and figures, learned rules among them, and the answer in words."""
+    runs = [with_head(seed) for seed in (0, 1)]
+    test, validation = (run.take(np.arange(len(run.right)) < 240) for run in runs)
+    own = {"agreement": (0.5, 6)}
+    replayed = replay(test, validation, AdaptiveOptions(), 4, own)
+    first = Start("a", replayed[1], tuple(replayed[2]), best_fixed(validation))
+    starts = (first, replace(first, name="b"))
+    found = Measured(Gathered([]), "0123", 4, test, *replayed, starts)
+    monkeypatch.setattr(page, "measure", lambda options: found)
+    document, arrays = page.compute(AdaptiveOptions(samples=0, now="then"))
+    tables = {one.id: one for one in document.tables}
+    assert {"rules", "pays", "hops", "curves"} <= tables.keys()
+    rules = tables["rules"].rows
+    assert [row["aim"] for row in rules if row["rule"] == rule_label("agreement")][-1] == OWN
+    assert {row["rule"] for row in tables["pays"].rows} == {rule_label(rule) for rule in (*RULES, *LEARNED)}
+    assert "2 starts" in tables["pays"].caption
+    assert [figure.id for figure in document.figures][:2] == ["curve", "shuffled"]
+    assert (
+        arrays["stops_agreement_own"].tolist() == np.minimum(stop_steps(distances(test, "agreement"), 0.5), 6).tolist()
+    )
+    assert document.answer and render(document).count("Does a rule pay?") >= 1
 
 
 @pytest.mark.parametrize(
