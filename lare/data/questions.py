@@ -15,11 +15,7 @@ from lare.images import load_image
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["SPLITS", "Question", "file_questions", "is_right"]
-
-SPLITS = ("train", "validation")
-_HELD = 5
-"""Every so manieth picture of a file is of its validation split."""
+__all__ = ["Question", "file_questions", "is_right"]
 
 
 @dataclass(frozen=True)
@@ -49,24 +45,22 @@ def _plain(text: str) -> str:
 
 
 def file_questions(source: Source, split: str) -> Iterator[Question]:
-    """Questions of a data file whose picture is in a split; every fifth picture is held apart for validation.
+    """Questions of a data file whose picture is in a split (`lare.data.splits`).
 
     The first turn of a conversation counts. Rows without a picture, or whose picture can't be read, are left out.
 
     Args:
         source: The file.
-        split: One of `SPLITS`.
+        split: "train", "validation" or "test".
 
     Raises:
         LareError: If the file or the split is impossible.
     """
-    if split not in SPLITS:
-        raise LareError(f"split is {split!r}; choose from {', '.join(SPLITS)}")
-    source = replace(source, turns="all")
+    source = replace(source, turns="all", split=split)
     pictures = source.pictures()
     for sample in source.samples():
         group = _group(sample)
-        if group is None or (int(group, 16) % _HELD == 0) != (split == "validation"):
+        if group is None:
             continue
         try:
             image = load_image(pictures.read(sample.image or b""))

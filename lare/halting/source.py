@@ -41,7 +41,7 @@ class Target:
             found: Iterator[Question] = DATA_FORMATS.get(self.data.format).questions(self.data, split, count)
             return found
         images = Path(self.data.images) if self.data.images else None
-        return file_questions(Source(Path(str(self.data.path)), self.data.format, images), split)
+        return file_questions(Source(Path(str(self.data.path)), self.data.format, images, take=self.data.take), split)
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 from lare.cli import main
 from lare.data.questions import file_questions, is_right
 from lare.data.source import Source
+from lare.data.splits import split_of
 from lare.embedded.asked import FRESH, world_questions
 from lare.embedded.world_data import WorldData
 from lare.errors import LareError
@@ -41,14 +42,18 @@ def method(checkpoint: Path) -> Lare:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory, method: Lare) -> Path:
-    """Questions whose answers are what the model says after two steps."""
+    """Questions whose answers are what the model says after two steps; 16 train, 7 validate, one is a test's."""
     folder = tmp_path_factory.mktemp("data")
     rows = []
-    for number, image in enumerate(pictures(COUNT)):
-        image.save(folder / f"{number}.png")
+    names: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
+    for name in (f"{number}.png" for number in range(200)):
+        names[split_of(name)].append(name)
+    chosen = names["train"][:16] + names["validation"][:7] + names["test"][:1]
+    for number, (name, image) in enumerate(zip(chosen, pictures(COUNT), strict=True)):
+        image.save(folder / name)
         said = method.changed(iterations=2).answer([image], [f"Why {number}?"], Sampling(max_new_tokens=3))[0].text
         turns = [{"from": "human", "value": f"<image>\nWhy {number}?"}, {"from": "gpt", "value": said or "nothing"}]
-        rows.append({"id": str(number), "image": f"{number}.png", "conversations": turns})
+        rows.append({"id": str(number), "image": name, "conversations": turns})
     path = folder / "questions.json"
     path.write_text(json.dumps(rows))
     return path
@@ -102,11 +107,12 @@ def test_fitting_writes_heads_that_answer(
 
 
 def test_the_splits_of_a_file_share_no_picture(data: Path) -> None:
-    train, held = ({one.group for one in file_questions(Source(data), split)} for split in ("train", "validation"))
-    assert train and held and not train & held
-    assert len(train) + len(held) == COUNT
-    with pytest.raises(LareError, match="split is 'test'"):
-        next(file_questions(Source(data), "test"))
+    splits = ("train", "validation", "test")
+    train, held, test = ({one.group for one in file_questions(Source(data), split)} for split in splits)
+    assert train and held and not train & held and not (train | held) & test
+    assert len(train | held | test) == COUNT
+    with pytest.raises(LareError, match="split is 'dev'"):
+        next(file_questions(Source(data), "dev"))
 
 
 def test_the_worlds_questions_are_of_scenes_that_never_trained() -> None:
