@@ -50,7 +50,9 @@ def _head(model: LareForConditionalGeneration, prompts: Batch, kind: str) -> flo
     )
     values = head.values(torch.stack([head_inputs(kind, seen) for seen in observe(model, state, K)], 1))
     values[:, -1] = 2.0
-    reached = [(float((values > one).float().argmax(1).add(1).mean()), one) for one in values[:, :-1].unique().tolist()]
+    reached = [
+        (float((values > one).float().argmax(1).add(1).float().mean()), one) for one in values[:, :-1].unique().tolist()
+    ]
     steps, head.threshold = min(reached, key=lambda one: abs(one[0] - SHARE * K))
     model.stop_heads = StopHeads({kind: head}, kind, K)
     return steps
