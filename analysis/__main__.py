@@ -1,8 +1,8 @@
 """``python -m analysis``: every analysis over the newest demo run, and the page that links their reports.
 
-Each analysis is its own process, two at a time, so that one that fails takes no other with it; an answer each stands on
-the terminal. ``make demo`` ends with it, and so that it takes minutes, some ask fewer questions; ``--full`` asks all.
-The longest start first.
+Each analysis is a process of its own, two at a time, so one that fails takes no other with it. The longest start first.
+The terminal shows one answer each. ``make demo`` ends with this command. Some analyses ask fewer questions, so that it
+takes minutes; ``--full`` asks all.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def _run(names: Sequence[str], options: argparse.Namespace) -> tuple[dict[str, s
 
 
 def _left(seconds: float) -> str:
-    """In words that claim no more than is known."""
+    """Seconds in words, as coarse as the estimate is."""
     return f"{5 * max(1, round(seconds / 5))} s" if seconds < 100 else f"{round(seconds / 60)} min"
 
 

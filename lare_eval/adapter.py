@@ -4,9 +4,9 @@ lmms-eval hands over the requests of all tasks at once. They are grouped by how 
 length, and answered in batches that may mix tasks. Every answer is kept as soon as its batch is done (`store`), so a
 run that was killed goes on where it stopped; what was seen on the way goes to the trace.
 
-A question that can't be answered (a damaged picture, none, two, no text, too long) costs nobody else anything: its
-response is empty, or for options the first letter after them, so that it scores as wrong; it is counted, listed at
-the end, and kept in the trace with its reason.
+A question may be impossible to answer: its picture is damaged or missing, there are two, there is no text, or it is
+too long. The other questions go on. Its own response is empty, or for options the first letter after them, so that it
+scores as wrong. It is counted, listed at the end, and kept in the trace with its reason.
 """
 
 from __future__ import annotations
@@ -141,13 +141,21 @@ class LareAdapter(lmms):  # type: ignore[misc]
         return answers
 
     def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
-        """Not offered."""
+        """Not offered.
+
+        Raises:
+            LareError: Always.
+        """
         raise LareError(
             "LaRe answers with text; tasks that score by likelihood (output_type loglikelihood) can't be run"
         )
 
     def generate_until_multi_round(self, requests: list[Any]) -> list[str]:
-        """Not offered."""
+        """Not offered.
+
+        Raises:
+            LareError: Always.
+        """
         raise LareError("LaRe answers one question about one image; tasks of several rounds can't be run")
 
     def clean(self) -> None:

@@ -165,7 +165,7 @@ def category_scores(rows: Iterable[tuple[str, float, Sequence[Place]]]) -> list[
     """Accuracy of every category.
 
     Args:
-        rows: Of each question its task, its score and its places.
+        rows: For each question its task, its score and its places.
 
     Returns:
         Sorted by task, and inside it by way of dividing and category; the ways stay in their order.

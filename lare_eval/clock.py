@@ -3,7 +3,7 @@
 The request names ``rows`` (``name``, ``checkpoint``, ``method``, ``options``), ``group``, ``questions``, ``rounds`` and
 ``out``, the file that is written. Trained models answer questions of the group, vision encoder and all; what is read
 from disk is alike for all and not timed. Rows take turns, in both orders, on one thread, and the median over rounds
-counts, so that a machine's mood falls on all of them alike.
+counts, so that a slow minute of the machine falls on all of them alike.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""``make demo``: the embedded checkpoint on the five mini tasks, thinking, answering at once, and blind.
+"""``make demo``: the embedded checkpoint on the five mini tasks, with latent steps, with a direct answer, and blind.
 
 Passes over the same questions with the same weights:
 
 - ``K=4``: the checkpoint's latent steps, then text;
-- ``K=0``: no latent steps and no delimiters, the way of answering at once that a share of its training batches had;
+- ``K=0``: no latent steps and no delimiters, the direct answer that a share of its training batches had;
 - ``text``: empty delimiters and the whole rationale as text, which another share of its training batches had: the
-  control for whether latent steps or the text behind them do the work;
+  control for whether latent steps or the text after them do the work;
 - ``random``: the latent steps, each looking at a random window: whether it matters where the model looks;
 - ``fine``: no latent steps, the rationale as text, and every fine token in the decoder's context: what a look can
   bring at most, and what it would cost (where the decoder reads a coarser grid than the Extractor);

@@ -1,4 +1,4 @@
-"""The two places where lmms-eval is given a helping hand from outside; both are small, and done at most once.
+"""The two places where lmms-eval is changed from outside; both changes are small, and made at most once.
 
 `offer_tasks` lets ``lmms-eval --tasks lare_mini`` work with no further flag: lmms-eval has no entry point for tasks.
 `explain_missing_data` turns "RetryError[<Future ... raised ConnectionError>]" into a sentence that names the data set,
@@ -88,7 +88,7 @@ def give_up(error: LareError) -> NoReturn:
     """Raise the error; under the ``lmms-eval`` command end the process instead, with the message alone and code 1.
 
     Raises:
-        LareError: In any other program.
+        LareError: If the program is any other.
         SystemExit: Under ``lmms-eval``, which catches every exception, prints its traceback and ends with code 0.
     """
     if _in_lmms_eval_command():

@@ -215,7 +215,7 @@ def short_table(cells: Sequence[Cell], settings: Sequence[str]) -> str:
     """Right answers in percent: a line for each task and for all of them, a column for each setting.
 
     Args:
-        cells: Of every pass and task.
+        cells: The cells of every pass and task.
         settings: The columns.
     """
     tasks = list(dict.fromkeys(cell.task for cell in cells))

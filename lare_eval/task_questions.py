@@ -75,7 +75,7 @@ class TaskQuestions:
     """Questions, and what could not be asked.
 
     Attributes:
-        questions: In the order of tasks and rows.
+        questions: The questions, in the order of tasks and rows.
         problems: A sentence for each row that was left out.
     """
 

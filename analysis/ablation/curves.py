@@ -24,7 +24,7 @@ class PaperCurve:
     """What the paper says about a curve.
 
     Attributes:
-        label: Of the number.
+        label: What the number is, on axes.
         figure: The paper's.
         default: The paper's default.
         known: Number to (accuracy, tokens), as printed in its tables; the figure's own points are not printed.
@@ -57,7 +57,7 @@ PAPER_CURVES: Mapping[str, PaperCurve] = {
         "columns hold its default of 4 steps (Table 3)",
     ),
 }
-"""By the name of a sweep."""
+"""What the paper says, by the name of a sweep."""
 
 _ALIASES = {
     "p": "prefix", "text_prefix": "prefix", "prefix": "prefix", "prefix_length": "prefix",
@@ -70,7 +70,7 @@ class Curve:
     """Rows that differ in one number.
 
     Attributes:
-        name: Of the number: "prefix", "steps", or the rows' own word.
+        name: Name of the number: "prefix", "steps", or the rows' own word.
         rows: (number, name of the row), ascending.
     """
 
@@ -79,7 +79,7 @@ class Curve:
 
     @property
     def label(self) -> str:
-        """For an axis."""
+        """What the number is, on an axis."""
         known = PAPER_CURVES.get(self.name)
         return known.label if known else self.name
 
@@ -123,8 +123,8 @@ def curve_tables(rows: Mapping[str, Row], found: Sequence[Curve], seed: int = 0)
 
     Args:
         rows: All rows.
-        found: From `curves`.
-        seed: Of the bootstrap.
+        found: What comes from `curves`.
+        seed: Seed of the bootstrap.
     """
     return tuple(_table(rows, curve, seed) for curve in found)
 
@@ -173,8 +173,8 @@ def curve_figures(rows: Mapping[str, Row], found: Sequence[Curve], seed: int = 0
 
     Args:
         rows: All rows.
-        found: From `curves`.
-        seed: Of the bootstrap.
+        found: What comes from `curves`.
+        seed: Seed of the bootstrap.
     """
     return tuple(_figure(rows, curve, seed) for curve in found)
 

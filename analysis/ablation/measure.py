@@ -33,7 +33,7 @@ class AblationOptions(Options):
 
     Attributes:
         rows: Folders of experiments, or JSON files of rows.
-        split: Of a folder's rows.
+        split: Split whose rows are read from a folder: validation or test.
         reference: Name of the row that others are compared with; None for the first.
     """
 
@@ -56,7 +56,7 @@ class Measured:
 
     Attributes:
         content: What the files hold.
-        rows: By name.
+        rows: The rows by name.
         reference: Name of the row that others are compared with.
         found: Each other row against it, over all tasks.
         sweeps: Rows that stand in an order.

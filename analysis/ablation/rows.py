@@ -27,7 +27,7 @@ FEW_SEEDS = 4
 """Below this many seeds a report says so."""
 
 DRAWS = 10_000
-"""Of the bootstrap."""
+"""Draws of the bootstrap."""
 
 Array = npt.NDArray[np.float64]
 
@@ -38,13 +38,13 @@ class Row:
 
     Attributes:
         name: Short name.
-        title: In words.
+        title: Title in tables.
         claim: Whether its comparison belongs to the family of tests.
         seeds: S seeds, ascending.
         tasks: Names.
-        questions: By task, the (n,) numbers of its questions, ascending.
-        tables: By task, scores (S, n).
-        scenes: By task, the scene of each question.
+        questions: For each task, the (n,) numbers of its questions, ascending.
+        tables: For each task, scores (S, n).
+        scenes: For each task, the scene of each question.
         costs: Means over seeds.
         starts: The start of each seed, by a name of its weights; empty where the rows don't say.
         settings: Numbers that the row was trained with, where the file says so.
@@ -85,9 +85,9 @@ class Difference:
 
     Attributes:
         estimate: Mean difference of accuracy.
-        low: Of the 95 % bootstrap interval over seeds and scenes.
+        low: Lower end of the 95 % bootstrap interval over seeds and scenes.
         high: Its upper end.
-        t_low: Of the t interval over paired seeds; NaN with one.
+        t_low: Lower end of the t interval over paired seeds; NaN with one.
         t_high: Its upper end.
         p: Two-sided, by the bootstrap.
         seeds: Paired seeds.
@@ -107,7 +107,7 @@ def read_rows(paths: Sequence[str | Path], split: str = "validation") -> list[di
 
     Args:
         paths: JSON files of rows, and folders such as ``reports/experiments/NAME``.
-        split: Of a folder's rows.
+        split: Split whose rows are read from a folder: validation or test.
 
     Raises:
         LareError: If a file can't be read, or a row lacks something or stands there twice.
@@ -241,7 +241,7 @@ def compare(row: Row, reference: Row, seed: int = 0) -> Difference | None:
     Args:
         row: The row.
         reference: What it is compared with.
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
     """
     common = sorted(set(row.seeds) & set(reference.seeds))
     if not common:
@@ -262,7 +262,7 @@ def level(row: Row, seed: int = 0) -> tuple[float, float]:
 
     Args:
         row: The row.
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
     """
     values = drawn_means(list(zip(row.tables, row.scenes, strict=True)), DRAWS, seed)
     low, high = np.quantile(values, [(1 - LEVEL) / 2, 0.5 + LEVEL / 2])

@@ -241,7 +241,7 @@ def replay(
     Args:
         test: Judged on.
         validation: Tasks are set aside and thresholds chosen on these.
-        options: Of `judge_all`.
+        options: Options of `judge_all`.
         usual: K, steps of the checkpoint without a rule.
         own: See `_own`.
 

@@ -62,7 +62,7 @@ _METHODS = (
 
 
 def verdict(judged: Sequence[Judged], test: Prefixes, usual: int, apart: Apart, whole: Sequence[Judged]) -> str:
-    """Of the tasks that remain; `whole` holds the same stops over all tasks, in the same order."""
+    """The verdict over the tasks that remain; `whole` holds the same stops over all tasks, in the same order."""
     at_budget = [place for place, one in enumerate(judged) if one.aim.endswith("on average")]
     place = max(at_budget, key=lambda place: judged[place].accuracy.estimate)
     best, shuffled = judged[place], judged[place].against_shuffled

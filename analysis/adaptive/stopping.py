@@ -322,7 +322,7 @@ def choose_safe(
         scene: (N,) clusters.
         margin: Share of harmed answers to allow.
         risk: Chance of allowing more.
-        patience: As in `stop_steps`.
+        patience: Steps in a row below the threshold, as in `stop_steps`.
     """
     _, codes = np.unique(np.asarray(scene), return_inverse=True)
     chosen = -np.inf

@@ -45,7 +45,7 @@ class Judged:
         steps: (N,) where it stopped.
         threshold: None for a bound.
         planned: Mean steps on validation questions; None for a bound.
-        accuracy: With its interval over scenes.
+        accuracy: Share of right answers, with its interval over scenes.
         against_usual: Paired difference to the checkpoint's usual fixed steps.
         test: McNemar of the same, exact.
         against_shuffled: Paired difference to the expectation over shuffled stops.

@@ -44,11 +44,11 @@ FILLS = ("mean", "grey")
 """What covers a patch: the picture's own mean colour, or middle grey."""
 
 ANSWER_MARK = "Answer:"
-"""Behind it stands the answer; before it the rationale."""
+"""The answer follows it, and the rationale precedes it."""
 
 CONDITIONS = ("most attended", "random", "least attended", "another question's")
-"""Which patches are covered. The last are those most attended under a question on another scene: what they lose to the
-first is owed to this question and picture, and not to a place that is always looked at."""
+"""Which patches are covered. ``another question's``: those most attended under a question on another scene. The gap
+between ``most attended`` and it is what this question and picture add to places that are always looked at."""
 
 Values = npt.NDArray[np.float64]
 Cells = npt.NDArray[np.bool_]
@@ -56,7 +56,7 @@ Cells = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Rows:
-    """Attention of the two rows around the first token; first axis N, second the row as in `attention_data.ROWS`.
+    """Attention of the two rows around the first token; axes N, then the row (`analysis.attention.measure.ROWS`).
 
     Attributes:
         first: (N,) first tokens, written or forced.
@@ -192,7 +192,7 @@ class Again:
     def log_probs(self, covered: Cells | None = None, fill: str = "mean") -> Values:
         """Natural log-probability of each token of the own answers, (N, T), 0 where none stands.
 
-        Each token is read behind the own tokens before it. Latent steps are taken anew on the covered picture.
+        Each token is read after the own tokens before it. Latent steps are taken anew on the covered picture.
 
         Args:
             covered: (N, C) patches of the picture to cover; None covers nothing.
@@ -255,7 +255,7 @@ def cover(pixels: Tensor, covered: Tensor, grey: Tensor | None = None) -> Tensor
 
 
 def answer_words(ids: Tensor, stands: Tensor, tokenizer: Any) -> Cells:
-    """Tokens behind the last answer mark, (N, T); all of an answer without one, or with nothing behind it."""
+    """Tokens after the last answer mark, (N, T); all of an answer without one, or with nothing after it."""
     found = np.zeros(tuple(ids.shape), dtype=bool)
     for row, (tokens, length) in enumerate(zip(ids.tolist(), stands.sum(1).tolist(), strict=True)):
         starts = [place for place in range(1, length) if _ends_in_mark(tokens[:place], tokenizer)]
@@ -291,8 +291,8 @@ class Effects:
     Attributes:
         count: Patches covered of each picture.
         cells: Patches that a picture has.
-        whole: By condition: (N,) loss of everything written.
-        words: By condition: (N,) loss of the answer's words, given the own rationale.
+        whole: For each condition, (N,) loss of everything written.
+        words: For each condition, (N,) loss of the answer's words, given the own rationale.
         entire: (N,) loss of everything written when the whole picture is covered: the most there is to lose.
     """
 
@@ -319,9 +319,9 @@ def masking_effects(
         scores: (N, C) attention to the patches.
         words: (N, T) tokens that are the answer's words.
         stranger: (N,) a question on another scene for each.
-        share: Of the patches that is covered; at least one patch.
+        share: Share of the patches that is covered; at least one patch.
         draws: Random choices, whose losses are averaged.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Returns:
         Losses by condition; each covers the same number of patches.

@@ -21,9 +21,9 @@ HOLDS, FAILS, UNDECIDED = VERDICTS = ("holds", "fails", "undecided")
 LEAST_STARTS = 4
 """Independent starts that a comparison of trained systems needs."""
 ALPHA = 0.05
-"""Of a comparison's p, Holm-adjusted over the comparisons of the ledger that can be tested."""
+"""Level of a comparison's p-value, Holm-adjusted over the comparisons of the ledger that can be tested."""
 SMALLEST = {"points": 1.0, "tokens": 1.0}
-"""By unit: an effect that is shown to be smaller than this does not bear a claim out, whatever its sign."""
+"""Smallest effect by unit: one that is shown to be smaller than this does not bear a claim out, whatever its sign."""
 SAME = 3.0
 """Points within which two accuracies count as the same, where a claim says that more changes nothing."""
 
@@ -39,7 +39,7 @@ class Finding:
         reason: Why, in a phrase.
         file: Where the numbers stand; empty where there are none.
         kind: ``test``, ``validation`` (exploratory), ``one checkpoint``, or empty.
-        unit: Of effect and interval.
+        unit: Unit of effect and interval.
         effect: Estimate; None where there is none.
         low: Lower end of its 95 % interval.
         high: Upper end.

@@ -22,7 +22,7 @@ class Untested:
     """What nothing here measures.
 
     Attributes:
-        part: In words.
+        part: What is compared, in words.
         missing: What is missing.
         command: Would make it; empty where nothing in this repository can.
         checkpoint: Whether the claim is about what a checkpoint does, not about trained systems.

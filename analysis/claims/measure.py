@@ -80,7 +80,7 @@ class Ledger:
 
     Attributes:
         entries: Declared contrasts first, then the paper's claims in its order.
-        hashes: Fingerprints of the models behind the reports.
+        hashes: Fingerprints of the models that the reports are of.
     """
 
     entries: tuple[Entry, ...]

@@ -26,7 +26,7 @@ def compute(options: ClaimsOptions) -> Computed:
     """The ledger; it has no arrays beside its tables.
 
     Raises:
-        LareError: As `measure`.
+        LareError: As `measure` does.
     """
     found = measure(options)
     return answered(document(found, reproduce(options, found.hashes)), answer), {}

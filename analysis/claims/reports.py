@@ -25,8 +25,8 @@ class Read:
         value: Column of the estimate.
         interval: Column of its 95 % interval; empty where the report has none.
         says: What the claim says of it: ``more``, ``less`` or ``same``.
-        part: In words.
-        unit: Of the value.
+        part: What is compared, in words.
+        unit: Unit of the value.
         null_column: Column of the row whose first number it is held against, where that is not nought.
         null_match: Another row of the table whose `value` it is held against.
         n: Column with the number of questions.

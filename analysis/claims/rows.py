@@ -35,7 +35,7 @@ class Compared:
         says: What the claim says of arm minus the other: ``more``, ``less`` or ``same``.
         measure: ``accuracy`` (mean over tasks), ``tokens`` (text and latent steps of right answers), ``text_tokens``,
             or ``hits`` (windows that hold what is needed, minus the share by chance).
-        part: In words; the arms' titles where it is empty.
+        part: What is compared, in words; the arms' titles where it is empty.
         grid: Name of the grid; empty for any that declares both arms.
         primary: The grid's primary contrast: its questions count, every declared start is needed, and its p is not
             adjusted.
@@ -56,7 +56,7 @@ class Compared:
 
     @property
     def unit(self) -> str:
-        """Of its effect."""
+        """Unit of its effect."""
         return "tokens" if "tokens" in self.measure else "points"
 
 
@@ -65,7 +65,7 @@ class Grids:
     """Declared grids and their committed rows; each split is gathered once.
 
     Attributes:
-        plans: In order.
+        plans: The grids, in the order given.
     """
 
     plans: Sequence[Plan]

@@ -77,7 +77,7 @@ def derange(questions: Sequence[Question], seed: int) -> npt.NDArray[np.int64]:
 
     Args:
         questions: N questions.
-        seed: Of the draw.
+        seed: Seed of the draw.
 
     Returns:
         (N,) numbers of the partners.
@@ -106,9 +106,9 @@ def replacements(latents: Tensor, questions: Sequence[Question], seed: int) -> d
     """What is fed in place of latents (N, K, m, d), each of that shape; zeros are an option of the method itself.
 
     Args:
-        latents: Of the natural run.
+        latents: Latents of the run without a control.
         questions: Their questions.
-        seed: Of noise and partners.
+        seed: Seed of noise and partners.
 
     Returns:
         "noise", Gaussian, each token as long as the latent it stands for; "mean" over all questions, step by

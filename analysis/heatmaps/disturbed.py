@@ -73,7 +73,7 @@ def randomised(method: Method, seed: int, prefixes: Sequence[str]) -> Method:
 
     Args:
         method: What is copied.
-        seed: Of the draw.
+        seed: Seed of the draw.
         prefixes: Which weights, by the beginning of their names; an empty text names all.
     """
     fresh = _fresh_weights(method, seed)

@@ -70,14 +70,14 @@ class Maps:
     """A setting's maps, one entry an answer.
 
     Attributes:
-        table: From `analysis.shared.traces.frame`.
+        table: What comes from `analysis.shared.traces.frame`.
         extractor: The Extractor's attention on the fine grid, (N, K, g, g); adds up to 1.
         inside: Where its windows are, (N, K, g, g).
         saliency: Attention of the decoder to its visual tokens before each step, on their own grid, (N, K, s, s); adds
             up to 1.
         corners: Windows' top rows and left columns, (N, K, 2).
         grid: Cells a side g.
-        boxes: Of the things each question needs, in the order they are needed, as shares of the image.
+        boxes: Boxes of the things that each question needs, in the order they are needed, as shares of the image.
         checkpoint: Fingerprint of the weights.
     """
 

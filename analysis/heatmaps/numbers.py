@@ -35,7 +35,7 @@ Values = npt.NDArray[np.float64]
 Truths = npt.NDArray[np.bool_]
 
 DRAWS = 1000
-"""Of a bootstrap over clusters."""
+"""Draws of a bootstrap over clusters."""
 
 
 def lay_out(attention: npt.ArrayLike, corners: npt.ArrayLike, grid: int) -> tuple[Values, Truths]:
@@ -201,7 +201,7 @@ def ratio_of_sums(
         top: (n, m) values; missing ones are left out together with their place in `bottom`.
         bottom: (n, m) or (n, 1) values; None gives means.
         clusters: (n,) names.
-        seed: Of the draws.
+        seed: Seed of the draws.
         draws: How many.
 
     Returns:

@@ -37,7 +37,7 @@ class Check:
         divergence: Jensen-Shannon divergence from the answer's own map, bits, (n, K).
         spearman: Rank correlation with it over the grid's cells, (n, K).
         within: The same over the cells that lie in both maps' windows, (n, K); missing where there are few.
-        entropy: Of the changed map, bits, (n, K).
+        entropy: Entropy of the changed map, bits, (n, K).
         same_window: Whether the window stayed where it was, (n, K).
         mass: Share of the changed map on the things of the question, (n,) mean over steps; missing without boxes.
         clusters: (n,) names.
@@ -111,7 +111,7 @@ def checks_by_model(
         method: The model that gave the answers.
         maps: The answers' own maps.
         pictures: One an answer.
-        seed: Of random weights and of who is swapped with whom.
+        seed: Seed of random weights and of who is swapped with whom.
         mirror: Also mirror picture and question, which needs questions that name places as the embedded world does.
     """
     questions = list(maps.table["question"])
@@ -155,7 +155,7 @@ def steps_of_cascade(method: Method, maps: Maps, pictures: Sequence[Image], seed
         method: The model that gave the answers.
         maps: The answers' own maps.
         pictures: One an answer.
-        seed: Of the random weights.
+        seed: Seed of the random weights.
     """
     yield compare_maps("nothing", "", maps, maps.extractor, maps.corners)
     questions = list(maps.table["question"])

@@ -39,13 +39,13 @@ class Measured:
     Attributes:
         maps: Those answers.
         covered: `cover` of their things, (n, g, g).
-        shares: By source (`OWN`; `EVEN`, its windows without a choice within them; `MEAN`; and `RANDOM` where there are
-            such traces), (n, K) inside.
+        shares: For each source (`OWN`; `EVEN`, its windows without a choice within them; `MEAN`; and `RANDOM` where
+            there are such traces), (n, K) inside.
         score: NSS by source, (n, K); none for `EVEN`.
         seen: Share of the things that lies in the window, by source (`OWN`, `RANDOM`), (n, K).
         boxes: AUC-Judd and IoU with the true boxes over the whole picture, by source, (n, K) inside.
         clusters: (n,) scenes.
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
     """
 
     maps: Maps
@@ -87,7 +87,7 @@ def measure(maps: Maps, random: Maps | None, seed: int) -> Measured | None:
         maps: All thinking answers; those without boxes count for the mean map alone, which is for each answer that of
             the other scenes.
         random: The same with random windows, in the same order.
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
     """
     rows = np.flatnonzero([bool(boxes) for boxes in maps.boxes])
     if not rows.size:
@@ -118,7 +118,7 @@ def measure(maps: Maps, random: Maps | None, seed: int) -> Measured | None:
 
 
 def with_all(values: Values) -> Values:
-    """(n, K) with the mean over steps, (n, 1), behind it; missing steps are left out of it."""
+    """(n, K + 1): the values (n, K), then their mean over steps; missing steps are left out of the mean."""
     known = np.isfinite(values)
     total = np.where(known, values, 0.0).sum(1, keepdims=True)
     count = known.sum(1, keepdims=True)

@@ -43,8 +43,8 @@ linear rule can't tell a match."""
 
 COSTS = tuple(float(cost) for cost in np.logspace(-3, 2, 6))
 MAX_STEPS = 50_000
-"""Of the SVM's solver: a C so large that it has not settled by then (which happens on features that tell nothing, and
-then for hours) is judged as it stands, and counted."""
+"""Most steps of the SVM's solver. On features that tell nothing, a large C may not settle for hours: such a fit is
+judged as it stands, and counted."""
 
 HIDDEN = 128
 RATE = 1e-3
@@ -220,7 +220,7 @@ def fit_mlp(features: Array, labels: Ints, fit: Ints, held: Ints, seed: int) -> 
         labels: (P,) 0 or 1.
         fit: Rows to fit.
         held: Rows to stop by.
-        seed: Of the start and of the order.
+        seed: Seed of the start and of the order.
     """
     generator = torch.Generator().manual_seed(seed)
     x, y = torch.from_numpy(features), torch.from_numpy(labels.astype(np.float32))

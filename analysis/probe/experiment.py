@@ -58,10 +58,10 @@ class Settings:
 
     Attributes:
         pairs: Training and test pairs together.
-        split: Of `analysis.probe.pairs.SPLITS`.
-        feature: Of `analysis.probe.classifiers.FEATURES`.
-        projection: Of `analysis.probe.projection.PROJECTIONS`.
-        heads: Of `analysis.probe.projection.HEADS`.
+        split: One of `analysis.probe.pairs.SPLITS`.
+        feature: One of `analysis.probe.classifiers.FEATURES`.
+        projection: One of `analysis.probe.projection.PROJECTIONS`.
+        heads: One of `analysis.probe.projection.HEADS`.
         dim: Projected dimensions.
         steps: Whether to probe every iteration.
         only: Keys of the conditions to run; empty for all.
@@ -111,8 +111,8 @@ class Condition:
 
     Attributes:
         key: Its name.
-        label: In tables.
-        roles: Of the models that are probed so.
+        label: Its name in tables.
+        roles: Roles of the models that are probed so.
         projection: Instead of the settings' one; empty for that.
         feature: Instead of the settings' one.
         shuffled: Every instance gets another one's partner, for good.
@@ -147,18 +147,18 @@ class Measured:
     """A probe's result.
 
     Attributes:
-        backbone: Of the model.
-        role: Of the model.
+        backbone: Name of the model's backbone.
+        role: Role of the model: with the Extractor, without it, or untrained.
         condition: Key of the condition, or "step 1", "step 2", ...
         modality: "vision" or "text".
         classifier: "SVM" or "MLP".
-        seed: Of the split and all else.
+        seed: Seed of the split and all else.
         judged: On the test pairs.
         recall: Retrieval R@1 and R@5 among the test instances; empty where not measured.
         candidates: Partners that retrieval chooses among.
         code: Online code of the training labels; None where not measured.
         ceiling: Best accuracy possible, since some negatives have the very partner of the match.
-        p: Of the pairing, by permutation; None where not measured.
+        p: p-value of the pairing, by permutation; None where not measured.
         settled: Whether the SVM's final fit came to its end.
         unsettled_folds: Fits of its search for C that did not.
     """
@@ -193,7 +193,7 @@ def run_seed(
 
     Args:
         models: Models over the same questions in the same order.
-        seed: Of everything random.
+        seed: Seed of everything random.
         settings: The protocol.
         say: Takes a line about progress.
     """

@@ -53,7 +53,7 @@ class Head:
 
 
 Heads = Mapping[str, Head]
-"""By side: "latent", "text" and "vision"."""
+"""Heads by side: "latent", "text" and "vision"."""
 
 
 def _heads(state: Mapping[str, torch.Tensor]) -> Heads:

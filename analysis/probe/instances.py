@@ -128,7 +128,7 @@ def from_world(images: int, per_image: int, seed: int = 0) -> list[Asked]:
     Args:
         images: Scenes.
         per_image: Different questions about each.
-        seed: Of the choice of questions.
+        seed: Seed of the choice of questions.
 
     Raises:
         LareError: If a number is below 2.

@@ -52,7 +52,7 @@ def online_code(features: Array, labels: Ints, fit: Ints, held: Ints, seed: int)
         labels: (P,) 0 or 1.
         fit: Rows to code.
         held: Rows to stop by.
-        seed: Of the order and of the probes.
+        seed: Seed of the order and of the probes.
     """
     order = np.random.default_rng((seed, 8)).permutation(fit)
     ends = sorted({max(1, round(share * len(order))) for share in PREFIXES})

@@ -37,7 +37,13 @@ NO_RATIONALES = "the tasks give no rationales, so latents are probed for what wa
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is probed where the command line does not say."""
+    """How much is probed where the command line does not say.
+
+    Attributes:
+        images: Images of the embedded world.
+        pairs: Pairs of a seed.
+        seeds: The seeds.
+    """
 
     images: int
     pairs: int
@@ -45,7 +51,7 @@ class Sizes:
 
     @property
     def words(self) -> str:
-        """For the help."""
+        """The sizes in words, for ``--help``."""
         return f"{self.images} images, {self.pairs} pairs, {len(self.seeds)} seeds"
 
 
@@ -58,7 +64,7 @@ class ProbeOptions(AskingOptions):
     """Options of the probe; `pairs`, `images` and `seeds` left out take the sizes of `QUICK` or, with `full`, `FULL`.
 
     Attributes:
-        traces: Of the first model; its questions are put to all models.
+        traces: Traces of the first model; its questions are put to all models.
         checkpoint: One model; `model` names several.
         model: NAME=CHECKPOINT or NAME=CHECKPOINT:without; none takes the shipped one.
         full: Sizes of a thorough run.
@@ -67,8 +73,8 @@ class ProbeOptions(AskingOptions):
         limit: First questions of each task of `tasks`; None for all.
         pairs: Pairs of a seed.
         jobs: Processes side by side.
-        feature: Of a pair.
-        projection: To `dim` dimensions.
+        feature: Features of a pair, one of `analysis.probe.classifiers.FEATURES`.
+        projection: How vectors are projected to `dim` dimensions.
         heads: Whether both sides share a projection.
         dim: Projected dimensions.
         anchor: Visual tokens that the visual anchor pools.
@@ -123,7 +129,7 @@ class Probed:
 
     Attributes:
         chosen: Models and their instances.
-        results: Of every model, condition, partner, classifier and seed.
+        results: Results of every model, condition, partner, classifier and seed.
         splits: One a seed.
         settings: The protocol.
         warnings: What a reader must know of the questions.

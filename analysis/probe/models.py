@@ -170,7 +170,7 @@ def gather(
     """Load, ask and embed.
 
     Args:
-        given: From `named`.
+        given: What comes from `named`.
         traces: Traces of the first model; its questions are put to all models. None makes questions.
         images: Scenes to make.
         questions: Questions about each.

@@ -98,7 +98,7 @@ def draw_split(
         image: (N,) names of images.
         question: (N,) questions.
         rationale: (N,) rationales; two instances of equal rationale are never a negative.
-        seed: Of the split and of the draws.
+        seed: Seed of the split and of the draws.
         total: Pairs, half of them positive; 70 % for training.
         by: One of `SPLITS`.
         lenient: Do without a kind of negative that cannot be had at all, and say so, as long as random ones can.
@@ -206,7 +206,10 @@ class _Drawer:
         Args:
             side: Instances to draw from.
             positives: Number of either.
-            name: Of the side, for messages.
+            name: Name of the side, for messages.
+
+        Raises:
+            LareError: If a kind of negative cannot be had at all.
         """
         partners = (self._partners(side, self.image, self.question), self._partners(side, self.question, self.image))
         wanted = [positives // 3 + (kind < positives % 3) for kind in range(3)]
@@ -234,7 +237,7 @@ class _Drawer:
         return self._assemble(side, partners, wanted)
 
     def _partners(self, side: Ints, equal: Names, other: Names) -> dict[int, list[int]]:
-        """Of each instance those that are equal in one thing, and differ in the other and in their rationale."""
+        """For each instance those that are equal in one thing, and differ in the other and in their rationale."""
         groups = defaultdict(list)
         for one in side.tolist():
             groups[equal[one]].append(one)

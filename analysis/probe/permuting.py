@@ -30,7 +30,7 @@ def pairing_p(scores: Scores, test: Pairs, seed: int, permutations: int = PERMUT
     Args:
         scores: The fitted probe's scores of pairs, above 0 for a match.
         test: Test pairs.
-        seed: Of the permutations.
+        seed: Seed of the permutations.
         permutations: How many.
     """
     lefts, left = np.unique(test.left, return_inverse=True)

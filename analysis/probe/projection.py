@@ -1,4 +1,4 @@
-"""To 256 dimensions: a linear layer fitted by InfoNCE on training instances only (Appendix B; analysis of readings).
+"""Projection to 256 dimensions: a linear layer fitted by InfoNCE on training instances only (Appendix B).
 
 Fitting it on all pairs gives 100 % on shuffled pairings with nothing to learn; hence training instances, and early
 stopping on held-out training images.
@@ -74,7 +74,7 @@ def project(
         right: (N, d') partners; row i belongs to row i of `left`.
         train: Instances that anything may be fitted on.
         groups: (N,) images.
-        seed: Of the layer's start and of the draws.
+        seed: Seed of the layer's start and of the draws.
         kind: One of `PROJECTIONS`.
         heads: One of `HEADS`.
         dim: e; with "model" that of its heads.

@@ -33,15 +33,15 @@ class Similar:
     """How alike a model's latents and partners are.
 
     Attributes:
-        backbone: Of the model.
-        role: Of the model.
-        modality: Of the partners.
+        backbone: Name of the model's backbone.
+        role: Role of the model: with the Extractor, without it, or untrained.
+        modality: What the partners are, "vision" or "text".
         cka: Linear CKA, from 0 to 1.
         cka_interval: Its 95 % interval over images.
-        cka_shuffled: With partners permuted over all instances.
+        cka_shuffled: The same with partners permuted over all instances.
         neighbours: Share of the nearest instances that both spaces agree on.
         neighbours_interval: Its 95 % interval over images.
-        neighbours_shuffled: With partners permuted.
+        neighbours_shuffled: The same with partners permuted over all instances.
     """
 
     backbone: str
@@ -59,8 +59,8 @@ def similarities(models: Sequence[Model], seed: int = 0, modalities: Sequence[st
     """Both measures of every model and modality.
 
     Args:
-        models: Of `analysis.probe.models.gather`.
-        seed: Of the permutation of the control and of the jackknife's groups.
+        models: What comes from `analysis.probe.models.gather`.
+        seed: Seed of the permutation of the control and of the jackknife's groups.
         modalities: Partners to compare with.
     """
     found = []

@@ -18,7 +18,7 @@ class Spread:
     """Mean over seeds with its t interval.
 
     Attributes:
-        mean: Of the seeds' values.
+        mean: Mean of the seeds' values.
         sd: Their standard deviation; None for one seed.
         low: Lower end of the 95 % interval; None for one seed.
         high: Upper end.
@@ -37,7 +37,7 @@ class Gap:
     """Difference of two settings, paired by seed.
 
     Attributes:
-        mean: Of the seeds' differences.
+        mean: Mean of the seeds' differences.
         low: Lower end of the corrected 95 % interval; None for one seed.
         high: Upper end.
         p: Two-sided, of the corrected resampled t; None where no seed differs from another.
@@ -70,7 +70,7 @@ def corrected_gap(first: Sequence[float], second: Sequence[float], train: int, t
 
     Args:
         first: A value a seed.
-        second: Of the same seeds, in the same order.
+        second: Values of the same seeds, in the same order.
         train: Training pairs.
         test: Test pairs.
     """

@@ -183,8 +183,8 @@ def conditions(latents: Tensor, seed: int, group: int) -> dict[str, Tensor]:
     """What pictures are sampled from: latents (N, K, m, d) and their controls, each of that shape.
 
     Args:
-        latents: Of N questions.
-        seed: Of noise.
+        latents: Latents of N questions.
+        seed: Seed of noise.
         group: Rows of a group (see `target_of`); another picture's latents are of the next group, so that the picture
             they belong to is no candidate, and a sampler that knows nothing of the row is right once in C.
     """
@@ -270,7 +270,7 @@ def score_pictures(
 
     Args:
         pictures: Condition to (N, 3, S, S) in [0, 1].
-        target: From `target_of`.
+        target: What comes from `target_of`.
         looks: What was seen.
         reconstruction: Its tokenizer measures codes.
         training: (T, 3, H, W) training pictures, cut at the row's window; None looks for no copies.

@@ -143,7 +143,7 @@ class Asker:
         """Numbers of the questions of a batch and its inputs: ``input_ids``, ``attention_mask``, ``visual_features``.
 
         Args:
-            label: Of the progress bar.
+            label: Label of the progress bar.
         """
         starts = range(0, len(self.order), self.batch)
         for start in progress(starts, desc=label, unit="batch", disable=self.quiet, leave=False):
@@ -165,11 +165,11 @@ class Asker:
         """Ask every question.
 
         Args:
-            label: Of the progress bar.
+            label: Label of the progress bar.
             instead: (N, K, m, d) to feed in place of the model's own latents.
             keep_latents: Return the latents.
-            seed: Of random windows.
-            **options: Of the method, see `lare.methods.lare.LareOptions`.
+            seed: Seed of random windows.
+            **options: Options of the method, see `lare.methods.lare.LareOptions`.
         """
         count = len(self.questions)
         method = self.method.changed(**options)

@@ -39,12 +39,12 @@ def with_interval(
     """A column of numbers and that of its intervals, ``KEY_interval``.
 
     Args:
-        key: Of the numbers.
-        label: Of the numbers.
-        digits: Behind the point.
-        help: Of the numbers.
-        of: Help of the intervals.
-        head: Label of the intervals.
+        key: Key of the numbers in a row.
+        label: Head of the numbers' column.
+        digits: Digits after the point.
+        help: Help of the numbers' column.
+        of: Help of the intervals' column.
+        head: Head of the intervals' column.
     """
     return Column(key, label, "number", digits, help), Column(f"{key}_interval", head, "interval", digits, of)
 

@@ -38,7 +38,7 @@ __all__ = ["Computed", "REPORTS", "reproduce", "run"]
 OptionsT = TypeVar("OptionsT", bound=Options)
 
 Computed = tuple[Document, Mapping[str, npt.NDArray[Any]]]
-"""What an analysis computes: the report's content and the arrays behind it."""
+"""What an analysis computes: the report's content and the arrays that it was made from."""
 
 REPORTS = Path("reports")
 """Where reports go unless ``--out`` says otherwise."""
@@ -61,7 +61,7 @@ def run(
         compute: The analysis.
         description: Docstring of its module, whose second paragraph says what it does; the first where there is one.
         arguments: Command line; the process's own where left out.
-        answer: Says the answer from a report's tables; for JSON of before reports had one.
+        answer: Says the answer from a report's tables; for JSON that was written before reports had one.
         beside: Writes further files beside the report, whose path it is given.
 
     Returns:
@@ -108,7 +108,7 @@ def reproduce(options: Options, hashes: Mapping[str, str] | None = None) -> Repr
     """How to get this report again.
 
     Args:
-        options: Of the analysis.
+        options: Options of the analysis.
         hashes: Fingerprints of models and data, by name.
     """
     now = options.now

@@ -125,7 +125,7 @@ def quantile_difference(
         a: (n,) values of the same items.
         share: Which quantile, in (0, 1).
         groups: (n,) cluster of each item; None takes each item for itself.
-        seed: Of the draws.
+        seed: Seed of the draws.
     """
     name = f"difference of the {100 * share:g} % quantiles"
     left, right = paired(b, a, name)
@@ -144,7 +144,7 @@ def quantile_difference(
     table = np.stack(members) if even else None
 
     def statistic(drawn: npt.NDArray[np.int64], axis: int = -1) -> npt.NDArray[np.float64]:
-        """Of drawn clusters, (..., clusters)."""
+        """Difference of the quantile over drawn clusters (..., clusters)."""
         rows = np.concatenate([members[one] for one in drawn]) if table is None else table[drawn]
         rows = rows.reshape(*drawn.shape[:-1], -1)
         gap = np.quantile(left[rows], share, axis=axis) - np.quantile(right[rows], share, axis=axis)
@@ -177,7 +177,7 @@ def ratio_of_means(b: npt.ArrayLike, a: npt.ArrayLike, groups_b: Groups, groups_
         a: (n_a,) values, of positive mean.
         groups_b: (n_b,) clusters, named as in `groups_a`.
         groups_a: (n_a,) clusters.
-        seed: Of the draws.
+        seed: Seed of the draws.
     """
     left, right = finite(b, "ratio of means", 1), finite(a, "ratio of means", 1)
     codes = codes_of(
@@ -243,7 +243,7 @@ def combine(results: Sequence[Result]) -> Result:
     """Mean of independent estimates, each counting alike; normal interval from their standard errors.
 
     Args:
-        results: Of `cluster_mean` or `cluster_difference`, one a task.
+        results: What comes from `cluster_mean` or `cluster_difference`, one a task.
 
     Raises:
         LareError: If there is none.

@@ -61,10 +61,10 @@ class Options:
     """
 
     name: ClassVar[str] = ""
-    """Of the analysis; its files are called so."""
+    """Name of the analysis and of its files."""
 
     example: ClassVar[str] = ""
-    """A command line that works."""
+    """An example command line, shown by ``--help``."""
 
     traces: tuple[str, ...] = option((), "trace directories; the newest finished demo run where left out",
                                      metavar="DIR")  # fmt: skip

@@ -25,12 +25,15 @@ def log10_of(p: float) -> float | None:
 
 
 def log10_p_z(z: float) -> float:
-    """Of the two-sided p-value of a normal statistic."""
+    """Decimal logarithm of the two-sided p-value of a normal statistic."""
     return float((special.log_ndtr(-abs(z)) + math.log(2)) / math.log(10))
 
 
 def log10_p_t(statistic: float, df: float, p: float) -> float | None:
-    """From the p-value; from the tail's series where that is 0 (scipy's `logsf` is -inf there)."""
+    """Decimal logarithm of the two-sided p-value of a t statistic.
+
+    It is that of `p`. Where `p` is 0, too small for a float, scipy's `logsf` is -inf, so the tail's series gives it.
+    """
     if not math.isfinite(statistic):
         return None
     if p > 0:

@@ -57,7 +57,7 @@ class Question:
         target: The right reply; of the mini tasks a capital letter, or yes or no.
         scene: Its picture's scene; questions of one scene are one cluster.
         image: The picture.
-        hops: Facts that have to be put together; 0 where nothing says.
+        hops: Facts that the question joins; 0 where nothing says.
         sort: Family of the question.
         max_new_tokens: Text tokens of its answer at most.
         stop: Texts that end its answer.
@@ -149,7 +149,7 @@ def gather_questions(options: AskingOptions, split: str = "test", limit: int | N
 
     Args:
         options: `traces`, `tasks`, `include_path`.
-        split: Of the mini tasks: "test" or "validation".
+        split: Split of the mini tasks: "test" or "validation".
         limit: First rows of each task; None for all.
 
     Raises:
@@ -175,7 +175,7 @@ def load_questions(
         split: "test" (what evaluations ask) or "validation".
         limit: First rows of each task; None for all.
         tasks: Names without "lare_mini_".
-        version: Of the world.
+        version: Version of the world.
 
     Raises:
         LareError: If a task or the split is unknown.
@@ -314,7 +314,7 @@ def halves(questions: Sequence[Question], first: int, second: int) -> tuple[list
     Args:
         questions: All of them.
         first: Size of the first side, compared with the second's.
-        second: Of the second.
+        second: Size of the second.
 
     Raises:
         LareError: If there is only one picture.

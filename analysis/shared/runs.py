@@ -59,7 +59,7 @@ def read_run(path: str | Path, name: str = "", traces: Sequence[str | Path] = ()
     Args:
         path: A folder with one ``*_samples_TASK.jsonl`` a task (anywhere below it), such a file, or a demo run's
             ``scores/SETTING.json`` (its traces are read as well).
-        name: Of the run; default: of the folder or setting.
+        name: Name of the run; default: of the folder or setting.
         traces: Traces that say which questions share a picture (``meta.scene`` and the like).
 
     Raises:

@@ -1,8 +1,8 @@
 """How long analyses take that run side by side: which starts first, how far they are, how much is left.
 
-What each costs of a processor was measured once. How fast a processor is here says a short piece of work like theirs;
-how much of one each gets beside whatever else runs says the processor time that it has had. Both soon tell how long the
-rest will take, and every analysis that ends corrects them.
+The processor seconds of each were measured once, on one machine. A short piece of work like theirs tells how fast this
+machine's processor is. The processor time that each has had so far tells how much of one it gets beside whatever else
+runs. From both follows the time that is left; every analysis that ends corrects it.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Progress:
         self.took[name] = now - self.started[name]
 
     def done(self, name: str) -> float:
-        """Part of one's cost that is behind it."""
+        """Share of one analysis's cost that is done, 0 to 1."""
         if name in self.took:
             return self.costs[name]
         return min(self.used.get(name, 0.0) * self.processor, (1 - RUNNING) * self.costs[name])

@@ -20,7 +20,7 @@ def picture(image: Image, alt: str = "The picture that the question is about", q
     Args:
         image: RGB.
         alt: What it shows.
-        quality: Of the JPEG.
+        quality: JPEG quality, 1 to 95.
     """
     buffer = io.BytesIO()
     image.convert("RGB").save(buffer, "JPEG", quality=quality)

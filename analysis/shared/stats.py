@@ -51,7 +51,7 @@ __all__ = [
 ]
 
 LEVEL = 0.95
-"""Of every interval."""
+"""Confidence level of all intervals."""
 
 FEW_CLUSTERS = 30
 """Below this many clusters a report says so: intervals then lean on a t distribution with few degrees of freedom."""
@@ -73,7 +73,7 @@ class Result:
         high: Upper end.
         n: Items: pairs where paired, else those of both groups.
         clusters: Independent groups of items; equal to the items where they are taken as independent.
-        statistic: Of the test.
+        statistic: Value of the test statistic.
         df: Degrees of freedom.
         log10_p: Decimal logarithm of the two-sided p-value; None without a test.
         note: What the test says or takes for granted.
@@ -297,7 +297,7 @@ def minimum_detectable(result: Result, power: float = 0.8) -> float:
     """Smallest true difference that a test like this finds with the given power, at 5 %, by its interval's width.
 
     Args:
-        result: Of `cluster_mean` or `cluster_difference`.
+        result: What comes from `cluster_mean` or `cluster_difference`.
         power: Chance to find it.
     """
     error = standard_error(result)

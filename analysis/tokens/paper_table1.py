@@ -64,7 +64,12 @@ class Definition:
 
 @dataclass(frozen=True)
 class Gain:
-    """A gain by one definition: accuracy in points or percent, and change of tokens in percent."""
+    """A gain by one definition.
+
+    Attributes:
+        accuracy: Gain of accuracy, in points or percent as the definition says.
+        tokens: Change of tokens, in percent.
+    """
 
     accuracy: float
     tokens: float

@@ -54,7 +54,7 @@ class Column:
         key: Name of its values in a row.
         label: What stands at its head.
         kind: One of `KINDS`.
-        digits: Digits behind the point.
+        digits: Digits after the point.
         help: What it means, shown as its description.
     """
 
@@ -95,7 +95,7 @@ class Series:
     """A named run of values in a figure.
 
     Attributes:
-        name: In the legend.
+        name: Its name in the legend.
         x: Places: numbers, or labels for bars.
         y: Values; for a histogram counts between the edges `x` (one value fewer than edges).
         low: Lower ends of intervals; empty for none.
@@ -121,8 +121,8 @@ class Figure:
             ``grid`` (a matrix: one series a row, `x` the column names), ``intervals`` (estimates with whiskers, one
             line each; `x` the labels).
         series: Its values.
-        x_label: With unit.
-        y_label: With unit.
+        x_label: Label of the x axis, with unit.
+        y_label: Label of the y axis, with unit.
         reference: A line that means "nothing" (0, chance); None for none.
         diverging: A grid whose colours part at 0.
     """
@@ -189,7 +189,7 @@ class View:
     """One model's (or setting's) way through a sample.
 
     Attributes:
-        name: Of the model or setting.
+        name: Name of the model or setting.
         answer: What was handed to the scorer.
         right: Whether it was right; None if nobody knows.
         text: Everything written.
@@ -238,9 +238,9 @@ class Reproduce:
 
     Attributes:
         command: What was typed.
-        commit: Of the code; with "-dirty" where files differed.
+        commit: Commit of the code; with "-dirty" where files differed.
         seeds: Seeds used.
-        versions: Of the libraries.
+        versions: Versions of the libraries.
         hashes: Fingerprints of models and data.
         time: When it was computed, in UTC; empty where determinism is asked for.
     """
@@ -287,7 +287,7 @@ class Document:
         details: What the verdict leaves out: further estimates, sample sizes, effect sizes, p-values.
         lead: What stands first after the answer: the first figure ("figure"), or the pictures ("samples").
         warnings: Leaks, few clusters, missing samples, parse failures; linked beside the verdict.
-        tables: With the main one first.
+        tables: The tables, the main one first.
         figures: Charts.
         samples: For the sample table and the viewer.
         sampling: How the shown samples were chosen, and out of how many.
@@ -327,7 +327,7 @@ class Document:
 
         Args:
             text: The JSON.
-            name: Of the file, for messages.
+            name: Name of the file, for messages.
 
         Raises:
             LareError: If it is no report or of another version.

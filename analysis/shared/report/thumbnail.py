@@ -34,7 +34,7 @@ def thumbnail(document: Document) -> str:
 
 
 def _few(figure: Figure) -> Figure:
-    """Of a figure with a line for each label the first few, so that they can be read on a card."""
+    """The first few lines of a figure with a line for each label, so that they can be read on a card."""
     if figure.kind != "intervals":
         return figure
     series = tuple(

@@ -20,8 +20,8 @@ def shown(value: Any, column: Column) -> str:
     """A value as its column wants it.
 
     Args:
-        value: From a table's row; None for missing.
-        column: With kind and digits.
+        value: Value in a table's row; None if it is missing.
+        column: The column, which says kind and digits.
     """
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return MISSING
