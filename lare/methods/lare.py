@@ -61,6 +61,8 @@ class LareTrainingOptions(TrainingOptions):
             several K in a mixture, K is a dial: ``lare1: {method: lare, iterations: 1, ...}``.
         by_step: Eq. 8 asks each latent step alone for its own step of the rationale (the last one for all that are
             left), at most P tokens each, in the place of the first P tokens from all latents together.
+        per_step: Latents for each step of the rationale, for both of these: one can find the place and the next read
+            what lies there (c in Coconut).
     """
 
     iterations: int | None = option(None, "latent iterations K", least=0)
@@ -68,6 +70,7 @@ class LareTrainingOptions(TrainingOptions):
     replaced: int | None = option(None, "rationale tokens that the text leaves out", least=0)
     replaced_steps: bool = option(False, "let K latents stand for the first K steps of the rationale")
     by_step: bool = option(False, "let each latent step tell its own step of the rationale (eq. 8)")
+    per_step: int = option(1, "latents for each step of the rationale", least=1)
 
 
 class LareTraining(Training):
@@ -83,7 +86,7 @@ class LareTraining(Training):
         replaced = (config.text_prefix if chosen is None else chosen) if iterations else 0
         window = own.window or stage.window
         layout = Layout(iterations, True, True, config.text_prefix, replaced, window, lm_grid=self.grid(stage))
-        return replace(layout, by_step=True) if own.by_step else layout
+        return replace(layout, by_step=True, per_step=own.per_step) if own.by_step else layout
 
     @property
     def own_segments(self) -> bool:
@@ -94,7 +97,7 @@ class LareTraining(Training):
         """See `Training.segments`."""
         if not self.options.replaced_steps:
             return None
-        return [Text(row.rationale[row.after_steps(layout.iterations) :]), Text(row.answer)]
+        return [Text(row.rationale[row.after_steps(layout.iterations // self.options.per_step) :]), Text(row.answer)]
 
     def steps(self, stage: StageSettings, config: ModelSettings) -> int:
         """K."""

@@ -44,6 +44,7 @@ class Layout:
         lm_grid: Side of the decoder's visual grid; None is the model's.
         by_step: Whether each latent step has to tell its own step of the rationale, in the place of a prefix that all
             tell together.
+        per_step: Latents that tell the same step.
     """
 
     iterations: int = 0
@@ -56,6 +57,7 @@ class Layout:
     refocus: bool = True
     lm_grid: int | None = None
     by_step: bool = False
+    per_step: int = 1
 
 
 class Text(NamedTuple):

@@ -219,10 +219,12 @@ def _told(
     if not mode.by_step:
         return pad([thought[: mode.prefix] for thought in thoughts], fill, left=False)
     steps: list[Sequence[int]] = []
+    told = -(-mode.iterations // mode.per_step)
     for thought, own in zip(thoughts, ends, strict=True):
-        cuts = [0, *own[: mode.iterations - 1], len(thought)] if own else [0, len(thought)]
+        cuts = [0, *own[: told - 1], len(thought)] if own else [0, len(thought)]
         parts = [thought[first:last][: mode.prefix] for first, last in pairwise(cuts)]
-        steps += [*parts, *[()] * (mode.iterations - len(parts))]
+        each = [part for part in parts for _ in range(mode.per_step)][: mode.iterations]
+        steps += [*each, *[()] * (mode.iterations - len(each))]
     ids, mask = pad(steps, fill, left=False)
     return ids.reshape(len(thoughts), mode.iterations, -1), mask.reshape(len(thoughts), mode.iterations, -1)
 
