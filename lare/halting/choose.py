@@ -88,7 +88,7 @@ def choose_threshold(values: Values, data: Collected, margin: float, most: int) 
         steps = stop_steps(values, threshold, most)
         right = data.right[rows, steps - 1]
         lost = fixed.astype(float) - right
-        bound = upper_bound(lost, data.group)
+        bound = upper_bound(lost, data.group) if found is not None else 0.0  # the fixed number itself loses nothing
         if found is not None and bound > margin:
             break
         found = Choice(threshold, float(steps.mean()), float(right.mean()), float(lost.mean()), bound)

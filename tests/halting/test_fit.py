@@ -106,7 +106,8 @@ def test_stops_are_the_first_values_above(seed: int, most: int, threshold: float
 def test_few_questions_show_nothing() -> None:
     data = planted(20)
     values = data.right.astype(float)  # knows it all
-    assert choose_threshold(values, data, 0.01, T).threshold == 1.0
+    never = choose_threshold(values, data, 0.01, T)
+    assert (never.threshold, never.steps, never.loss, never.bound) == (1.0, T, 0.0, 0.0)
     assert upper_bound(np.zeros(20), data.group) == pytest.approx(1 - 0.05**0.1)
     assert upper_bound(np.zeros(4000), np.arange(4000)) < 0.001
     # Questions of one picture are no more than one.
