@@ -134,11 +134,13 @@ def measure(options: AdaptiveOptions) -> Measured:
     validation, test, asker, usual = _both(options, settled, gathered)
     own = _own(asker)
     apart, kept, judged, whole = replay(test, validation, options, usual, own)
-    first = Start(
-        _name(options.checkpoint), kept, tuple(judged), best_fixed(validation.take(apart.of(validation.task)))
-    )
-    others = [_start(replace(options, checkpoint=place), settled, gathered, apart) for place in options.starts]
-    return Measured(gathered, asker.fingerprint, usual, test, apart, kept, judged, whole, (first, *others))
+    best = best_fixed(validation.take(apart.of(validation.task)))
+    starts = [Start(_name(options.checkpoint), kept, tuple(judged), best, asker.fingerprint)]
+    for place in options.starts:
+        starts.append(_start(replace(options, checkpoint=place), settled, gathered, apart))
+        if starts[-1].weights in [one.weights for one in starts[:-1]]:
+            raise LareError(f"--starts: {place!r} has the weights of a start before it; name independent ones")
+    return Measured(gathered, asker.fingerprint, usual, test, apart, kept, judged, whole, tuple(starts))
 
 
 def _both(options: AdaptiveOptions, settled: Gathered, gathered: Gathered) -> tuple[Prefixes, Prefixes, Asker, int]:
@@ -156,7 +158,7 @@ def _start(options: AdaptiveOptions, settled: Gathered, gathered: Gathered, apar
     validation, test, asker, usual = _both(options, settled, gathered)
     chosen, kept = (made.take(apart.of(made.task)) for made in (validation, test))
     judged = judge_all(kept, chosen, options, usual, _own(asker))
-    return Start(_name(options.checkpoint), kept, tuple(judged), best_fixed(chosen))
+    return Start(_name(options.checkpoint), kept, tuple(judged), best_fixed(chosen), asker.fingerprint)
 
 
 def _own(asker: Asker) -> Own:

@@ -44,12 +44,14 @@ class Start:
         test: Its run on the test questions that count.
         judged: Rules on those, in the same order for all starts.
         best: K, its best fixed number of steps on validation questions.
+        weights: Fingerprint of its weights.
     """
 
     name: str
     test: Prefixes
     judged: tuple[Judged, ...]
     best: int
+    weights: str = ""
 
 
 def best_fixed(validation: Prefixes) -> int:

@@ -13,7 +13,7 @@ from scipy import stats as scipy_stats
 
 from analysis.adaptive import page
 from analysis.adaptive.curves import shuffled_figure, shuffled_table
-from analysis.adaptive.measure import OWN, AdaptiveOptions, Measured, judge_all, replay
+from analysis.adaptive.measure import OWN, AdaptiveOptions, Measured, judge_all, measure, replay
 from analysis.adaptive.pays import Start, best_fixed, hops_table, pays_table, rank_correlation, shuffled_right
 from analysis.adaptive.stopping import (
     LEARNED,
@@ -176,6 +176,12 @@ def test_curves_stand_beside_their_shuffled_stops() -> None:
     assert rows[0]["dealt"] == pytest.approx(100 * shuffled_right(made, stops).mean())
     figure = shuffled_figure(made, values)
     assert [series.name for series in figure.series] == ["agreement", "l1"]
+
+
+def test_the_same_weights_are_no_further_start(tmp_path: Path) -> None:
+    options = AdaptiveOptions(limit=1, validation=1, steps=4, starts=("embedded",), cache=str(tmp_path))
+    with pytest.raises(LareError, match="'embedded' has the weights of a start before it"):
+        measure(options)
 
 
 def test_the_page_of_a_checkpoint_with_heads(monkeypatch: pytest.MonkeyPatch) -> None:
