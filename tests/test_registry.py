@@ -73,6 +73,12 @@ def test_every_run_file_is_valid_and_reads_back_as_it_is(config: Path) -> None:
         (run({"format": "wrold"}), "data format 'wrold' is unknown; choose one of auto, llava, .*, world"),
         (run({"path": "a", "per_image": 4}), r"stages\.0\.data\.0\.per_image is only for the data format 'world'"),
         (
+            run({"format": "world", "split": "test"}),
+            "split and take choose from a file; the data format 'world' has none",
+        ),
+        (run({"path": "a", "take": {"x": 1}}), "take names x, and the format 'auto' has no question families"),
+        (run({"path": "a", "split": "dev"}), "data split is 'dev'; give all, train, validation or test"),
+        (
             run({"path": "a"}, model=MODEL | {"vision": "embedded"}),
             "vision embedded goes only with model.text embedded",
         ),

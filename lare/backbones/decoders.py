@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from lare.backbones.gguf import keep, kept_folder, plain_weights, unpacking
 from lare.errors import LareError
 from lare.model.families import attention_of, check_family
 from lare.model.loading import _quiet
@@ -45,14 +46,21 @@ def _source(text: str, trust_remote_code: bool) -> tuple[str, dict[str, Any]]:
     place, separator, file = text.partition("::")
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     if separator:
-        if not (Path(place) / file).is_file():
-            raise LareError(f"there is no GGUF file {file!r} in {place!r}; give FOLDER::FILE.gguf")
+        path = Path(place) / file
+        if not path.is_file():
+            raise LareError(
+                f"there is no GGUF file {file!r} in {place!r}; give FOLDER::FILE.gguf (lare fetch lists files that it "
+                "can bring)"
+            )
+        kept = kept_folder(path)
+        if kept is not None:
+            return str(kept), options
         options["gguf_file"] = file
     return place, options
 
 
 def load_decoder(text: str, trust_remote_code: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a decoder with its tokenizer.
+    """Load a decoder with its tokenizer; one from a GGUF file is kept dequantised beside it (`lare.backbones.gguf`).
 
     Args:
         text: Folder or hub id of a causal language model; ``FOLDER::FILE.gguf`` for GGUF weights.
@@ -67,12 +75,16 @@ def load_decoder(text: str, trust_remote_code: bool) -> tuple[PreTrainedModel, P
     if getattr(config, "quantization_config", None) is not None:
         raise LareError(f"the decoder {text!r} is quantised and can't be trained; give its unquantised checkpoint")
     tokenizer = _loaded("a tokenizer", text, lambda: AutoTokenizer.from_pretrained(place, **options))
+    options |= unpacking() if "gguf_file" in options else {}
     options |= dict(dtype=torch.float32, attn_implementation=attention_of(config), output_loading_info=True)
     pair: Any = _loaded("a causal language model", text, lambda: AutoModelForCausalLM.from_pretrained(place, **options))
     decoder, info = cast(tuple[PreTrainedModel, dict[str, Any]], pair)
     missing = sorted([*info.get("missing_keys", ()), *(str(key) for key in info.get("mismatched_keys", ()))])
     if missing:
         raise LareError(f"the decoder {text!r} lacks {len(missing)} weights, such as {missing[0]}; give a complete one")
+    if "gguf_file" in options:
+        plain_weights(decoder)
+        keep(Path(place) / str(options["gguf_file"]), decoder, tokenizer)
     _set_ends(decoder, tokenizer)
     return decoder, tokenizer
 

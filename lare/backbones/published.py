@@ -145,10 +145,13 @@ FULL_SIZE: dict[str, Published] = {
 
 
 def published(name: str) -> Published | None:
-    """The published model of that hub id, or whose name the last part of a path or GGUF file begins with."""
+    """The published model of that hub id, or whose name the last part of a path or GGUF file begins with.
+
+    Qwen2.5-Coder has the shapes of Qwen2.5.
+    """
     if name in FULL_SIZE:
         return FULL_SIZE[name]
-    last = name.replace("::", "/").rstrip("/").rpartition("/")[2].lower()
+    last = name.replace("::", "/").rstrip("/").rpartition("/")[2].lower().replace("qwen2.5-coder", "qwen2.5")
     matches = [known for known in FULL_SIZE if last.startswith(known.rpartition("/")[2].lower())]
     # The longest, since one name may begin another.
     return FULL_SIZE[max(matches, key=len)] if matches else None

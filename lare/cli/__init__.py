@@ -44,6 +44,9 @@ _COMMANDS = {
     ),
     "halting": _Command("lare.halting.cli", "learn when to stop thinking", "lare halting fit runs/world2"),
     "data": _Command("lare.data.cli", "check training data", "lare data check llava.json --images llava_images"),
+    "fetch": _Command(
+        "lare.cli.fetch", "bring pre-trained weights that need no hub", "lare fetch qwen2.5-coder-0.5b-instruct"
+    ),
     "world": _Command("lare.embedded.world.cli", "make a data set of the embedded world", "lare world --help"),
     "info": _Command("lare.cli.info", "sizes and settings of a checkpoint, or of a run file", "lare info"),
 }

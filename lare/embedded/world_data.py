@@ -39,6 +39,10 @@ class WorldData(DataConfig):
     def check_source(self) -> None:
         """See `DataConfig.check_source`."""
         require(self.path is None, f"the data format {self.format!r} takes no path")
+        require(
+            self.split == "all" and not self.take,
+            f"data split and take choose from a file; the data format {self.format!r} has none, so leave them out",
+        )
         require(self.per_image >= 1, f"data per_image is {self.per_image}; give at least 1")
         if self.families or self.styles or self.version != 1:
             self._check_weights()

@@ -66,7 +66,8 @@ class LareConfig(PreTrainedConfig):
             `vision_config` and `text_config`, or what `backbone_config` is the configuration of.
         backbone_config: Configuration of a vision-language model of transformers, or its dictionary; then `image_size`
             and `grid` are those of a usual picture, and a picture has the grid that its own size gives it.
-        lora: Low-rank adapters on the decoder's linear layers: "rank", "alpha" and "dropout" (see `lare.model.lora`).
+        lora: Low-rank adapters on the decoder's linear layers: "rank", "alpha", "dropout", and "layers", how many of
+            the last layers have them (see `lare.model.lora`).
 
     Raises:
         LareError: If a value is impossible; the message names the field and the mend.

@@ -46,8 +46,8 @@ def test_version(capsys):
 def test_unknown_command(capsys):
     assert main(["aks", "x.png"]) == 2
     assert capsys.readouterr().err == (
-        "lare: there is no command 'aks'; choose one of ask, eval, trace, train, experiments, data, world, info "
-        "(see lare --help)\n"
+        "lare: there is no command 'aks'; choose one of ask, eval, trace, train, experiments, halting, data, "
+        "fetch, world, info (see lare --help)\n"
     )
 
 
