@@ -89,6 +89,21 @@ def test_markup_is_whole_and_ids_are_unique() -> None:
     assert dict(found)["html"] == {"lang": "en"}
 
 
+def test_ids_that_the_page_or_another_block_has_are_given_once() -> None:
+    """Tables and figures may be called as the page's own parts are, or as one another; the rest keeps its names."""
+    made = document(WORDS, 3)
+    named = dict(enumerate(("more", made.figures[0].id)))
+    tables = tuple(replace(one, id=named.get(place, one.id)) for place, one in enumerate(made.tables))
+    figures = (made.figures[0], replace(made.figures[1], id="warnings"), *made.figures[2:])
+    text = render(replace(made, tables=tables, figures=figures))
+    ids = re.findall(r'\sid="([^"]+)"', text)
+    assert len(ids) == len(set(ids))
+    assert {"more", "more-table", f"{made.figures[0].id}-figure", "warnings-figure"} <= set(ids)
+    for names in re.findall(r'aria-labelledby="([^"]+)"', text):
+        assert set(names.split()) <= {*ids, "viewer-title"}  # which the script makes
+    assert set(re.findall(r'href="#([^"]+)"', text)) <= set(ids)
+
+
 def test_no_address_outside_is_named() -> None:
     for tag, attributes in elements(render(document(HOSTILE, 5))).found:
         for name in ("src", "href", "xlink:href", "action", "srcset", "poster", "data"):

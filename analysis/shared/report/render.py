@@ -1,4 +1,4 @@
-"""From a document to one HTML file that needs nothing beside it and asks for nothing.
+"""Renders a document as one HTML file that needs nothing beside it and asks for nothing.
 
 Everything a document says is untrusted (questions, answers and file names come from data and models): jinja2 escapes
 it, data stand in script elements of type JSON with every ``<`` escaped, and the page's own script sets text by
@@ -8,7 +8,8 @@ and the drawings of `analysis.shared.plots`, whose texts matplotlib escapes.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import re
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def render(document: Document) -> str:
     Returns:
         One HTML file; the same document gives the same bytes, also after a way through JSON.
     """
-    document = Document.from_json(document.to_json())
+    document = _apart(Document.from_json(document.to_json()))
     mains = [table for table in document.tables if table.main] or list(document.tables[:1])
     drawn = [(figure, Markup(draw(figure)), numbers_of(figure)) for figure in document.figures]
     template = environment().get_template("report.html.j2")
@@ -76,6 +77,28 @@ def render(document: Document) -> str:
         details=[asdict(sample) for sample in document.samples],
     )
     return text if text.endswith("\n") else text + "\n"
+
+
+@lru_cache(maxsize=1)
+def _page_ids() -> frozenset[str]:
+    """Ids that every page has by itself."""
+    return frozenset(re.findall(r'\bid="([a-z-]+)"', (_HERE / "templates" / "report.html.j2").read_text("utf-8")))
+
+
+def _apart(document: Document) -> Document:
+    """The document with ids of tables and figures that occur once on the page; most stay as they are."""
+    taken = set(_page_ids())
+
+    def fresh(name: str, kind: str) -> str:
+        ids = {f"{name}{end}" for end in ("", "-caption", "-title", "-desc", "-numbers", "-numbers-caption")}
+        if ids & taken:
+            return fresh(f"{name}-{kind}", kind)
+        taken.update(ids)
+        return name
+
+    tables = tuple(replace(one, id=fresh(one.id, "table")) for one in document.tables)
+    figures = tuple(replace(one, id=fresh(one.id, "figure")) for one in document.figures)
+    return replace(document, tables=tables, figures=figures)
 
 
 def _row(sample: Sample) -> dict[str, Any]:
