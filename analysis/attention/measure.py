@@ -36,7 +36,7 @@ HEADLINE = 1
 """Index into `ROWS`: "from the first generated token", read literally, is the token's own row."""
 
 LATENT_END = 1
-"""Columns that the closing delimiter adds behind the latents; the opening one ends the prompt."""
+"""Positions that the closing delimiter adds after the latents; the opening one ends the prompt."""
 
 Values = npt.NDArray[np.float64]
 
@@ -95,8 +95,8 @@ class Side:
     """One model's answers to the task.
 
     Attributes:
-        name: Of the setting.
-        table: From `analysis.shared.traces.frame`, of the task.
+        name: Name of the setting.
+        table: What comes from `analysis.shared.traces.frame`, of the task.
         shares: One (rows, L, H, 4) array an answer, in the table's order.
         visual: (n,) visual tokens of each prompt.
         keys: (n,) positions that the predicting row spreads over; the token's own row has one more.
@@ -119,7 +119,7 @@ class Compared:
 
     Attributes:
         names: (A, B): B is judged against A.
-        items: From `pair`: columns ``_a`` and ``_b``; rows that lack the token's own row are left out and listed.
+        items: From `pair`, with columns ``_a`` and ``_b``; items that lack the token's own row are left out and listed.
         shares: (2, n, rows, L, H, 4): A, then B.
         visual: (2, n) visual tokens.
         keys: (2, n, rows) positions.
@@ -158,6 +158,9 @@ def read_side(path: str | Path, task: str) -> Side:
     visual = np.array([int((ids == image).sum()) for ids in prompts], dtype=np.float64)
     delimited = np.array([bool(ids.size and ids[-1] == start) for ids in prompts])
     keys = table["input_tokens"].to_numpy(float) + table["latent_steps"].to_numpy(float) + LATENT_END * delimited
+    if "attention_keys" in reader.columns:  # of a method that may write text and several blocks before its answer
+        pairs = zip(reader.column("attention_keys"), keys, strict=True)
+        keys = np.array([told[0] if told.size else usual for told, usual in pairs], dtype=np.float64)
     return Side(setting_of(path), table, shares, visual, keys, str(table["checkpoint"].iloc[0]), reader)
 
 

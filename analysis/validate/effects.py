@@ -20,11 +20,13 @@ from torch import Tensor
 
 from analysis.shared.stats import LEVEL, Result, cluster_mean, codes_of
 from lare.interventions.asked import generator_of
+from lare.trace import SHARES
 
 if TYPE_CHECKING:
     from analysis.validate.suite import Outcomes
 
-__all__ = ["Collapse", "Moved", "bootstrap", "collapse", "kept_of_gain", "mediation", "moved_by", "picture_vectors"]
+__all__ = ["Collapse", "Moved", "attended", "bootstrap", "collapse", "kept_of_gain", "mediation", "moved_by",
+           "picture_vectors"]  # fmt: skip
 
 DRAWS = 2000
 """Bootstrap draws."""
@@ -76,9 +78,9 @@ def bootstrap(
 
     Args:
         columns: (N,) values by name.
-        statistic: Of the means by name, each a number or (R,).
+        statistic: Function of the means by name, each a number or (R,).
         scenes: Cluster of each question.
-        seed: Of the draws.
+        seed: Seed of the draws.
     """
     codes = codes_of(scenes, len(scenes))
     clusters = int(codes.max()) + 1
@@ -115,6 +117,21 @@ def moved_by(outcomes: Outcomes, name: str) -> Moved:
         pairs = zip(outcomes.by_name["own"].replies, outcomes.by_name[name].replies, strict=True)
         replies = cluster_mean(np.array([float(a != b) for a, b in pairs]), outcomes.scenes)
     return Moved(cluster_mean(change, outcomes.scenes), cluster_mean(cosine, outcomes.scenes), replies)
+
+
+def attended(outcomes: Outcomes) -> dict[str, Result]:
+    """Shares of the latent steps' attention, means over a question's steps: `SHARES` to its mean over questions.
+
+    Empty where the method's traces don't tell them.
+    """
+    if "own" not in outcomes.shares:
+        return {}
+    shares = outcomes.shares["own"].double()
+    steps = (shares.sum(-1) > 0).sum(1)
+    made = (steps > 0).numpy()
+    means = (shares.sum(1) / steps.clamp_min(1)[:, None]).numpy()[made]
+    scenes = [scene for scene, take in zip(outcomes.scenes, made, strict=True) if take]
+    return {name: cluster_mean(means[:, place], scenes) for place, name in enumerate(SHARES)} if scenes else {}
 
 
 def picture_vectors(images: Sequence[Image.Image], side: int = 16) -> Tensor:

@@ -11,14 +11,14 @@ From Python::
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from analysis.shared.boxes import box_shares
 from analysis.shared.options import option
 from analysis.shared.questions import AskingOptions, Gathered, Question, gather_questions, stand_ins
 from analysis.shared.stats import Result, cluster_mean
-from analysis.validate.effects import Collapse, collapse, kept_of_gain, mediation, picture_vectors
+from analysis.validate.effects import Collapse, attended, collapse, kept_of_gain, mediation, picture_vectors
 from analysis.validate.judge import Judgement, judge
 from analysis.validate.suite import RATIONALE, Asking, Outcome, Outcomes, run_suite
 from lare.cost.flops import answer_work
@@ -43,7 +43,7 @@ class ValidateOptions(AskingOptions):
     Attributes:
         model: Method that answers.
         option: Options of the method.
-        split: Of the mini tasks.
+        split: Split of the mini tasks, "validation" or "test".
         limit: First questions of each task; None for all.
         batch_size: Questions of a call; settings that share a prefix are as many times more rows.
         rationale: Method of the same weights that writes its rationale; "none" for none.
@@ -74,8 +74,8 @@ class Spent:
         accuracy: Share of right answers.
         tokens: Text tokens.
         steps: Latent iterations.
-        seconds: Of this machine, in batches.
-        multiply_adds: Of one answer asked alone, in millions; None where nothing counts them.
+        seconds: An answer's part of its batch, on this machine.
+        multiply_adds: MACs of one answer asked alone, in millions; None where nothing counts them.
     """
 
     accuracy: Result
@@ -98,8 +98,9 @@ class Measured:
         mediation: See `analysis.validate.effects.mediation`.
         kept: Share of the gain that settings keep.
         spent: What answers take, by way of answering.
-        hashes: Of weights and settings.
-        seed: Of draws.
+        hashes: Fingerprints of weights and settings.
+        seed: Seed of draws.
+        attended: What the latent steps attend to, see `analysis.validate.effects.attended`.
     """
 
     label: str
@@ -112,6 +113,7 @@ class Measured:
     spent: Mapping[str, Spent]
     hashes: Mapping[str, str]
     seed: int = 0
+    attended: Mapping[str, Result] = field(default_factory=dict)
 
     @property
     def stand_in(self) -> bool:
@@ -150,7 +152,7 @@ def measured(label: str, method: Method, gathered: Gathered, outcomes: Outcomes,
         method: What answered.
         gathered: The questions.
         outcomes: The answers.
-        seed: Of bootstraps.
+        seed: Seed of bootstraps.
     """
     scenes = outcomes.scenes
     collapses = {
@@ -174,6 +176,7 @@ def measured(label: str, method: Method, gathered: Gathered, outcomes: Outcomes,
         spent,
         {"checkpoint": method.fingerprint()},
         seed,
+        attended(outcomes),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -22,6 +22,10 @@ from lare.files import save_text
 from lare.methods.base import Answer
 
 __all__ = ["Part", "Reply", "Store", "identity_of", "reply_of"]
+
+
+_SHARES = ".shares"
+"""What follows a setting's name where its attention shares lie beside its latents."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +52,15 @@ class Part:
     """One batch.
 
     Attributes:
-        replies: By setting, in the order of the batch.
-        latents: By setting (B, K, m, d); empty where they are not kept.
+        replies: For each setting, in the order of the batch.
+        latents: For each setting (B, K, m, d); empty where they are not kept.
+        shares: For each setting (B, K, 4) what the latent steps attend to (`lare.trace.SHARES`); empty where a method's
+            traces don't tell.
     """
 
     replies: Mapping[str, Sequence[Reply]]
     latents: Mapping[str, Tensor]
+    shares: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def reply_of(answer: Answer) -> Reply:
@@ -98,7 +105,8 @@ class Store:
             self.folder.mkdir(parents=True, exist_ok=True)
             if part.latents:
                 half = path.with_suffix(".half")
-                save_file({key: one.contiguous() for key, one in part.latents.items()}, half)
+                beside = {f"{key}{_SHARES}": one for key, one in part.shares.items()}
+                save_file({key: one.contiguous() for key, one in {**part.latents, **beside}.items()}, half)
                 half.replace(path.with_suffix(".safetensors"))
             content = {key: [asdict(one) for one in replies] for key, replies in part.replies.items()}
             save_text(path, json.dumps({"replies": content, "latents": sorted(part.latents)}, ensure_ascii=False))
@@ -114,8 +122,9 @@ def _read(path: Path) -> Part | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         replies = {key: [Reply(**one) for one in lines] for key, lines in content["replies"].items()}
-        latents = load_file(path.with_suffix(".safetensors")) if content["latents"] else {}
-        whole = sorted(latents) == content["latents"]
+        kept = load_file(path.with_suffix(".safetensors")) if content["latents"] else {}
     except (OSError, ValueError, KeyError, TypeError, SafetensorError):
         return None
-    return Part(replies, {key: one.to(torch.float32) for key, one in latents.items()}) if whole else None
+    latents = {key: one.to(torch.float32) for key, one in kept.items() if not key.endswith(_SHARES)}
+    shares = {key.removesuffix(_SHARES): one for key, one in kept.items() if key.endswith(_SHARES)}
+    return Part(replies, latents, shares) if sorted(latents) == content["latents"] else None

@@ -29,6 +29,7 @@ from lare.errors import LareError
 from lare.interventions import Asked, Bank, Setting, draw_partners, get_intervention, intervention_names
 from lare.methods.base import Sampling
 from lare.progress import progress
+from lare.trace import SHARES
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -84,10 +85,12 @@ class Outcomes:
 
     Attributes:
         by_name: Setting to its answers, "own" first; the text rationale as `RATIONALE`.
-        latents: Of `KEPT`, (N, K, m, d).
+        latents: For each setting of `KEPT`, (N, K, m, d).
         scenes: Cluster of each question.
         left_out: Setting to why it was not asked.
         read: Parts that were on disk already.
+        shares: For each setting of `KEPT`, (N, K, 4) what each latent step attends to (`lare.trace.SHARES`), zeros
+            after a question's last step; empty where the method's traces don't tell.
     """
 
     by_name: Mapping[str, Outcome]
@@ -95,12 +98,16 @@ class Outcomes:
     scenes: Sequence[str]
     left_out: Mapping[str, str] = field(default_factory=dict)
     read: int = 0
+    shares: Mapping[str, Tensor] = field(default_factory=dict)
 
     def take(self, rows: npt.NDArray[np.int64]) -> Outcomes:
         """Some of the questions."""
-        latents = {name: one[torch.from_numpy(rows)] for name, one in self.latents.items()}
+        latents, shares = (
+            {name: one[torch.from_numpy(rows)] for name, one in kept.items()} for kept in (self.latents, self.shares)
+        )
         by_name = {name: one.take(rows) for name, one in self.by_name.items()}
-        return replace(self, by_name=by_name, latents=latents, scenes=[self.scenes[row] for row in rows])
+        scenes = [self.scenes[row] for row in rows]
+        return replace(self, by_name=by_name, latents=latents, scenes=scenes, shares=shares)
 
 
 @dataclass(frozen=True)
@@ -109,7 +116,7 @@ class Asking:
 
     Attributes:
         batch: Questions of a call; those that share a prefix are as many times more rows.
-        seed: Of draws.
+        seed: Seed of draws.
         keep: Folder where parts are kept; None keeps nothing.
         rationale: A method of the same weights that writes its rationale; None has none.
         only: Settings to ask beside "own"; none asks all.
@@ -152,6 +159,7 @@ class _Suite:
         self.left_out: dict[str, str] = {}
         self.replies: dict[str, dict[int, Reply]] = {}
         self.latents: dict[str, dict[int, Tensor]] = {}
+        self.shares: dict[str, dict[int, Tensor]] = {}
 
     def run(self) -> Outcomes:
         """All rounds."""
@@ -214,8 +222,9 @@ class _Suite:
             part = self.store.part(f"{key}-{number:05d}", names, partial(self._ask, batch, settings, other, keep))
             for name in names:
                 self.replies.setdefault(name, {}).update(zip(batch, part.replies[name], strict=True))
-                if name in part.latents:
-                    self.latents.setdefault(name, {}).update(zip(batch, part.latents[name], strict=True))
+                for kept, found in ((self.latents, part.latents), (self.shares, part.shares)):
+                    if name in found:
+                        kept.setdefault(name, {}).update(zip(batch, found[name], strict=True))
 
     def _batches(self, label: str, rows: Sequence[int]) -> Iterator[tuple[int, list[int]]]:
         size = self.asking.batch
@@ -239,10 +248,12 @@ class _Suite:
         asked = [self.asked[row] for row in batch]
         found = self.method.answer_under(images, texts, limit, settings, asked, trace=keep)
         replies = {one.name: [reply_of(a) for a in answers] for one, answers in zip(settings, found, strict=True)}
-        latents = (
-            {one.name: self._stacked(answers) for one, answers in zip(settings, found, strict=True)} if keep else {}
-        )
-        return Part(replies, latents)
+        if not keep:
+            return Part(replies, {})
+        named = [(one.name, answers) for one, answers in zip(settings, found, strict=True)]
+        told = [(name, answers) for name, answers in named if any("step_shares" in one.arrays for one in answers)]
+        latents = {name: self._stacked(answers) for name, answers in named}
+        return Part(replies, latents, {name: _arrays(answers, "step_shares", _NO_SHARES) for name, answers in told})
 
     def _exchanged(self, batch: Sequence[int], what: str) -> tuple[list[Image], list[str]]:
         images = self.partners if what == "image" else range(len(self.questions))
@@ -252,15 +263,18 @@ class _Suite:
     @staticmethod
     def _stacked(answers: Sequence[Answer]) -> Tensor:
         """(B, K, m, d), zeros after a question's last step; a question may have none."""
-        found = [one.arrays.get("latents") for one in answers]
-        return _padded([_NONE if one is None else torch.from_numpy(np.asarray(one, np.float32)) for one in found])
+        return _arrays(answers, "latents", _NONE)
 
     def _outcomes(self, wanted: Sequence[str]) -> Outcomes:
         names = [name for name in (*wanted, RATIONALE) if name in self.replies]
-        latents = {name: _padded([rows[row] for row in range(len(rows))]) for name, rows in self.latents.items()}
+        latents, shares = (
+            {name: _padded([rows[row] for row in range(len(rows))]) for name, rows in kept.items()}
+            for kept in (self.latents, self.shares)
+        )
         scenes = [one.scene for one in self.questions]
         by_name = {name: self._outcome(self.replies[name]) for name in names}
-        return Outcomes(by_name, latents, scenes, self.left_out, self.store.read)
+        shares = {name: one for name, one in shares.items() if len(one) == len(scenes)}
+        return Outcomes(by_name, latents, scenes, self.left_out, self.store.read, shares)
 
     def _outcome(self, replies: Mapping[int, Reply]) -> Outcome:
         count = len(self.questions)
@@ -274,10 +288,17 @@ class _Suite:
 
 
 _NONE = torch.zeros(0, 1, 1)
+_NO_SHARES = torch.zeros(0, len(SHARES))
+
+
+def _arrays(answers: Sequence[Answer], name: str, none: Tensor) -> Tensor:
+    """A column of answers (K, ...) as (B, K, ...); `none` stands for one that lacks it."""
+    found = [one.arrays.get(name) for one in answers]
+    return _padded([none if one is None else torch.from_numpy(np.asarray(one, np.float32)) for one in found])
 
 
 def _padded(rows: Sequence[Tensor]) -> Tensor:
-    """Latents (K, m, d) of several lengths as (N, K, m, d); those without any are zeros."""
+    """Arrays (K, ...) of several lengths as (N, K, ...), zeros after each one's last."""
     like = max(rows, key=len)
     filled = like.new_zeros(len(rows), *like.shape)
     for place, one in enumerate(rows):

@@ -63,7 +63,7 @@ def replaced_table(found: Measured) -> Table:
             row |= {"holm": judged[name].holm if name in judged and name != "oracle_other" else None}
         rows.append(row)
     columns = (
-        Column("setting", "What the answer stands behind"),
+        Column("setting", "What precedes the answer"),
         Column("n", "Questions", "count"),
         *with_interval("accuracy", "Right, %", 1),
         *with_interval("gap", "Difference", 1, "points, to own latents, paired by question"),
@@ -80,7 +80,7 @@ def settings_table(found: Measured) -> Table:
     rows = [{"name": one.name, "setting": one.title, "changes": one.changes, "fixed": one.fixed} for one in entries]
     columns = (
         Column("name", "Name", help="for intervene="),
-        Column("setting", "What the answer stands behind"),
+        Column("setting", "What precedes the answer"),
         Column("changes", "Changes"),
         Column("fixed", "Holds fixed"),
     )
@@ -109,14 +109,19 @@ def _collapse_row(name: str, one: Collapse) -> dict[str, Any]:
 
 
 def mediation_table(found: Measured) -> Table | None:
-    """From input to latents, and from latents to answers; None where nothing was exchanged."""
+    """Effects from the input on the latents, and from the latents on the answers; None where nothing was exchanged."""
     words = {
         "total": "Picture exchanged, latents follow",
         "indirect": "Through the latents: theirs alone are of the other picture",
         "direct": "Past the latents: picture exchanged, own latents kept",
         "share": "Share through the latents, %",
     }
-    rows: list[dict[str, Any]] = []
+    looks = {"visual": "the image", "text": "the text", "latent": "latents before"}
+    rows: list[dict[str, Any]] = [
+        {"effect": f"Attention of the latent steps to {words}, %", **_cells(found.attended[name])}
+        for name, words in looks.items()
+        if name in found.attended
+    ]
     for name, one in found.judgement.moved.items():
         what = "Latents' change, picture exchanged" if name == "image" else "Latents' change, question exchanged"
         rows.append({"effect": f"{what}, % of their length", **_cells(one.change)})
@@ -146,7 +151,7 @@ def kept_table(found: Measured) -> Table | None:
         {"setting": title_of(name), "kept": 100 * one.estimate, "kept_interval": interval(one, 100)}
         for name, one in found.kept.items()
     ]
-    columns = (Column("setting", "What the answer stands behind"), *with_interval("kept", "Kept, %", 0, of=_OVER))
+    columns = (Column("setting", "What precedes the answer"), *with_interval("kept", "Kept, %", 0, of=_OVER))
     note = (
         f"The gain is {100 * gain.gap.estimate:.1f} points over no latents and no marks. 0 % keeps nothing of it, "
         "100 % all; below 0 is worse than no latents."

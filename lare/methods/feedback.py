@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from lare.errors import LareError
 from lare.methods.base import option
@@ -20,11 +20,9 @@ from lare.reasoners.feeding import Feeding
 from lare.reasoners.loading import digest_of
 from lare.reasoners.loop import Replies, write
 from lare.reasoners.preset import DISTANCES, STOPS
-from lare.reasoners.stream import Stream, attends
+from lare.reasoners.stream import Stream
+from lare.reasoners.watching import Watch
 from lare.trace import Column
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["Feedback", "FeedbackOptions"]
 
@@ -71,8 +69,6 @@ class Feedback(Foreign):
         if self.block.patches and not self.sees:
             raise LareError(f"the preset {self.preset.name!r} picks visual tokens, and this model sees no picture")
         self.feeding = Feeding(self.preset, self.model)
-        if self.block.patches:
-            attends(self.model)
 
     def fingerprint(self) -> str:
         """See `Method.fingerprint`; parts that lie beside the model's own weights count as well."""
@@ -87,7 +83,7 @@ class Feedback(Foreign):
             start = (self.preset.marks.start or "") if self.block.opened_by == "prompt" else ""
             inputs = self.inputs(batch, start)
             looks = any("boxes" in batch.settings[place].intervention.needs for place in marked)
-            stream = Stream(self.model, inputs, *self._reading(), looks=looks)
+            stream = Stream(self.model, inputs, *self._reading(batch.watch or bool(self.block.patches)), looks=looks)
             call = Call(self, batch, inputs, stream)
             found |= {place: (call.write(batch.settings[place], place == marked[-1]), inputs) for place in marked}
         for place, setting in enumerate(batch.settings):
@@ -96,8 +92,9 @@ class Feedback(Foreign):
                 inputs = self.inputs(batch, dots)
                 plan = Plan(self.tokens, banned=() if self.tokens.start is None else (self.tokens.start,))
                 room = self.room(inputs)
-                stream = Stream(self.model, inputs, *self._reading(watch=False))
-                found[place] = (write(stream, plan, self.decoding(batch.sampling, room), room), inputs)
+                stream = Stream(self.model, inputs, *self._reading(batch.watch))
+                watch = Watch() if batch.watch else None
+                found[place] = (write(stream, plan, self.decoding(batch.sampling, room), room, watch=watch), inputs)
         return [found[place] for place in range(len(batch.settings))]
 
     @property
@@ -105,5 +102,5 @@ class Feedback(Foreign):
         """Latents of a block, or the most that it may have."""
         return self.block.count if self.options.iterations is None else self.options.iterations
 
-    def _reading(self, watch: bool = True) -> tuple[bool, bool]:
-        return self.preset.prompt.positions == "sequential", watch and bool(self.block.patches)
+    def _reading(self, watch: bool) -> tuple[bool, bool]:
+        return self.preset.prompt.positions == "sequential", watch

@@ -22,6 +22,7 @@ from lare.reasoners.loop import Replies
 from lare.reasoners.marks import find_tokens, recognise
 from lare.reasoners.prompting import build_inputs, prompt_texts
 from lare.reasoners.reading import load_preset
+from lare.reasoners.stream import attends
 from lare.trace import Column
 
 if TYPE_CHECKING:
@@ -45,7 +46,11 @@ class Foreign(Method):
     kind: ClassVar[str]
     options_type = ForeignOptions
     options: ForeignOptions
-    columns: ClassVar[Mapping[str, Column]] = {"blocks": Column("<i4", ("block",))}
+    columns: ClassVar[Mapping[str, Column]] = {
+        "blocks": Column("<i4", ("block",)),
+        "step_shares": Column("<f4", ("K", "kind")),
+        "attention_keys": Column("<i4", ("row",)),
+    }
 
     @classmethod
     def load(cls, pretrained: str | None, device: str | None, dtype: str | None) -> tuple[Any, Any]:
@@ -62,6 +67,7 @@ class Foreign(Method):
         if self.preset.kind != self.kind:
             raise LareError(f"the preset {self.preset.name!r} is one of lare_{self.preset.kind}; ask with that method")
         self.tokens = find_tokens(self.preset, self.model, tokenizer, place)
+        attends(self.model)
 
     def check_setting(self, setting: Setting) -> None:
         """See `Method.check_setting`."""
@@ -122,7 +128,7 @@ class Foreign(Method):
         who = ask_of(images, questions) if asked is None else list(asked)
         clock = Clock(self.model)
         with torch.inference_mode():
-            made = self.replies(Batch(self._shown(images), questions, who, settings, sampling))
+            made = self.replies(Batch(self._shown(images), questions, who, settings, sampling, trace))
         clock.lap("answer")
         seconds = {phase: spent / len(questions) / len(settings) for phase, spent in clock.seconds.items()}
         rows = range(len(questions))
@@ -188,6 +194,8 @@ class Foreign(Method):
         arrays["blocks"] = torch.tensor(replies.lengths[row], dtype=torch.int32).numpy()
         if replies.picked is not None:
             arrays["picked"] = replies.picked[row].int().cpu().numpy()
+        if trace and replies.watch is not None:
+            arrays |= replies.watch.arrays(row)
         return Answer(
             text=text,
             input_tokens=len(prompt),

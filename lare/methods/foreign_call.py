@@ -14,6 +14,7 @@ from lare.reasoners.feeding import Picker
 from lare.reasoners.intervening import bank_of, change_of, counts_of, region_latents
 from lare.reasoners.loop import Replies, write
 from lare.reasoners.stream import Stream
+from lare.reasoners.watching import Watch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,4 +81,5 @@ class Call:
         if block.patches:
             assert stream.visual is not None
             picker = Picker(stream.visual, stream.is_image, block.patches, most)
-        return write(stream, plan, method.decoding(self.batch.sampling, room), room, picker)
+        watch = Watch() if self.batch.watch else None
+        return write(stream, plan, method.decoding(self.batch.sampling, room), room, picker, watch)

@@ -49,6 +49,7 @@ class Batch:
         asked: The questions as interventions know them.
         settings: The interventions.
         sampling: How text is decoded.
+        watch: Also take what is attended to.
     """
 
     images: Sequence[Image]
@@ -56,3 +57,4 @@ class Batch:
     asked: Sequence[Asked]
     settings: Sequence[Setting]
     sampling: Sampling
+    watch: bool = False

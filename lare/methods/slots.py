@@ -21,6 +21,7 @@ from lare.reasoners.intervening import change_of
 from lare.reasoners.loop import Replies, read_tail, write
 from lare.reasoners.preset import Block
 from lare.reasoners.stream import Stream
+from lare.reasoners.watching import Watch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,11 +74,12 @@ class Slots(Foreign):
         opening = self.slots.before + "".join(row) + self.slots.after if one.marks else self._dots(setting)
         inputs = self.inputs(batch, opening)
         prompt, tail = _split(inputs, self.tokens.slots, len(row))
-        stream, states = Stream(self.model, prompt, self.preset.prompt.positions == "sequential"), None
+        stream, states = self._stream(prompt, batch), None
+        watch = Watch() if batch.watch else None
         if tail is not None:
-            states = read_tail(stream, tail, self.tokens.slots, self._fed(stream, tail, batch, setting))
+            states = read_tail(stream, tail, self.tokens.slots, self._fed(stream, tail, batch, setting), watch)
             stream.hide_image(torch.full_like(tail[:, 0], one.hides_image, dtype=torch.bool))
-        replies = self._write(stream, Plan(self.tokens), batch, inputs)
+        replies = self._write(stream, Plan(self.tokens), batch, inputs, watch)
         own = list(states) if states is not None else [torch.zeros(0, 0)] * len(batch.asked)
         return replace(replies, latents=own, lengths=[[len(one)] * bool(len(one)) for one in own]), inputs
 
@@ -100,8 +102,7 @@ class Slots(Foreign):
             empty = torch.zeros(len(batch.asked), 1, dtype=torch.long)
             plan = Plan(tokens, Block(), None, empty, (tokens.end,), banned=tokens.slots)
         inputs = self.inputs(batch, self._dots(setting))
-        stream = Stream(self.model, inputs, self.preset.prompt.positions == "sequential")
-        replies = self._write(stream, plan, batch, inputs)
+        replies = self._write(self._stream(inputs, batch), plan, batch, inputs, Watch() if batch.watch else None)
         return replace(
             replies, latents=replies.states, lengths=[[len(s)] * bool(len(s)) for s in replies.states]
         ), inputs
@@ -109,9 +110,12 @@ class Slots(Foreign):
     def _dots(self, setting: Setting) -> str:
         return f" ({' '.join('.' * max(1, len(self.row)))})" if setting.intervention.filler else ""
 
-    def _write(self, stream: Stream, plan: Plan, batch: Batch, inputs: Inputs) -> Replies:
+    def _stream(self, prompt: Inputs, batch: Batch) -> Stream:
+        return Stream(self.model, prompt, self.preset.prompt.positions == "sequential", batch.watch)
+
+    def _write(self, stream: Stream, plan: Plan, batch: Batch, inputs: Inputs, watch: Watch | None) -> Replies:
         room = self.room(inputs)
-        return write(stream, plan, self.decoding(batch.sampling, room), room)
+        return write(stream, plan, self.decoding(batch.sampling, room), room, watch=watch)
 
 
 def _split(inputs: Inputs, slots: Sequence[int], count: int) -> tuple[Inputs, Tensor | None]:

@@ -33,6 +33,7 @@ __all__ = [
     "lare_eager",
     "lare_sdpa",
     "layer_output_hook",
+    "shares_by_kind",
 ]
 
 ATTENTION_NAME = "lare_sdpa"
@@ -115,6 +116,12 @@ def layer_output_hook(module: nn.Module, args: Any, kwargs: dict[str, Any], outp
     if capture is not None:
         hidden = output[0] if isinstance(output, tuple) else output
         capture.hidden.append(hidden[:, -1])
+
+
+def shares_by_kind(rows: Tensor, kinds: Tensor, attention_mask: Tensor) -> Tensor:
+    """Split attention rows (B, L, H, S) by the kinds (B, S), 0 to 3, of the real columns (B, S): (B, L, H, 4)."""
+    one_hot = torch.nn.functional.one_hot(kinds, 4).to(torch.float32) * attention_mask[..., None]
+    return torch.einsum("blhs,bsk->blhk", rows.float(), one_hot)
 
 
 class _Scores(NamedTuple):

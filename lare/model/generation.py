@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lare.errors import LareError
-from lare.model.attention import LastQueryCapture
+from lare.model.attention import LastQueryCapture, shares_by_kind
 from lare.model.choosing import choose_tokens, penalties, processors, stopping_criteria
 from lare.model.generation_options import GenerationOptions, StopCheck
 from lare.model.loop import LoopState, extend, prefill, repeat_rows, run_decoder, windowed
@@ -45,8 +45,7 @@ def attention_shares(rows: Tensor, attention_mask: Tensor, visual_slots: Tensor,
     kinds.scatter_(1, visual_slots, 2)
     kinds[:, latents] = 3
     kinds.scatter_(1, attention_mask.long().argmax(1, keepdim=True), 0)
-    one_hot = torch.nn.functional.one_hot(kinds, 4).to(torch.float32) * attention_mask[..., None]
-    return torch.einsum("blhs,bsk->blhk", rows.float(), one_hot)
+    return shares_by_kind(rows, kinds, attention_mask)
 
 
 def generate(

@@ -20,7 +20,8 @@ from lare.model.choosing import choose_tokens
 from lare.model.generation_options import GenerationOptions
 from lare.reasoners.blocks import Blocks, Plan, rows_of
 from lare.reasoners.feeding import Picker
-from lare.reasoners.stream import Stream
+from lare.reasoners.stream import LATENT, TEXT, VISUAL, Stream
+from lare.reasoners.watching import Watch
 
 __all__ = ["Replies", "read_tail", "write"]
 
@@ -38,6 +39,7 @@ class Replies:
         passes: (B,) steps that each row read.
         states: Of each row, (K', d) the states at the slots that it read.
         picked: (B, K, n) visual tokens that were taken, counted from a row's first; None without.
+        watch: What was attended to; None unless asked for.
     """
 
     ids: list[list[int]]
@@ -48,9 +50,17 @@ class Replies:
     passes: Tensor
     states: list[Tensor]
     picked: Tensor | None = None
+    watch: Watch | None = None
 
 
-def write(stream: Stream, plan: Plan, options: GenerationOptions, room: int, picker: Picker | None = None) -> Replies:
+def write(
+    stream: Stream,
+    plan: Plan,
+    options: GenerationOptions,
+    room: int,
+    picker: Picker | None = None,
+    watch: Watch | None = None,
+) -> Replies:
     """Answer from a prompt that has been read; the stream is spent.
 
     Args:
@@ -59,8 +69,9 @@ def write(stream: Stream, plan: Plan, options: GenerationOptions, room: int, pic
         options: How text is chosen, and its limit.
         room: Positions that the decoder has left.
         picker: Picks visual embeddings for each latent.
+        watch: Takes what is attended to, of a stream that was watched so far.
     """
-    loop = _Loop(stream, plan, options, picker)
+    loop = _Loop(stream, plan, options, picker, watch)
     for _ in range(max(1, room)):
         if not loop.step():
             break
@@ -78,10 +89,13 @@ def write(stream: Stream, plan: Plan, options: GenerationOptions, room: int, pic
         loop.passes,
         states,
         picked,
+        watch,
     )
 
 
-def read_tail(stream: Stream, ids: Tensor, slots: Sequence[int], fed: Tensor | None = None) -> Tensor:
+def read_tail(
+    stream: Stream, ids: Tensor, slots: Sequence[int], fed: Tensor | None = None, watch: Watch | None = None
+) -> Tensor:
     """Read how a reply is opened, learnt slots among it.
 
     Args:
@@ -89,6 +103,7 @@ def read_tail(stream: Stream, ids: Tensor, slots: Sequence[int], fed: Tensor | N
         ids: (B, n).
         slots: Ids of slots.
         fed: (B, K, d) embeddings in place of the slots'; None reads theirs.
+        watch: Takes what each slot attends to; the positions are then read one by one.
 
     Returns:
         The states at the slots, (B, K, d); K is the same in all rows.
@@ -96,8 +111,23 @@ def read_tail(stream: Stream, ids: Tensor, slots: Sequence[int], fed: Tensor | N
     embeds, is_slot = stream.embed(ids), torch.isin(ids, torch.tensor(list(slots), device=ids.device))
     if fed is not None:
         embeds = embeds.masked_scatter(is_slot[..., None], fed.to(embeds.dtype))
-    states: Tensor = stream.read(embeds)[is_slot].unflatten(0, (len(ids), -1))
+    kinds = torch.where(is_slot, LATENT, TEXT)
+    if watch is None:
+        read = stream.read(embeds, kinds=kinds)
+    else:
+        read = torch.cat([_read_watched(stream, watch, embeds, kinds, place) for place in range(ids.shape[1])], 1)
+    states: Tensor = read[is_slot].unflatten(0, (len(ids), -1))
     return states
+
+
+def _read_watched(stream: Stream, watch: Watch, embeds: Tensor, kinds: Tensor, place: int) -> Tensor:
+    """Read one position of a tail, (B, 1, d)."""
+    at = slice(place, place + 1)
+    read = stream.read(embeds[:, at], watch=True, kinds=kinds[:, at])
+    if bool((kinds[:, place] == LATENT).any()):
+        assert stream.shares is not None
+        watch.step(stream.shares, kinds[:, place] == LATENT)
+    return read
 
 
 class _Text:
@@ -131,9 +161,11 @@ class _Text:
 class _Loop:
     """The state between two steps."""
 
-    def __init__(self, stream: Stream, plan: Plan, options: GenerationOptions, picker: Picker | None) -> None:
+    def __init__(
+        self, stream: Stream, plan: Plan, options: GenerationOptions, picker: Picker | None, watch: Watch | None
+    ) -> None:
         batch, device = stream.hidden.shape[0], stream.hidden.device
-        self.stream, self.plan, self.options, self.picker = stream, plan, options, picker
+        self.stream, self.plan, self.options, self.picker, self.watch = stream, plan, options, picker, watch
         self.text = _Text(batch, options.max_new_tokens, plan.tokens.ends, device)
         self.blocks = Blocks(plan, batch, device)
         self.close = torch.tensor(plan.close, dtype=torch.long, device=device)
@@ -142,6 +174,8 @@ class _Loop:
         self.slots = torch.tensor(plan.tokens.slots, dtype=torch.long, device=device)
         self.slots_read = torch.zeros_like(self.passes)
         self.states: list[tuple[Tensor, Tensor]] = []
+        self.marks = torch.tensor(sorted({*plan.tokens.special(), *plan.tokens.ends}), dtype=torch.long, device=device)
+        self.latents_read = (stream.kinds == LATENT).any(1)
 
     def step(self) -> bool:
         """Choose what each row reads, and read it; False once all rows have ended."""
@@ -151,6 +185,9 @@ class _Loop:
         thinks, closes = blocks.thinking & text.open, (self.at < len(self.close)) & text.open
         if self.plan.hides_image:
             self.stream.hide_image(left)
+        if self.watch is not None and self.stream.shares is not None:
+            words = text.open & ~thinks & ~closes & ~torch.isin(tokens, self.marks)
+            self.watch.predicting(self.stream.shares, self.stream.keys, words, self.latents_read)
         writes = text.take(tokens, text.open & ~thinks & ~closes)
         if not bool(text.open.any()):
             return False
@@ -190,15 +227,23 @@ class _Loop:
             changed = self.plan.change(embeds, self.slots_read, slots).to(embeds.dtype)
             embeds = torch.where(slots[:, None], changed, embeds)
         self.slots_read = self.slots_read + slots
-        block = [embeds]
+        block, kinds = [embeds], [torch.where(thinks | slots, LATENT, TEXT)]
         if bool(thinks.any()):
+            if self.watch is not None and stream.shares is not None:
+                self.watch.step(stream.shares, thinks)
             made = self.blocks.feed(stream.hidden, thinks).to(embeds.dtype)
             block = [torch.where(thinks[:, None], made, embeds)]
             if self.picker is not None:
-                assert stream.attention is not None
-                block, picking = [*self.picker.pick(stream.attention).to(embeds.dtype).unbind(1), *block], True
-        read = torch.stack(block, 1)
-        states = stream.read(read, rows[:, None].expand(-1, read.shape[1]), watch=picking)[:, -1]
-        self.passes = self.passes + rows
+                attention = stream.attention
+                assert attention is not None
+                block, picking = [*self.picker.pick(attention).to(embeds.dtype).unbind(1), *block], True
+                kinds = [torch.full_like(kinds[0], VISUAL)] * self.picker.patches + kinds
+        read, real = torch.stack(block, 1), rows[:, None].expand(-1, len(block))
+        states = stream.read(read, real, picking or self.watch is not None, torch.stack(kinds, 1))[:, -1]
+        self.passes, self.latents_read = self.passes + rows, self.latents_read | thinks | slots
+        if self.watch is not None and stream.shares is not None:
+            self.watch.read(stream.shares, stream.keys, rows)
+            if bool(slots.any()):
+                self.watch.step(stream.shares, slots)
         if len(self.slots):
             self.states.append((states, slots))

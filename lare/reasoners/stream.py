@@ -18,10 +18,13 @@ import torch
 from torch import Tensor
 
 from lare.errors import LareError
-from lare.model.attention import ATTENTION_NAME, LastQueryCapture
+from lare.model.attention import ATTENTION_NAME, LastQueryCapture, shares_by_kind
 from lare.model.cache import RoomyCache
 
-__all__ = ["Stream", "attends"]
+__all__ = ["BOS", "LATENT", "TEXT", "VISUAL", "Stream", "attends"]
+
+BOS, TEXT, VISUAL, LATENT = range(4)
+"""Kinds of columns, in the order of `lare.trace.SHARES`."""
 
 _ROOM = 256  # spare columns that a cache makes at once
 
@@ -43,7 +46,10 @@ class Stream:
 
     Attributes:
         hidden: (B, d) the decoder's output at the last position, after its final norm.
-        attention: (B, S) what that position attended to, mean over heads and layers; None unless watched.
+        shares: (B, L, H, 4) how each row's last watched position attended, split into `lare.trace.SHARES`; None unless
+            watched.
+        keys: (B,) over how many positions.
+        kinds: (B, S) which of `lare.trace.SHARES` a column is, by number.
         mask: (B, S) booleans, False at padding.
         is_image: (B, S0) which columns of the prompt are visual tokens.
         visual: (B, S0, d) the prompt's input embeddings, visual ones in their places; None unless kept.
@@ -63,8 +69,12 @@ class Stream:
         image = getattr(model.config, "image_token_id", None)
         self.is_image = ids == image if image is not None else torch.zeros_like(mask)
         self.cache = RoomyCache(int(self.decoder.config.num_hidden_layers), _ROOM + 1)
-        self.attention: Tensor | None = None
+        self._capture: LastQueryCapture | None = None
+        self.shares: Tensor | None = None
+        self.keys = torch.zeros_like(ids[:, 0])
         self.visual: Tensor | None = None
+        self.kinds = torch.where(self.is_image, VISUAL, TEXT)
+        self.kinds.scatter_(1, mask.long().argmax(1, keepdim=True), BOS)
         self._wide = hasattr(model.base_model, "get_rope_index")
         positions = self._positions(inputs, sequential)
         # Of the last column the next position follows: the greatest of the row, which a picture may have pushed ahead.
@@ -75,6 +85,16 @@ class Stream:
         self.mask = mask
         capture = LastQueryCapture() if watch else None
         self.hidden = self._run(self.embed(ids[:, -1:]), positions[..., -1:], capture)[:, -1]
+        self._take(capture, None)
+
+    @property
+    def attention(self) -> Tensor | None:
+        """(B, S) what the last watched position attended to, mean over heads and layers; None unless watched.
+
+        Raises:
+            LareError: If the decoder hands out no attention.
+        """
+        return None if self._capture is None else self._capture.mean_row()
 
     def embed(self, ids: Tensor) -> Tensor:
         """Embeddings (..., d) of token ids."""
@@ -86,14 +106,17 @@ class Stream:
         made: Tensor = self.model.get_output_embeddings()(self.hidden if hidden is None else hidden)
         return made
 
-    def read(self, embeds: Tensor, real: Tensor | None = None, watch: bool = False) -> Tensor:
+    def read(
+        self, embeds: Tensor, real: Tensor | None = None, watch: bool = False, kinds: Tensor | None = None
+    ) -> Tensor:
         """Read T new positions.
 
         Args:
             embeds: (B, T, d).
             real: (B, T) booleans, False where a row reads nothing; None means that all read all. A row whose last
-                column is False keeps its `hidden`.
+                column is False keeps its `hidden` and `shares`.
             watch: Also take the attention of the last position.
+            kinds: (B, T) what they are, see `kinds`; None stands for text.
 
         Returns:
             The decoder's output (B, T, d), after its final norm.
@@ -102,9 +125,12 @@ class Stream:
         positions = (self._next[:, None] + new.long().cumsum(1) - 1).clamp_min(0)
         self._next = self._next + new.sum(1)
         self.mask = torch.cat((self.mask, new), dim=1)
+        said = torch.full_like(new, TEXT, dtype=torch.long) if kinds is None else kinds
+        self.kinds = torch.cat((self.kinds, said), dim=1)
         capture = LastQueryCapture() if watch else None
         made = self._run(embeds, positions[None].expand(3, -1, -1) if self._wide else positions, capture)
         self.hidden = torch.where(new[:, -1:], made[:, -1], self.hidden)
+        self._take(capture, new[:, -1])
         return made
 
     def hide_image(self, rows: Tensor) -> None:
@@ -158,10 +184,20 @@ class Stream:
             use_cache=True,
             **keywords,
         )
-        if capture is not None:
-            self.attention = capture.mean_row()
         hidden: Tensor = made.last_hidden_state
         return hidden
+
+    def _take(self, capture: LastQueryCapture | None, rows: Tensor | None) -> None:
+        """Keep what the last position attended to, in rows (B,) that have read it; None stands for all."""
+        if capture is None:
+            return
+        self._capture = capture
+        if len({row.shape for row in capture.rows}) != 1:
+            return  # a decoder that hands out none, or whose layers see different columns
+        found, keys = shares_by_kind(capture.layer_rows(), self.kinds, self.mask), self.mask.sum(1)
+        if rows is not None and self.shares is not None:
+            found, keys = torch.where(rows[:, None, None, None], found, self.shares), torch.where(rows, keys, self.keys)
+        self.shares, self.keys = found, keys
 
     @staticmethod
     def _cache_name(module: Any) -> str:

@@ -29,6 +29,7 @@ class Plain:
         inputs = build_inputs(method.processor, prompt, text, [image], method.model.device)
         self.ids = inputs["input_ids"]
         self.embeds = self.embed(self.ids)
+        self.kinds: list[str] = []  # of what was appended
         base = self.model.base_model
         self.seen = {}
         self.positions = torch.arange(self.ids.shape[1])[None]
@@ -44,9 +45,10 @@ class Plain:
     def embed(self, ids: Tensor) -> Tensor:
         return self.model.get_input_embeddings()(ids)
 
-    def append(self, embeds: Tensor) -> None:
+    def append(self, embeds: Tensor, kind: str = "mark") -> None:
         """(1, n, d) at the next positions."""
         number = embeds.shape[1]
+        self.kinds += [kind] * number
         self.embeds = torch.cat((self.embeds, embeds), 1)
         after = self.positions.amax() + 1 + torch.arange(number)
         self.positions = torch.cat((self.positions, after.expand(*self.positions.shape[:-1], number)), -1)
@@ -59,16 +61,23 @@ class Plain:
         )
 
 
-def answer(method: Any, image: Any, question: str, limit: int) -> tuple[list[int], list[Tensor], int]:
-    """Tokens, latents and positions read after the prompt, by a feedback preset without picked patches."""
+def answer(
+    method: Any, image: Any, question: str, limit: int, kept: list[Plain] | None = None
+) -> tuple[list[int], list[Tensor], int]:
+    """Tokens, latents and positions read after the prompt, by a feedback preset without picked patches.
+
+    The row that was read is put into `kept`.
+    """
     row, block, ids = Plain(method, image, question), method.block, method.tokens
+    if kept is not None:
+        kept.append(row)
     written: list[int] = []
     latents: list[Tensor] = []
     thinking, count, waiting, reads = block.opened_by == "prompt", 0, [], 0
 
     def think(hidden: Tensor) -> None:
         latents.append(method.feeding.latent(hidden)[0])
-        row.append(latents[-1][None, None])
+        row.append(latents[-1][None, None], "latent")
 
     while True:
         hidden = row.read().last_hidden_state[:, -1]
@@ -95,6 +104,6 @@ def answer(method: Any, image: Any, question: str, limit: int) -> tuple[list[int
                 think(hidden)
                 count = 1
             else:
-                row.append(row.embed(torch.tensor([[token]])))
+                row.append(row.embed(torch.tensor([[token]])), "mark" if token in ids.special() else "word")
         reads += 1
     return written, latents, reads
