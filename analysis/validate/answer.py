@@ -19,12 +19,15 @@ def sentence(judgement: Judgement, questions: int) -> str:
     content = [one for one in judgement.predictions if one.needed and one.gap is not None]
     if not content:
         return f"{said} (n = {questions})."
-    least = min(content, key=lambda one: one.gap.estimate if one.gap else 0.0)
-    assert least.gap is not None
-    low, high, lost = (100 * end for end in (least.gap.low, least.gap.high, least.gap.estimate))
-    what = least.text.removeprefix("own latents beat: ")
+    # The one that decides: need is refuted by the replacement that costs least, no need by the one that costs most.
+    needed = judgement.verdict in ("content", "partly", "undecided")
+    lost_by = [0.0 if one.gap is None else one.gap.estimate for one in content]
+    decides = content[lost_by.index(min(lost_by) if needed else max(lost_by))]
+    assert decides.gap is not None
+    low, high, lost = (100 * end for end in (decides.gap.low, decides.gap.high, decides.gap.estimate))
+    what, rank = decides.text.removeprefix("own latents beat: "), "least" if needed else "most"
     return (
-        f"{said}: of the replacements, {what} costs least, {lost:.1f} points [{low:.1f}, {high:.1f}], n = {questions}."
+        f"{said}: of the replacements, {what} costs {rank}, {lost:.1f} points [{low:.1f}, {high:.1f}], n = {questions}."
     )
 
 

@@ -1,9 +1,12 @@
 """The verdict: which predictions of "the content matters" hold, by rules that were written down before any model.
 
 An effect is *seen* if its paired difference is significant after Holm over all predictions of the report and at least
-`RELEVANT` points; it is *absent* if its 95 % interval lies below `MARGIN` points, the wider one of two: cluster-robust
-over scenes, and one that keeps its width where hardly an answer differs. Else it is unclear. A
-reasoner uses the content of its latents if every replacement of the group "content" is seen to cost accuracy at their
+`RELEVANT` points. It is *absent* if its 95 % interval lies below `MARGIN` points. The interval is the wider one of two:
+the cluster-robust one over scenes, and Bonett and Price's, which keeps its width where hardly an answer differs. Else
+the effect is unclear. An absent effect is *reversed* if the opposite is seen, and *still* if its interval also lies
+above -`MARGIN`.
+
+A reasoner uses the content of its latents if every replacement of the group "content" is seen to cost accuracy at their
 own number, and the latents move when the picture does. `analysis.validate.planted` holds models with a known verdict.
 """
 
@@ -20,12 +23,12 @@ from analysis.validate.effects import Moved, moved_by
 from analysis.validate.suite import Outcomes
 from lare.interventions import get_intervention
 
-__all__ = ["MARGIN", "MOVES", "RELEVANT", "VERDICTS", "Judgement", "Prediction", "judge"]
+__all__ = ["MARGIN", "MOVES", "OPEN", "RELEVANT", "VERDICTS", "Judgement", "Prediction", "judge", "verdict_of"]
 
 RELEVANT = 0.02
 """Smallest difference of accuracy that counts as an effect."""
 MARGIN = 0.05
-"""An effect whose interval lies within this distance of 0 is absent."""
+"""An effect whose interval lies below this difference of accuracy is absent."""
 MOVES = 0.01
 """Latents move if exchanging the picture changes them by more than this share of their length."""
 
@@ -34,10 +37,21 @@ VERDICTS: Mapping[str, str] = {
     "partly": "Some replacements of the latents cost accuracy and some do not, so the content as such is not needed",
     "count": "The answers need the number of latents, not what they hold",
     "marks": "The answers need the marks around the latents, not the latents",
-    "ignored": "The answers do not change whatever is done to the latents and their marks",
+    "ignored": "Accuracy stays the same whatever replaces the latents, and without them and their marks",
+    "harmful": "The answers get better when latents or marks are replaced or left out",
+    "not_latents": "The answers do not need the latents; whether they need the marks, or would be better without, is "
+    "unclear",
+    "not_content": "The answers do not need what the latents hold; whether they need their number or marks is unclear",
     "undecided": "The questions are too few to tell",
 }
 """Verdicts by name; the first is the only one that passes."""
+
+OPEN: Mapping[str, frozenset[str]] = {
+    "not_latents": frozenset({"marks", "ignored", "harmful"}),
+    "not_content": frozenset({"count", "marks", "ignored", "harmful", "not_latents"}),
+    "undecided": frozenset(VERDICTS) - {"undecided"},
+}
+"""Verdicts that leave something open, and those that each leaves open."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +59,13 @@ class Prediction:
     """What has to be true if the content matters, or is told beside it.
 
     Attributes:
-        name: Of the setting, or of the movement.
+        name: Name of the setting, or of the movement.
         text: What is predicted.
         needed: Whether the verdict needs it.
-        status: "holds", "fails", "unclear", or "not asked".
+        status: "holds" (the effect is seen), "fails" (it is absent), or "unclear".
         gap: Accuracy of the natural run less that of the setting, cluster-robust; None for movements.
-        p: Of the gap; exact where questions are independent.
-        holm: After Holm over all predictions that have one.
+        p: p-value of the gap; exact where questions are independent.
+        holm: The same after Holm over all predictions that have one.
     """
 
     name: str
@@ -72,6 +86,16 @@ class Prediction:
         """Whether it is known to be no effect, or the opposite one."""
         return self.status == "fails"
 
+    @property
+    def reversed(self) -> bool:
+        """Whether the opposite effect is seen: accuracy gained."""
+        return self.gap is not None and self.gap.estimate <= -RELEVANT and self.holm is not None and self.holm < 0.05
+
+    @property
+    def still(self) -> bool:
+        """Whether it is known to be no effect in either direction."""
+        return self.absent and self.gap is not None and self.gap.low >= -MARGIN
+
 
 @dataclass(frozen=True)
 class Judgement:
@@ -79,7 +103,7 @@ class Judgement:
 
     Attributes:
         verdict: A name of `VERDICTS`.
-        predictions: In the order of the report.
+        predictions: All predictions, in the order of the report.
         moved: Setting to how far it moved the latents.
     """
 
@@ -93,7 +117,7 @@ class Judgement:
         return self.verdict == "content"
 
     def prediction(self, name: str) -> Prediction | None:
-        """One of them; None if it was not made."""
+        """The prediction of that name; None if it was not made."""
         return next((one for one in self.predictions if one.name == name), None)
 
 
@@ -122,7 +146,7 @@ def judge(outcomes: Outcomes) -> Judgement:
     made = [_with_status(one, p) for one, p in zip(made, adjusted, strict=True)]
     moved = {name: moved_by(outcomes, name) for name in ("image", "question") if name in outcomes.latents}
     made += [_movement(name, one) for name, one in moved.items()]
-    return Judgement(_verdict(made), tuple(made), moved)
+    return Judgement(verdict_of(made), tuple(made), moved)
 
 
 def _group(name: str) -> str:
@@ -175,8 +199,8 @@ def _movement(name: str, moved: Moved) -> Prediction:
     return Prediction(f"moves_{name}", text, name == "image", status)
 
 
-def _verdict(predictions: Sequence[Prediction]) -> str:
-    """The rules, in their order."""
+def verdict_of(predictions: Sequence[Prediction]) -> str:
+    """The verdict that predictions add up to, by the rules in their order: a name of `VERDICTS`."""
     by_name = {one.name: one for one in predictions}
     content = [one for one in predictions if one.needed and one.gap is not None]
     if not content:
@@ -189,14 +213,24 @@ def _verdict(predictions: Sequence[Prediction]) -> str:
         return "content" if moves is None or moves.seen else "partly" if moves.absent else "undecided"
     if seen or not all(one.absent for one in content):
         return "undecided"
-    return _of_slots(by_name)
+    return _of_slots(content, by_name)
 
 
-def _of_slots(by_name: Mapping[str, Prediction]) -> str:
+def _of_slots(content: Sequence[Prediction], by_name: Mapping[str, Prediction]) -> str:
     """What else the answers need, where they don't need the content."""
-    marks, none = by_name.get("marks"), by_name.get("none")
-    if any(one.seen for name in ("marks", "fewer", "more") if (one := by_name.get(name)) is not None):
+
+    def named(*names: str) -> list[Prediction]:
+        return [by_name[name] for name in names if name in by_name]
+
+    if any(one.seen for one in named("first", "permuted", "image_latents")):
+        return "partly"
+    if any(one.seen for one in named("marks", "fewer", "more")) or any(one.reversed for one in named("more")):
         return "count"
-    if marks is None or none is None or not marks.absent:
-        return "undecided"
-    return "marks" if none.seen else "ignored" if none.absent else "undecided"
+    if any(one.reversed for one in (*content, *named("first", "permuted", "marks", "fewer", "none"))):
+        return "harmful"
+    marks, none = by_name.get("marks"), by_name.get("none")
+    if marks is None or not marks.absent:
+        return "not_content"
+    if none is not None and none.seen:
+        return "marks"
+    return "ignored" if none is not None and all(one.still for one in (*content, marks, none)) else "not_latents"

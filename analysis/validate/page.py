@@ -23,7 +23,7 @@ from analysis.shared.report.document import Document
 from analysis.shared.report.files import write_atomically
 from analysis.shared.stats import FEW_CLUSTERS, Result
 from analysis.validate.answer import QUESTION, answer, sentence
-from analysis.validate.judge import MARGIN, MOVES, RELEVANT
+from analysis.validate.judge import MARGIN, MOVES, OPEN, RELEVANT, Prediction
 from analysis.validate.measure import Measured, ValidateOptions, measure
 from analysis.validate.summary import summarise
 from analysis.validate.tables import (
@@ -45,7 +45,8 @@ _METHODS = (
     f"{100 * RELEVANT:.0f} points; it fails if its 95 % interval lies below {100 * MARGIN:.0f} points (the wider "
     "one of the cluster-robust and Bonett and Price's); else it is unclear. Latents move if exchanging the picture "
     f"changes them by more than {100 * MOVES:.0f} % of their length. The verdict needs every replacement of the "
-    "latents' content at their own number, and the movement.",
+    "latents' content at their own number, and the movement. That latents are ignored needs intervals on both sides of "
+    f"0: between -{100 * MARGIN:.0f} and {100 * MARGIN:.0f} points.",
     "Prompt, picture, number of latents and decoding (greedy) are held fixed but for what the table names. Others' "
     "latents, means and spreads are of the natural run on the same questions; partners are of the same task and of "
     "another scene. Draws are a function of the seed and the question.",
@@ -107,10 +108,15 @@ def _warnings(found: Measured) -> tuple[str, ...]:
     warnings = list(found.gathered.warnings)
     if scenes < FEW_CLUSTERS:
         warnings.append(f"Only {scenes} scenes: intervals lean on few degrees of freedom")
-    if found.judgement.verdict == "undecided":
-        open_ones = [one.text for one in found.judgement.predictions if one.needed and one.status == "unclear"]
+    if found.judgement.verdict in OPEN:
+        open_ones = [one.text for one in found.judgement.predictions if _is_open(one, found.judgement.verdict)]
         warnings.append(f"Too few questions to tell: {'; '.join(open_ones) or 'see the predictions'}")
     return tuple(warnings)
+
+
+def _is_open(one: Prediction, verdict: str) -> bool:
+    """Whether a verdict leaves something open because this prediction is unclear."""
+    return one.status == "unclear" and (one.needed if verdict == "undecided" else one.name in ("marks", "none"))
 
 
 def _compute(options: ValidateOptions) -> tuple[Computed, str]:

@@ -1,15 +1,18 @@
-"""Planted models: four reasoners whose verdict is known by construction, so that the suite can be tested on itself.
+"""Planted models: six reasoners whose verdict is known by construction, so that the suite can be tested on itself.
 
-Each sees a picture of one colour under heavy noise and has to name the colour's letter. All four make the same latents:
+Each sees a picture of one colour under heavy noise and has to name the colour's letter. All make the same latents:
 step t holds what a quarter of the picture says of the colour, in a code of d dimensions. They differ in what decodes:
 
 - ``copies`` reads the colour off the latents, and has but a blurred view of its own: the verdict is "content".
 - ``ignores`` reads the picture and not the latents: "ignored".
 - ``counts`` reads the picture the better the more slots there are, whatever they hold: "count".
 - ``marks`` reads the picture well if the marks are there, with or without latents: "marks".
+- ``hints`` is the same, but the marks are worth 4 points only, which is too little to see and too much to rule out at
+  the numbers of questions that are usual: "not_latents". "marks" and "ignored" are not wrong of it either.
+- ``hurts`` reads the picture the worse the more slots there are, up to the usual number: "harmful".
 
-The last three leak: what the latents hold moves their scores a little, so that replacing it flips some close answers
-either way, as it does in trained models.
+``ignores``, ``counts``, ``marks`` and ``hints`` leak: what the latents hold moves their scores a little. Replacing it
+therefore flips some close answers either way, as it does in trained models.
 """
 
 from __future__ import annotations
@@ -32,10 +35,20 @@ from lare.methods.base import Answer, Method, Sampling
 if TYPE_CHECKING:
     from lare.interventions import Intervention
 
-__all__ = ["PLANTED", "Planted", "planted_questions"]
+__all__ = ["ALSO", "PLANTED", "Planted", "planted_questions"]
 
-PLANTED: Mapping[str, str] = {"copies": "content", "ignores": "ignored", "counts": "count", "marks": "marks"}
+PLANTED: Mapping[str, str] = {
+    "copies": "content",
+    "ignores": "ignored",
+    "counts": "count",
+    "marks": "marks",
+    "hints": "not_latents",
+    "hurts": "harmful",
+}
 """Kinds, and the verdict that each must get."""
+
+ALSO: Mapping[str, frozenset[str]] = {"hints": frozenset({"marks", "ignored"})}
+"""Verdicts that are true of a kind, too: its effect is real, and smaller than what counts as absent."""
 
 STEPS, WIDTH, SIDE = 4, 16, 8
 LETTERS = "ABCD"
@@ -46,6 +59,8 @@ LEAK = 0.08
 """How much latents move the scores of a model that does not need them, in shares of what the picture says."""
 BLUR = 0.3
 """Noise on the scores of a model that lacks what it needs, and on the own view of the one that copies."""
+HINT = 0.1
+"""Noise on the scores of a model that lacks marks which are worth little to it."""
 TEXT = "Which colour is it? A. red B. green C. blue D. yellow"
 
 
@@ -87,7 +102,7 @@ class Planted(Method):
 
     Args:
         kind: A key of `PLANTED`.
-        seed: Of its code and of its doubts.
+        seed: Seed of code and of its doubts.
 
     Raises:
         LareError: If the kind is unknown.
@@ -177,8 +192,11 @@ class Planted(Method):
         if self.kind == "counts":
             lacking = max(0.0, 1 - seen.count / STEPS)
             return own + BLUR * lacking * seen.mind
-        if self.kind == "marks":
-            return own + (0.0 if seen.marks else BLUR) * seen.mind
+        if self.kind in ("marks", "hints"):
+            lost = BLUR if self.kind == "marks" else HINT
+            return own + (0.0 if seen.marks else lost) * seen.mind
+        if self.kind == "hurts":
+            return seen.picture + BLUR * min(1.0, seen.count / STEPS) * seen.mind
         return own
 
 

@@ -1,8 +1,9 @@
 """How often the suite is right about planted models: ``python -m analysis.validate.power``.
 
-For each kind and number of questions, over seeds: how many verdicts are right, wrong, and undecided. Each seed is a new
-model, new questions and new draws; smaller numbers take the first questions of the same run. The file that it writes is
-what the documentation shows.
+For each kind and number of questions, over seeds: how many verdicts are right, how many wrong, and how many leave the
+right one open (`analysis.validate.judge.OPEN`; "undecided" leaves all open). Each seed is a new model, new questions
+and new draws; smaller numbers take the first questions of the same run. The file that it writes is what the
+documentation shows.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from analysis.validate.judge import judge
-from analysis.validate.planted import PLANTED, Planted, planted_questions
+from analysis.validate.judge import OPEN, judge
+from analysis.validate.planted import ALSO, PLANTED, Planted, planted_questions
 from analysis.validate.suite import Asking, run_suite
 from lare.errors import LareError
 from lare.files import save_text
@@ -34,7 +35,7 @@ def error_rates(sizes: Sequence[int] = SIZES, seeds: Sequence[int] = range(20)) 
 
     Args:
         sizes: Numbers of questions.
-        seeds: Of models, questions and draws.
+        seeds: Seeds of models, questions and draws.
 
     Returns:
         Rows with ``kind``, ``truth``, ``questions``, ``runs``, ``right``, ``wrong``, ``undecided``.
@@ -54,14 +55,22 @@ def error_rates(sizes: Sequence[int] = SIZES, seeds: Sequence[int] = range(20)) 
     }
     for seed in seeds:
         questions = planted_questions(max(sizes), seed)
-        for kind, truth in PLANTED.items():
+        for kind in PLANTED:
             outcomes = run_suite(Planted(kind, seed), questions, Asking(batch=len(questions), seed=seed, quiet=True))
             for size in sizes:
                 verdict = judge(outcomes.take(np.arange(size))).verdict
                 row: dict[str, Any] = rows[kind, size]
                 row["runs"] += 1
-                row["right" if verdict == truth else "undecided" if verdict == "undecided" else "wrong"] += 1
+                row[_scored(kind, verdict)] += 1
     return list(rows.values())
+
+
+def _scored(kind: str, verdict: str) -> str:
+    """Whether a verdict on a kind is "right", "undecided" or "wrong"."""
+    truth = PLANTED[kind]
+    if verdict == truth:
+        return "right"
+    return "undecided" if truth in OPEN.get(verdict, ()) or verdict in ALSO.get(kind, ()) else "wrong"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -28,6 +28,9 @@ _SAID = {
     "count": "slots used, not content",
     "marks": "marks used, not latents",
     "ignored": "latents ignored",
+    "harmful": "latents do harm",
+    "not_latents": "latents not needed",
+    "not_content": "content not needed",
     "undecided": "undecided",
 }
 
@@ -51,8 +54,8 @@ def summarise(found: Measured, sentence: str, commit: str, version: str) -> dict
     Args:
         found: Its numbers.
         sentence: The verdict in one sentence.
-        commit: Of the code.
-        version: Of this package.
+        commit: Commit of the code.
+        version: Version of this package.
     """
     outcomes, questions = found.outcomes, found.gathered.questions
     return {
