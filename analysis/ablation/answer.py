@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from analysis.ablation.rows import FEW_SEEDS
-from analysis.shared.report.answers import Answer, aside, row, span
+from analysis.shared.report.answers import Answer, aside, gap_of, row, span
 from analysis.shared.report.document import Claim, Document
 
 __all__ = ["answer"]
@@ -13,7 +13,7 @@ __all__ = ["answer"]
 _QUESTION = "What does each part bring?"
 
 _WITHOUT = "latents"
-"""How names of rows begin that have latents and losses but no refocus, so no Extractor."""
+"""How the names of rows without refocusing begin. They have latents and losses, but no Extractor."""
 
 
 def answer(document: Document) -> Answer:
@@ -41,19 +41,11 @@ def answer(document: Document) -> Answer:
         f"The best variant is {best['gap']:+.1f} points [{low:.1f}, {high:.1f}] from the reference, paired by seed "
         "and question. "
         + (
-            aside(document, _with_all(document, str(best["row"])))
+            aside(document, gap_of(document, "rows-all", row=str(best["row"])))
             or "Intervals are over seeds and scenes; few seeds say little about training."
         )
     )
     return Answer(_QUESTION, said, verdict, _claim(document))
-
-
-def _with_all(document: Document, title: str) -> float | None:
-    """The same row's difference over all tasks, where one is set aside."""
-    try:
-        return float(row(document, "rows-all", row=title)["gap"])
-    except LookupError:
-        return None
 
 
 def _claim(document: Document) -> Claim:

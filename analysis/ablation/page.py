@@ -205,16 +205,13 @@ _METHODS = (
 
 
 def _verdict(rows: Mapping[str, Row], found: Mapping[str, Difference], reference: str, apart: Apart, seed: int) -> str:
-    """Of the tasks that remain, with the same over all tasks after it where one is set aside."""
+    """The verdict over the tasks that remain; where one is set aside, the same over all tasks follows."""
     whole = _told(rows, found, reference)
     if not apart.aside:
         return whole
     kept = {name: row.of(apart.kept) for name, row in rows.items()}
     told = _told(kept, differences(kept, reference, seed), reference)
-    return (
-        f"On {len(apart.kept)} tasks, {apart.without}: {told} Set aside: {apart.reasons}. Over all "
-        f"{len(apart.every)} tasks: {whole}"
-    )
+    return apart.verdict(told, whole)
 
 
 def _told(rows: Mapping[str, Row], found: Mapping[str, Difference], reference: str) -> str:
@@ -273,7 +270,7 @@ def compute(options: AblationOptions) -> Computed:
     """Aggregate rows over seeds and compare them with the reference.
 
     Raises:
-        LareError: As `measure`.
+        LareError: As `measure` does.
     """
     one = measure(options)
     content, rows, reference, found = one.content, one.rows, one.reference, one.found

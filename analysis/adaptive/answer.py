@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from analysis.shared.report.answers import Answer, aside, row, span
+from analysis.shared.report.answers import Answer, aside, gap_of, row, span
 from analysis.shared.report.document import Claim, Document
 
 __all__ = ["answer"]
@@ -40,17 +37,12 @@ def answer(document: Document) -> Answer:
     verdict = (
         f"The best rule, {str(best['rule']).lower()}, is {gap:+.1f} points [{low:.1f}, {high:.1f}] from fixed steps. "
         f"{picks} its own stops dealt out to the questions at random. "
-        + (aside(document, _with_all(document, best)) or "It was picked on these questions, which flatters it.")
+        + (
+            aside(document, gap_of(document, "rules-all", rule=best["rule"], aim=best["aim"]))
+            or "It was picked on these questions, which flatters it."
+        )
     )
     return Answer(_QUESTION, said, verdict, _claim(document, [one for one in usual if one["rule"] in _OF_PAPER]))
-
-
-def _with_all(document: Document, rule: Mapping[str, Any]) -> float | None:
-    """The same stops' gap over all tasks, where one is set aside."""
-    try:
-        return float(row(document, "rules-all", rule=rule["rule"], aim=rule["aim"])["gap"])
-    except LookupError:
-        return None
 
 
 def _claim(document: Document, rules: list[object]) -> Claim:

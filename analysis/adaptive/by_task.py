@@ -16,7 +16,7 @@ from analysis.shared.stats import Result, cluster_difference, cluster_mean
 from analysis.shared.tasks import Apart, find_apart
 from analysis.shared.traces import short
 
-__all__ = ["curve_by_task", "curve_figure", "kept_curve", "moves_by_steps", "rules_by_task"]
+__all__ = ["curve_by_task", "curve_figure", "moves_by_steps", "rules_by_task"]
 
 Rows = npt.NDArray[np.bool_]
 
@@ -24,11 +24,6 @@ Rows = npt.NDArray[np.bool_]
 def moves_by_steps(made: Prefixes) -> Apart:
     """Which tasks move against the rest along the number of steps."""
     return find_apart(made.right, made.task, made.scene, [f"{t} steps" for t in range(made.most + 1)])
-
-
-def kept_curve(made: Prefixes, apart: Apart) -> list[float]:
-    """Accuracy after 0..T steps over the tasks that remain, in percent."""
-    return [float(one) for one in 100 * made.right[apart.of(made.task)].mean(0)]
 
 
 def _groups(made: Prefixes, apart: Apart) -> list[tuple[str, Rows]]:

@@ -148,7 +148,7 @@ def _share(rows: Any) -> Values:
 
 
 def _forced_values(live: Live, compared: Compared) -> dict[str, tuple[Values, Values, npt.NDArray[np.bool_]]]:
-    """By what stands first: both sides' shares, and which items count."""
+    """For each kind of first token both sides' shares, and which items count."""
     a, b = compared.names
     (own_a, own_b), (given_a, given_b) = _own(live, _share), (_share(live.forced[0]), _share(live.forced[1]))
     everyone = np.ones(len(own_a), dtype=bool)
@@ -217,7 +217,7 @@ def _masking(live: Live) -> Table:
     columns = (
         Column("setting", "setting"),
         Column("map", "patches chosen by"),
-        Column("said", "log-probability of", help="The answer's words are scored behind the own rationale."),
+        Column("said", "log-probability of", help="The answer's words are scored after the own rationale."),
         Column("against", "against"),
         Column("most", "lost, most attended (nats)", "number", 3),
         Column("other", "lost, the other (nats)", "number", 3),
@@ -357,7 +357,7 @@ def _points(result: Result) -> str:
 
 
 def live_arrays(live: Live) -> Mapping[str, npt.NDArray[Any]]:
-    """Arrays behind the tables, for the npz."""
+    """The arrays that the tables are made from, for the npz."""
     arrays: dict[str, npt.NDArray[Any]] = {"live_doc_id": live.items["doc_id"].to_numpy()}
     for mark, rows, forced in zip("ab", live.rows, live.forced, strict=True):
         arrays[f"live_visual_{mark}"] = rows.visual.mean(2).astype(np.float16)

@@ -66,7 +66,7 @@ def compute(options: AttentionOptions) -> Computed:
 
 
 def _further(options: AttentionOptions) -> list[Path]:
-    """Of a demo run: the setting that writes its rationale as text, so that its first token is of LaRe's kind."""
+    """The setting of a demo run that writes its rationale as text: its first token is of LaRe's kind."""
     text = demo_run() / "traces" / "text" if not options.traces else Path()
     return [text] if text.name and text.is_dir() else []
 
@@ -83,8 +83,8 @@ def document(
 
     Args:
         compared: Both settings.
-        numbers: From `measures`.
-        options: Of the command.
+        numbers: What comes from `measures`.
+        options: Options of the command.
         again: How to get the report again.
         further: Other settings against the judged one.
         live: What asking again gave, or why it was left out.
@@ -277,7 +277,7 @@ _METHODS = (
     "another scene. A loss above that of random patches says that the answer needs what is there; it does not say "
     "that attention is the way by which it gets it. An encoder's features reach beyond their patch, and a covered "
     "patch is a picture that training did not show. Settings write texts of other lengths: compare losses within a "
-    "setting. The answer's words are scored behind the own rationale, which may already hold the answer.",
+    "setting. The answer's words are scored after the own rationale, which may already hold the answer.",
     "Forced first token: the own row depends on which token stands there. Both settings get the same token, once "
     "LaRe's own and once the other's, question by question; prompt and latents stay as they are.",
 )

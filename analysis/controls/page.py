@@ -47,7 +47,7 @@ _METHODS = (
     "average it is shorter than a latent, so it is also given at the latents' length. Another question's: a draw in "
     "which each question gets latents of the same task and of another scene.",
     "Windows at random places change where the Extractor looks, and nothing else. Image hidden: once thinking is done, "
-    "the decoder's image tokens are masked. The question's own tokens stand behind the image and have read it, so a "
+    "the decoder's image tokens are masked. The question's own tokens stand after the image and have read it, so a "
     "hidden image alone does not make the latents the only carrier; compare the hidden rows with each other.",
     "Intervals: 95 %; Wilson for shares, cluster-robust over scenes for shares and paired differences. McNemar takes "
     "questions as independent; where several questions share a scene (pope, mmvp), trust the interval. Holm runs over "
@@ -58,15 +58,10 @@ _METHODS = (
 
 
 def _verdict(answers: dict[str, Answers], questions: Sequence[Question], apart: Apart) -> str:
-    """Of the tasks that remain, with the same over all tasks after it where one is set aside."""
+    """The verdict over the tasks that remain; where one is set aside, the same over all tasks follows."""
     kept = _told(*_kept(answers, questions, apart))
     say = "A drop says that latents are used, not how."
-    if not apart.aside:
-        return f"{kept} {say}"
-    return (
-        f"On {len(apart.kept)} tasks, {apart.without}: {kept} {say} Set aside: {apart.reasons}. Over all "
-        f"{len(apart.every)} tasks: {_told(answers, questions)}"
-    )
+    return apart.verdict(f"{kept} {say}", _told(answers, questions))
 
 
 def _kept(

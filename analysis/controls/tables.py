@@ -125,7 +125,7 @@ def main_tables(
             }
         rows.append(row)
     main = (
-        Column("control", "What the answer stands behind"),
+        Column("control", "What precedes the answer"),
         Column("accuracy", "Right, %", "number", 1),
         Column("cluster", "95 %", "interval", 1, "cluster-robust over scenes"),
         *with_interval("gap", "Difference", 1, "points, to the setting it is compared with, paired by question"),
@@ -134,7 +134,7 @@ def main_tables(
         Column("holm", "p (Holm)", "p", help="McNemar, exact, adjusted over all controls of this table"),
     )
     more = (
-        Column("control", "What the answer stands behind"),
+        Column("control", "What precedes the answer"),
         Column("against", "Compared with"),
         Column("wilson", "95 % (Wilson)", "interval", 1, "of the accuracy; questions taken as independent"),
         Column("changed", "Replies changed, %", "number", 1),
@@ -182,7 +182,7 @@ def by_group(
             rows.append(row)
     columns = (
         Column("group", name),
-        Column("control", "What the answer stands behind"),
+        Column("control", "What precedes the answer"),
         Column("n", "Questions", "count"),
         Column("accuracy", "Right, %", "number", 1),
         Column("wilson", "95 % (Wilson)", "interval", 1),

@@ -217,7 +217,7 @@ def _checks(
 def _verdict_of(
     measured: Measured | None, kept: Measured | None, apart: Apart | None, maps: Maps, shapes: Mapping[str, Values]
 ) -> str:
-    """Of the tasks that remain, with the same over all tasks after it where one is set aside; shapes without boxes."""
+    """The verdict over the tasks that remain, followed by all tasks where one is set aside; shapes without boxes."""
     if measured is None or kept is None or apart is None:
         clusters = list(maps.table["cluster"])
         entropy, travel = (ratio_of_sums(shapes[name], None, clusters) for name in ("entropy", "travel"))
@@ -227,12 +227,7 @@ def _verdict_of(
             f"{np.nanmean(travel[0]):.2f} cells a step. Without boxes nothing says whether that is what was asked "
             "about."
         )
-    if not apart.aside:
-        return _verdict(kept)
-    return (
-        f"On {len(apart.kept)} tasks, {apart.without}: {_verdict(kept)} Set aside: {apart.reasons}. Over all "
-        f"{len(apart.every)} tasks: {_verdict(measured)}"
-    )
+    return apart.verdict(_verdict(kept), _verdict(measured))
 
 
 def _verdict(measured: Measured) -> str:
@@ -322,7 +317,7 @@ def _methods(maps: Maps, measured: Measured | None) -> tuple[str, ...]:
 def _arrays(
     measured: Measured | None, maps: Maps, shapes: dict[str, npt.NDArray[np.float64]], average: npt.NDArray[np.float64]
 ) -> dict[str, npt.NDArray[Any]]:
-    """What stands behind the tables, one row an answer."""
+    """The arrays that the tables are made from, one row an answer."""
     short = {OWN: "own", EVEN: "even", MEAN: "mean", RANDOM: "random"}
     arrays: dict[str, npt.NDArray[Any]] = {
         "average": average.astype(np.float32),

@@ -22,7 +22,7 @@ __all__ = ["TEXT_RULE", "by_step", "choose", "samples_of"]
 
 TEXT_RULE = (
     "Text by step: a sentence that names a place (a letter for the column, a number for the row, on a 4 x 4 division "
-    "of the picture) belongs to the step whose map has the largest share on that place; the share stands behind it. A "
+    "of the picture) belongs to the step whose map has the largest share on that place; the share stands after it. A "
     "sentence that names no place, or a place on which no map has anything, belongs to the step of the sentence before "
     "it (the first step, if there is none); the final answer belongs to the last step."
 )
@@ -40,7 +40,7 @@ def choose(
         table: The thinking answers.
         other: Those without thinking, in the same order; None for none.
         most: How many at most; two thirds of them go to the first kind.
-        seed: Of both draws.
+        seed: Seed of both draws.
 
     Returns:
         Their rows, and why each is shown.
@@ -99,8 +99,8 @@ def samples_of(
         maps: The thinking answers.
         numbers: (N, K) each, by the name that stands beside a picture.
         other: The answers without thinking, in the same order.
-        chosen: From `choose`.
-        pictures: By task and question number; an answer without one is shown without.
+        chosen: Rows and reasons from `choose`.
+        pictures: Pictures by task and question number; an answer without one is shown without.
     """
     made = []
     for number, (row, why) in enumerate(zip(*chosen, strict=True)):

@@ -242,7 +242,7 @@ def _warnings(scores: ByStep, scenes: Sequence[str], chance: float) -> tuple[str
 
 
 def _verdict_of(found: Measured, apart: Apart) -> str:
-    """Of the tasks that remain, with the same over all tasks after it where one is set aside."""
+    """The verdict over the tasks that remain; where one is set aside, the same over all tasks follows."""
     scenes = np.array([one.scene for one in found.gathered.questions])
     whole = _verdict(found.scores, gaps_of(found.scores, scenes.tolist()), scenes.tolist(), found.chance)
     if not apart.aside:
@@ -250,10 +250,7 @@ def _verdict_of(found: Measured, apart: Apart) -> str:
     rows = apart.of([one.task for one in found.gathered.questions])
     kept, inside = take(found.scores, rows), scenes[rows].tolist()
     told = _verdict(kept, gaps_of(kept, inside), inside, found.chance)
-    return (
-        f"On {len(apart.kept)} tasks, {apart.without}: {told} Set aside: {apart.reasons}. Over all {len(apart.every)} "
-        f"tasks: {whole}"
-    )
+    return apart.verdict(told, whole)
 
 
 def compute(options: ReconstructOptions) -> Computed:

@@ -46,10 +46,10 @@ class Move:
     """How a task's values change from one setting to the next, beside the mean of the other tasks.
 
     Attributes:
-        name: Of the move, such as "3 to 4 steps".
+        name: Name of the move, such as "3 to 4 steps".
         own: (estimate, low, high) of the task's mean change, in points.
-        rest: Of the mean over the other tasks that remain, each counting alike.
-        gap: Of the difference of the two.
+        rest: The same of the mean over the other tasks that remain, each counting alike.
+        gap: The same of the difference of the two.
     """
 
     name: str
@@ -77,10 +77,10 @@ class Moves:
 
     Attributes:
         task: Its name.
-        moves: In the order asked.
+        moves: All its moves, in the order asked.
         ordered: Whether the settings are a row, along which a task can turn back and forth.
-        bound: In units.
-        unit: Of the changes.
+        bound: By how much a task has to move otherwise than the rest, in `unit`.
+        unit: Unit of the changes.
     """
 
     task: str
@@ -163,6 +163,15 @@ class Apart:
         told = {one.task: one.words for one in self.every}
         return "; ".join(told[task] for task in self.aside)
 
+    def verdict(self, kept: str, whole: str) -> str:
+        """A verdict over the tasks that remain, with the one over all tasks after it where one is set aside."""
+        if not self.aside:
+            return kept
+        return (
+            f"On {len(self.kept)} tasks, {self.without}: {kept} Set aside: {self.reasons}. Over all {len(self.every)} "
+            f"tasks: {whole}"
+        )
+
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a reader must know."""
@@ -198,7 +207,7 @@ def find_apart(
         scenes: (N,) clusters; they may run through several tasks.
         settings: S names.
         moves: Pairs of columns; None for neighbours along a row of settings.
-        bound: In units.
+        bound: By how much a task has to move otherwise than the rest, in `unit`.
         unit: "points", or the values' own.
 
     Raises:
@@ -268,7 +277,7 @@ def apart_table(apart: Apart, source: str = "") -> Table:
 
     Args:
         apart: What was found.
-        source: Of the questions, for the caption, such as "validation questions".
+        source: What the questions are, for the caption, such as "validation questions".
     """
     rows = []
     for one in apart.every:

@@ -106,7 +106,7 @@ def _refuse_torn_line(shard: Path) -> None:
         if file.read(1) != b"\n":
             raise LareError(
                 f"{str(rows)!r} is cut off in its last line; finish the evaluation (resume=) and delete what stands "
-                "behind the file's last line end"
+                "after the file's last line end"
             )
 
 
@@ -226,7 +226,7 @@ def frame(reader: TraceReader, scores: Scores | None = None) -> pd.DataFrame:
     """One row per answer, in the reader's order, so that row i belongs to item i of an array column.
 
     Args:
-        reader: From `open_traces`.
+        reader: What comes from `open_traces`.
         scores: Task to question number to score; without it the column `score` is missing values.
 
     Returns:
@@ -306,8 +306,8 @@ def pair(left: pd.DataFrame, right: pd.DataFrame, names: tuple[str, str] = ("A",
     """Put two settings' answers to the same questions side by side.
 
     Args:
-        left: From `frame`.
-        right: From `frame`.
+        left: What comes from `frame`.
+        right: What comes from `frame`.
         names: What the two are called in messages.
 
     Returns:

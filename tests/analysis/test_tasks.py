@@ -41,12 +41,16 @@ def test_a_task_that_collapses_at_odd_steps_is_set_aside() -> None:
     assert apart.aside == ("c",) and apart.kept == ("a", "b", "d", "e") and apart.contested == ()
     assert "turns back and forth" in apart.reasons and "set aside" in apart.warnings[0]
     (row,) = [row for row in apart_table(apart).rows if row["fate"] == "set aside"]
+    assert apart.verdict("Kept.", "Whole.") == (
+        f"On 4 tasks, without c: Kept. Set aside: {apart.reasons}. Over all 5 tasks: Whole."
+    )
     assert row["task"] == "c" and row["low_interval"][1] < -BOUND and row["high_interval"][0] > BOUND
 
 
 def test_without_the_collapse_none_is() -> None:
     apart = found({task: RISE - 0.1 * place for place, task in enumerate(TASKS)})
     assert apart.aside == () and apart.warnings == () and apart.without == ""
+    assert apart.verdict("Kept.", "Whole.") == "Kept."
 
 
 def test_tasks_that_gain_unlike_are_not_against_one_another() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from analysis.shared.report.document import Claim, Document
 
-__all__ = ["MOST_NUMBERS", "MOST_WORDS", "Answer", "answered", "aside", "columns", "numbers", "row", "span"]
+__all__ = ["MOST_NUMBERS", "MOST_WORDS", "Answer", "answered", "aside", "columns", "gap_of", "numbers", "row", "span"]
 
 MOST_WORDS, MOST_NUMBERS = 40, 3
 """What a verdict may have; one more number where a task is set aside, which is the average with that task."""
@@ -76,6 +76,14 @@ def row(document: Document, table: str, **values: Any) -> Mapping[str, Any]:
     raise LookupError(f"table {table!r} has no row {values}")
 
 
+def gap_of(document: Document, table: str, **values: Any) -> float | None:
+    """The `gap` of the row that `row` finds; None where there is none, as where no task is set aside."""
+    try:
+        return float(row(document, table, **values)["gap"])
+    except LookupError:
+        return None
+
+
 def columns(document: Document, table: str) -> Mapping[str, str]:
     """Key to label of a table's columns.
 
@@ -94,7 +102,7 @@ def aside(document: Document, whole: float | None = None, digits: int = 1, table
     Args:
         document: The report.
         whole: The change with that task, to stand beside the one without it.
-        digits: Of it.
+        digits: Digits of that change after the point.
         table: Id of the table that says so.
     """
     rows = [line for one in document.tables if one.id == table for line in one.rows]
