@@ -276,7 +276,8 @@ def _whole(path: Path) -> dict[str, Any]:
     for one in ("primary", "name"):
         taken.pop(one, None)
     taken["base"] = str(find_file(str(taken.get("base", "")), other))
-    arms, ours = taken.get("arms"), own.pop("arms", {})
+    arms: Any = taken.get("arms")
+    ours: Any = own.pop("arms", {})
     require(isinstance(arms, Mapping) and isinstance(ours, Mapping), f"{str(path)!r}: arms stand by their names")
     made = {name: _arm_like(arm, other) for name, arm in arms.items()} | {n: ours[n] for n in ours if n not in arms}
     changed = {name: _changed(arm, ours.get(name), words) for name, arm in made.items()}
