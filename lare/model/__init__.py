@@ -1,9 +1,13 @@
 """The LaRe model; importing this package registers it with transformers' Auto classes.
 
-A map: `configuration_lare` (every knob), `processing_lare` (inputs), `vision` (visual tokens), `loop` (prefill and
-cached extension), `thinking` (latent iterations) with `window`, `extractor`, `halting` and `attention`, `losses`
-(training), `generation` (answers) with `cache`, `families` (what decoders do differently, checked by `family_check`),
-and `modeling_lare`, which ties them together.
+A map, in reading order:
+
+- `configuration_lare`: every setting; `processing_lare`: images and questions to inputs.
+- `vision`: images to visual tokens; `backbone`: what differs between vision-language models.
+- `loop`: prefill and cached extension; `thinking`: the latent loop, with `window`, `extractor`, `halting`, `attention`.
+- `forward_options`, `losses`: a training step; `generation_options`, `generation`, `cache`: answers.
+- `families`: what decoders do differently, checked by `family_check`.
+- `modeling_lare` ties them together.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from lare.errors import LareError
+from lare.errors import LareError, require
 from lare.model.halting import parse_stop
 from lare.model.lora import check_lora
 
@@ -37,7 +37,7 @@ class LareConfig(PreTrainedConfig):
         refocus_source: "lm": the Extractor attends to the decoder's visual tokens (the paper). "fine": the decoder
             reads mean-pooled tokens, the Extractor attends to the window's tokens at full resolution.
         shared_projector: With "fine", one projector for both: the decoder's tokens are averages of the Extractor's.
-        lm_token_scale: Factor of those averages; an average of many tokens is short.
+        lm_token_scale: Factor of those averages; an average of many tokens has a small norm.
         iterations: K, latent iterations of the fixed schedule.
         latents_per_iteration: m, latent tokens per iteration.
         window: Side w of the sliding window in cells of the fine grid.
@@ -46,7 +46,7 @@ class LareConfig(PreTrainedConfig):
         use_window: False lets the Extractor attend to all visual tokens.
         extractor_dim: d_e, width of the Extractor.
         extractor_layers: N_e, its layers of self- and cross-attention.
-        extractor_heads: Attention heads of each.
+        extractor_heads: Attention heads of each of these layers.
         projector_dim: Width between the two layers of the projectors; None means the decoder's, as LLaVA-1.5 has it.
         extractor_output_init: 0 starts the output projection at zero, x > 0 at x times the identity.
         residual_feedback: Add the normalised last hidden state to the Extractor's output.
@@ -55,9 +55,9 @@ class LareConfig(PreTrainedConfig):
         max_iterations: Most iterations of an adaptive stop.
         vision_feature_layer: Hidden state of a ViT to read (-2: penultimate, as LLaVA-1.5).
         text_prefix: P, rationale tokens that the latents must let the decoder reconstruct (eq. 8).
-        latent_maker: A method whose own module makes the latents instead of the Extractor (see
-            `lare.model.latent_maker`).
-        latent_maker_settings: That module's settings.
+        latent_maker: Name of a method whose own module makes the latents instead of the Extractor (see
+            `lare.model.latent_maker`); None is the Extractor.
+        latent_maker_settings: Settings of that module.
         image_token_id: Id of the image placeholder; None takes the last but two of the vocabulary.
         latent_start_id: Id that opens the latents; None takes the last but one.
         latent_end_id: Id that closes the latents; None takes the last.
@@ -113,14 +113,8 @@ class LareConfig(PreTrainedConfig):
         lora: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        self._set_models(text_config, vision_config, backbone, backbone_config)
         self.lora = None if lora is None else dict(lora)
-        self.backbone, self.backbone_config = backbone, None
-        if backbone_config is not None:
-            whole = self.backbone_config = _sub_config(backbone_config, "backbone_config", "")
-            self.backbone = whole.model_type if backbone is None else backbone
-            text_config, vision_config = whole.get_text_config(decoder=True), whole.vision_config
-        self.text_config = _sub_config(text_config, "text_config", _DEFAULT_TEXT)
-        self.vision_config = _sub_config(vision_config, "vision_config", _DEFAULT_VISION)
         self.image_size, self.grid = image_size, grid
         self.lm_grid = grid if lm_grid is None else lm_grid
         self.refocus_source, self.lm_token_scale = refocus_source, lm_token_scale
@@ -133,16 +127,30 @@ class LareConfig(PreTrainedConfig):
         self.rms_scale, self.stop, self.max_iterations = rms_scale, stop, max_iterations
         self.vision_feature_layer, self.text_prefix = vision_feature_layer, text_prefix
         self.latent_maker, self.latent_maker_settings = latent_maker, dict(latent_maker_settings or {})
-        _check_text(self.text_config)
-        vocabulary = int(self.text_config.vocab_size)
-        self.image_token_id = vocabulary - 3 if image_token_id is None else image_token_id
-        self.latent_start_id = vocabulary - 2 if latent_start_id is None else latent_start_id
-        self.latent_end_id = vocabulary - 1 if latent_end_id is None else latent_end_id
+        self._set_ids(image_token_id, latent_start_id, latent_end_id)
         self.initializer_range = initializer_range
         tied = self.text_config if self.backbone_config is None else self.backbone_config
         kwargs.setdefault("tie_word_embeddings", bool(getattr(tied, "tie_word_embeddings", False)))
         super().__init__(**kwargs)
         self._check()
+
+    def _set_models(self, text: Any, vision: Any, backbone: str | None, backbone_config: Any) -> None:
+        """Set the two halves: those given, or those of a whole vision-language model."""
+        self.backbone, self.backbone_config = backbone, None
+        if backbone_config is not None:
+            whole = self.backbone_config = _sub_config(backbone_config, "backbone_config", "")
+            self.backbone = whole.model_type if backbone is None else backbone
+            text, vision = whole.get_text_config(decoder=True), whole.vision_config
+        self.text_config = _sub_config(text, "text_config", _DEFAULT_TEXT)
+        self.vision_config = _sub_config(vision, "vision_config", _DEFAULT_VISION)
+        _check_text(self.text_config)
+
+    def _set_ids(self, image: int | None, start: int | None, end: int | None) -> None:
+        """Set the special tokens; None takes one of the vocabulary's last three."""
+        vocabulary = int(self.text_config.vocab_size)
+        self.image_token_id = vocabulary - 3 if image is None else image
+        self.latent_start_id = vocabulary - 2 if start is None else start
+        self.latent_end_id = vocabulary - 1 if end is None else end
 
     def to_dict(self) -> dict[str, Any]:
         """All fields; a backbone's halves are written once, inside its own configuration."""
@@ -176,15 +184,10 @@ def _sub_config(value: PreTrainedConfig | dict[str, Any] | None, field: str, def
         raise LareError(f"{field}.model_type {model_type!r} is unknown to transformers; give a known one.") from error
 
 
-def _require(ok: bool, message: str) -> None:
-    if not ok:
-        raise LareError(message)
-
-
 def _check_text(text: PreTrainedConfig) -> None:
     """Name a configuration that is no decoder's; whether its family fits is the model's to check."""
     for name in ("vocab_size", "hidden_size", "num_hidden_layers"):
-        _require(
+        require(
             isinstance(getattr(text, name, None), int),
             f"text_config of type {text.model_type!r} has no {name}; give the configuration of a causal language model "
             "(of a model of several parts, its text half).",
@@ -195,62 +198,62 @@ def _check_grids(config: LareConfig) -> None:
     grid, lm_grid = config.grid, config.lm_grid
     for name in ("image_size", "grid", "lm_grid", "window"):
         value = getattr(config, name)
-        _require(isinstance(value, int) and value >= 1, f"{name} is {value}; give a whole number of at least 1.")
-    _require(
+        require(isinstance(value, int) and value >= 1, f"{name} is {value}; give a whole number of at least 1.")
+    require(
         config.refocus_source in ("lm", "fine"),
         f'refocus_source is {config.refocus_source!r}; give "lm" (the paper) or "fine".',
     )
-    _require(
+    require(
         config.backbone_config is None or config.refocus_source == "lm",
         f'refocus_source is {config.refocus_source!r}; a {config.backbone} model has one grid, so give "lm".',
     )
     if config.refocus_source == "lm":
-        _require(
+        require(
             lm_grid == grid,
             f'lm_grid {lm_grid} differs from grid {grid} while refocus_source is "lm"; '
             f'set lm_grid={grid} or refocus_source="fine".',
         )
-    _require(
+    require(
         not config.shared_projector or config.refocus_source == "fine",
         'shared_projector is for refocus_source="fine" (with "lm" there is one projector anyway); leave it out.',
     )
-    _require(config.lm_token_scale > 0, f"lm_token_scale is {config.lm_token_scale}; give a number above 0.")
-    _require(
+    require(config.lm_token_scale > 0, f"lm_token_scale is {config.lm_token_scale}; give a number above 0.")
+    require(
         lm_grid <= grid and grid % lm_grid == 0,
         f"lm_grid {lm_grid} does not divide grid {grid}; give a divisor of grid.",
     )
-    _require(config.window <= grid, f"window {config.window} is wider than the grid {grid}; give at most {grid}.")
+    require(config.window <= grid, f"window {config.window} is wider than the grid {grid}; give at most {grid}.")
 
 
 def _check_loop(config: LareConfig) -> None:
     layers = int(config.text_config.num_hidden_layers)
-    _require(config.iterations >= 0, f"iterations is {config.iterations}; give 0 or more.")
-    _require(config.max_iterations >= 1, f"max_iterations is {config.max_iterations}; give at least 1.")
-    _require(
+    require(config.iterations >= 0, f"iterations is {config.iterations}; give 0 or more.")
+    require(config.max_iterations >= 1, f"max_iterations is {config.max_iterations}; give at least 1.")
+    require(
         1 <= config.latents_per_iteration <= layers,
         f"latents_per_iteration is {config.latents_per_iteration}; give 1 to {layers}, the decoder's number of layers, "
         "over which the Extractor pools.",
     )
-    _require(
+    require(
         config.projector_dim is None or config.projector_dim >= 1,
         f"projector_dim is {config.projector_dim}; give at least 1, or None for the decoder's width.",
     )
-    _require(config.text_prefix >= 1, f"text_prefix is {config.text_prefix}; give at least 1.")
+    require(config.text_prefix >= 1, f"text_prefix is {config.text_prefix}; give at least 1.")
 
 
 def _check_extractor(config: LareConfig) -> None:
     heads, width = config.extractor_heads, config.extractor_dim
-    _require(config.extractor_layers >= 1, f"extractor_layers is {config.extractor_layers}; give at least 1.")
-    _require(heads >= 1, f"extractor_heads is {heads}; give at least 1.")
-    _require(
+    require(config.extractor_layers >= 1, f"extractor_layers is {config.extractor_layers}; give at least 1.")
+    require(heads >= 1, f"extractor_heads is {heads}; give at least 1.")
+    require(
         width >= 1 and width % heads == 0,
         f"extractor_dim {width} is not divisible by extractor_heads {heads}; change one of them.",
     )
-    _require(
+    require(
         config.extractor_output_init >= 0,
         f"extractor_output_init is {config.extractor_output_init}; give 0 (zero start) or a positive fraction.",
     )
-    _require(
+    require(
         config.residual_feedback or not config.use_extractor or config.extractor_output_init > 0,
         "residual_feedback=False with extractor_output_init=0 makes every latent zero; "
         "set extractor_output_init above 0 or residual_feedback=True.",
@@ -261,11 +264,11 @@ def _check_tokens(config: LareConfig) -> None:
     vocabulary = int(config.text_config.vocab_size)
     ids = {name: getattr(config, name) for name in ("image_token_id", "latent_start_id", "latent_end_id")}
     for name, value in ids.items():
-        _require(
+        require(
             0 <= value < vocabulary,
             f"{name} {value} is outside the vocabulary of {vocabulary}; resize the token embeddings or change the id.",
         )
-    _require(
+    require(
         len(set(ids.values())) == 3,
         f"image_token_id, latent_start_id and latent_end_id must differ, yet they are {sorted(ids.values())}.",
     )

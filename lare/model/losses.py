@@ -8,12 +8,9 @@ Shapes: B rows, T target tokens, P prefix tokens, K iterations, m latents each, 
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from lare.errors import LareError
 from lare.model.loop import LoopState, compute_dtype, decoder_mask, extend, run_decoder, windowed
 from lare.model.outputs import LareOutput, Loss
 from lare.model.reasoner import Reasoner
@@ -23,7 +20,6 @@ from lare.model.vision import VisualTokens
 __all__ = [
     "answer",
     "answer_loss",
-    "check_forward",
     "cross_entropy_at",
     "prefix_reconstruction",
     "target_states",
@@ -61,10 +57,11 @@ def answer(
 
     Args:
         model: The model.
-        output: With its visual tokens.
+        output: The output to fill, with its visual tokens.
         state: The state; it is spent.
-        target: Ids (B, T), their mask, and the mask of those that are answered.
-        seen: The target's visual tokens (B, T) as in the model's `forward`, and the crops' tokens (C, N_v, d).
+        target: Ids (B, T), their mask (0 at padding), and the mask of those that are supervised.
+        seen: Numbers (B, T) of the target's visual tokens (`ForwardOptions.target_visual`), and the crops' tokens
+            (C, N_v, d).
         delimiters: See `target_states`.
     """
     ids, mask, label_mask = target
@@ -94,7 +91,7 @@ def target_states(
     delimiters: bool,
     inputs: Tensor | None = None,
 ) -> tuple[Tensor, LoopState]:
-    """Decoder outputs (B, T, d) that predict `target_ids`, teacher-forced behind the state.
+    """Decoder outputs (B, T, d) that predict `target_ids`, teacher-forced after the state.
 
     With delimiters <|latent_end|> is fed first and predicts the first target; without, the prompt's last position
     does (plain LLaVA). `inputs` (B, T, d) are the targets' embeddings, where they are not those of the ids.
@@ -114,7 +111,7 @@ def target_states(
 def answer_loss(
     model: Reasoner, output: LareOutput, target_ids: Tensor, mask: Tensor, label_mask: Tensor | None
 ) -> LareOutput:
-    """Add L_lm to an output that has `target_hidden`: of all targets, or of those that `label_mask` lets in."""
+    """Add L_lm to an output that has `target_hidden`: over all targets, or over those where `label_mask` is on."""
     assert output.target_hidden is not None
     answered = mask if label_mask is None else mask & label_mask.bool()
     output.lm_loss, output.logits, output.labels = cross_entropy_at(model, output.target_hidden, target_ids, answered)
@@ -129,7 +126,7 @@ def text_loss(
     target_mask: Tensor | None,
     label_mask: Tensor | None,
 ) -> LareOutput:
-    """L_lm of targets (B, T) behind prompts (B, S) without an image: the decoder alone, in one pass."""
+    """L_lm of targets (B, T) after prompts (B, S) without an image: the decoder alone, in one pass."""
     mask = torch.ones_like(target_ids, dtype=torch.bool) if target_mask is None else target_mask.bool()
     start = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
     valid = torch.cat((start, mask[:, :-1]), dim=1)
@@ -150,8 +147,8 @@ def prefix_reconstruction(
     teacher-forced; gradients flow into the latents. Rows whose mask is all off cost nothing.
 
     Returns:
-        (sum, count), and the decoder outputs (B, P, d) that predict the prefix; (B * K, P, d) of prefixes (B, K, P),
-        which tell a step of the rationale each, read from the latents of their iteration alone (K iterations taken).
+        (sum, count), and the decoder outputs (B, P, d) that predict the prefix. Prefixes (B, K, P), one rationale step
+        for each iteration, are each predicted from that iteration's latents alone; their outputs are (B * K, P, d).
     """
     mask = torch.ones_like(prefix_ids, dtype=torch.bool) if prefix_mask is None else prefix_mask.bool()
     latents, taken = thoughts.latents, thoughts.steps
@@ -185,22 +182,3 @@ def _prefix_states(model: Reasoner, latents: Tensor, steps: Tensor, prefix_ids: 
     causal = decoder_mask(valid[:, :0], valid, True, embeds.dtype) if padded else None
     hidden = run_decoder(model, embeds, None, positions.expand(batch, -1), windowed(model, causal, valid))
     return hidden[:, -prefix_ids.shape[1] :]
-
-
-def check_forward(
-    kwargs: dict[str, Any],
-    iterations: int,
-    delimiters: bool,
-    prefix_ids: Tensor | None,
-    target_visual: Tensor | None,
-    label_mask: Tensor | None,
-) -> None:
-    """Refuse arguments of the model's `forward` that do not fit together, and those left over in `kwargs`."""
-    if kwargs:
-        raise LareError(f"forward got unknown arguments: {', '.join(sorted(kwargs))}; see its documentation.")
-    if iterations and not delimiters:
-        raise LareError(f"iterations={iterations} needs delimiters; set delimiters=True or iterations=0.")
-    if prefix_ids is not None and not iterations:
-        raise LareError("prefix_ids needs latents to reconstruct from; set iterations above 0 or leave prefix_ids out.")
-    if target_visual is not None and label_mask is None:
-        raise LareError("target_visual needs label_mask, since visual tokens are read and not answered; give both.")

@@ -21,18 +21,17 @@ from lare.model.checkpointing import checkpoint_layers, plain_layers
 from lare.model.configuration_lare import LareConfig
 from lare.model.extractor import Extractor, VisualMemory, build_extractor
 from lare.model.families import attention_of, check_family, embedding_scale
+from lare.model.forward_options import read_forward_options, think_in_training
 from lare.model.generation import generate
 from lare.model.generation_options import read_options
 from lare.model.latent_maker import build_latent_maker
 from lare.model.loading import StrictLoading
 from lare.model.loop import prefill
 from lare.model.lora import add_lora
-from lare.model.losses import answer, check_forward, prefix_reconstruction, text_loss
+from lare.model.losses import answer, prefix_reconstruction, text_loss
 from lare.model.outputs import LareGeneration, LareOutput
 from lare.model.reading import Reading
-from lare.model.thinking import think
 from lare.model.vision import VisualTokens, pool_grid
-from lare.window_modes import soft_temperature
 
 __all__ = ["LareForConditionalGeneration"]
 
@@ -227,7 +226,7 @@ class LareForConditionalGeneration(StrictLoading, GenerationMixin):
                 parameter.requires_grad_(False)
 
     def remember(self, visual: VisualTokens) -> VisualMemory | Any:
-        """What the Extractor, or a method's own module, computes of the images once for all iterations."""
+        """What the Extractor (or a method's own module) computes of the images once, for all iterations."""
         if self.latent_maker is not None:
             return self.latent_maker.remember(visual)
         return None if self.extractor is None else self.extractor.remember(visual.refocus)
@@ -246,18 +245,7 @@ class LareForConditionalGeneration(StrictLoading, GenerationMixin):
         prefix_mask: Tensor | None = None,
         shared_ids: Tensor | None = None,
         questions_per_image: int = 1,
-        iterations: int | None = None,
-        delimiters: bool = True,
-        window_mode: str = "saliency",
-        generator: torch.Generator | None = None,
-        fetch: Tensor | None = None,
-        lm_grid: int | None = None,
-        saliency_gradient: bool = False,
-        label_mask: Tensor | None = None,
-        target_visual: Tensor | None = None,
-        crop_values: Tensor | None = None,
-        refocus: bool = True,
-        **kwargs: Any,
+        **options: Any,
     ) -> LareOutput:
         """One training step's losses.
 
@@ -269,22 +257,11 @@ class LareForConditionalGeneration(StrictLoading, GenerationMixin):
             target_ids: (B, T) right-padded text after <|latent_end|>.
             target_mask: (B, T), 0 at padding; None means none.
             prefix_ids: (B, P) right-padded start of the rationale for eq. 8; or (B, K, P), a step for each iteration.
-            prefix_mask: Of the same shape, 0 at padding.
+            prefix_mask: As `prefix_ids`, 0 at padding.
             shared_ids: (I, S0) prompt part up to and including the image tokens, run once per image.
             questions_per_image: Q with B = I * Q; rows of an image are neighbours.
-            iterations: K; None takes the configuration's.
-            delimiters: Feed <|latent_end|> before the target. False with iterations=0 is plain LLaVA.
-            window_mode: "saliency", "random", "full" or "soft:T" (see `lare.model.thinking.think`).
-            generator: Source of random windows.
-            fetch: (B, K) numbers of fine tokens in place of the latents, to be read before the Extractor makes any.
-            lm_grid: Side of the decoder's visual grid instead of the configured one; the prompt must fit.
-            saliency_gradient: Keep the gradient of the saliency, for a loss on where the model looks.
-            label_mask: (B, T), 0 where a target is read and not answered, as a later turn's question; None means none.
-            target_visual: (B, T) numbers of visual tokens to read instead of target ids, of the I * N_f fine tokens and
-                then of the crops' tokens; -1 where the id counts.
-            crop_values: (C, 3, H, W) crops to be encoded for `target_visual`; each has N_v tokens.
-            refocus: False makes latents without looking again: the last hidden state is fed back.
-            **kwargs: The backbone's further inputs of images (`lare.model.backbone.Backbone.image_inputs`).
+            **options: Fields of `lare.model.forward_options.ForwardOptions`, which explains them, and the backbone's
+                further inputs of images (`lare.model.backbone.Backbone.image_inputs`).
 
         Returns:
             The losses as (sum, count), the thoughts, and what further losses need.
@@ -292,26 +269,22 @@ class LareForConditionalGeneration(StrictLoading, GenerationMixin):
         Raises:
             LareError: If the arguments do not fit together.
         """
-        iterations = self.config.iterations if iterations is None else iterations
-        pictured = {name: kwargs.pop(name) for name in self.backbone.image_inputs if name in kwargs}
-        check_forward(kwargs, iterations, delimiters, prefix_ids, target_visual, label_mask)
+        pictured = {name: options.pop(name) for name in self.backbone.image_inputs if name in options}
+        how = read_forward_options(options, self.config.iterations, prefix_ids is not None)
         self._refuse_checkpointing()
-        if pixel_values is None and visual_features is None and not delimiters and target_ids is not None:
-            return text_loss(self, input_ids, attention_mask, target_ids, target_mask, label_mask)
-        visual = self.visual_tokens(pixel_values, visual_features, lm_grid, pictured)
+        if pixel_values is None and visual_features is None and not how.delimiters and target_ids is not None:
+            return text_loss(self, input_ids, attention_mask, target_ids, target_mask, how.label_mask)
+        visual = self.visual_tokens(pixel_values, visual_features, how.lm_grid, pictured)
         prompt = (input_ids, attention_mask, visual, shared_ids, questions_per_image)
-        soft = soft_temperature(window_mode) is not None
-        state = prefill(self, *prompt, saliency_gradient=saliency_gradient or soft)
+        state = prefill(self, *prompt, saliency_gradient=how.keeps_saliency)
         output = LareOutput(visual=visual)
-        if delimiters:
-            # Training always takes K iterations; adaptive stopping is a matter of inference.
-            output.thoughts = think(
-                self, state, iterations, "fixed", window_mode, generator=generator, fetch=fetch, refocus=refocus
-            )
+        if how.delimiters:
+            output.thoughts = think_in_training(self, state, how)
             state = output.thoughts.state
         if target_ids is not None:
-            crops = None if crop_values is None else self.encode_images(crop_values, lm_grid).lm
-            answer(self, output, state, (target_ids, target_mask, label_mask), (target_visual, crops), delimiters)
+            crops = None if how.crop_values is None else self.encode_images(how.crop_values, how.lm_grid).lm
+            target = (target_ids, target_mask, how.label_mask)
+            answer(self, output, state, target, (how.target_visual, crops), how.delimiters)
         if prefix_ids is not None and output.thoughts is not None:
             made = prefix_reconstruction(self, output.thoughts, prefix_ids, prefix_mask)
             output.prefix_loss, output.prefix_hidden = made
@@ -374,7 +347,7 @@ class LareForConditionalGeneration(StrictLoading, GenerationMixin):
         own._attn_implementation = attention_of(self.config.text_config, attn_implementation)
 
     def _check_and_adjust_attn_implementation(self, attn_implementation: str | None, *args: Any, **kwargs: Any) -> str:
-        # Before transformers asks whether the package of what can't be captured is there.
+        # Refused here, before transformers looks for the package of an attention that LaRe can't capture.
         return attention_name(attn_implementation).removeprefix("lare_")
 
     def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:

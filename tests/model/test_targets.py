@@ -122,6 +122,12 @@ def test_crops_are_encoded_as_pictures_of_their_own(model_of: ModelOf, kind: str
     assert not torch.allclose(other.logits, together.logits, atol=1e-3)
 
 
+def test_unknown_arguments_are_refused(model_of: ModelOf) -> None:
+    model = model_of("llama")
+    with pytest.raises(LareError, match="forward got unknown arguments: iteration, labels;"):
+        model(**collate(make_samples(model.config, lengths=(2,))), labels=None, iteration=2)
+
+
 def test_visual_tokens_are_never_answered(model_of: ModelOf) -> None:
     model = model_of("llama")
     batch = collate(make_samples(model.config, lengths=(2,)), targets=False, prefixes=False) | targets([0])
