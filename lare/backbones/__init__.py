@@ -10,8 +10,8 @@ The others are vision-language models of transformers, taken as they are: `adopt
     inputs = dict(processor(images=[image], text=processor.build_prompts(["What is behind the tree?"])))
     answer = model.generate(**inputs, max_new_tokens=64)  # latents, then text; iterations=0, delimiters=False: plain
 
-The same model serves a loop of another kind (other people's latent reasoners), a step at a time over one cache. What
-differs between families is behind these calls; after the prefill nothing does:
+The same model serves a loop of another kind (other people's latent reasoners), a step at a time over one cache. These
+calls hide what differs between families; after the prefill nothing differs:
 
     ids, mask, pixels = (inputs.pop(name) for name in ("input_ids", "attention_mask", "pixel_values"))
     visual = model.visual_tokens(pixels, None, image_inputs=inputs)  # tokens, and their grid (rows, columns)

@@ -20,7 +20,7 @@ from lare.backbones.published import FULL_SIZE
 from lare.backbones.tokens import add_end, add_rows
 from lare.errors import LareError
 from lare.model.configuration_lare import LareConfig
-from lare.model.loading import _quiet, check_template
+from lare.model.loading import check_template, quiet
 from lare.model.modeling_lare import LareForConditionalGeneration
 from lare.model.processing_lare import LareProcessor
 
@@ -42,7 +42,7 @@ def assemble(
             halves, its vision half is taken), or ``efficientnet-lite0``.
         settings: Fields of `LareConfig`. Where they are silent, image_size and grid are the encoder's and the window is
             half of the grid (8 of CLIP's 16).
-        seed: Of the parts that start from nothing; the global random state is left alone.
+        seed: Seed of the parts that start from nothing; the global random state is left alone.
         trust_remote_code: Whether code from a hub repository may run.
 
     Returns:
@@ -100,7 +100,7 @@ def meta_model(
         LareError: If a setting is impossible.
     """
     check_settings(settings)
-    with torch.device("meta"), _quiet():
+    with torch.device("meta"), quiet():
         return LareForConditionalGeneration(
             LareConfig(text_config=text_config, vision_config=vision_config, dtype=torch.float32, **settings)
         )

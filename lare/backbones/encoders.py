@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -27,7 +27,7 @@ from transformers.models.auto import image_processing_auto
 
 from lare.backbones.published import EFFICIENTNET, efficientnet_config
 from lare.errors import LareError
-from lare.model.loading import _quiet
+from lare.model.loading import loaded, loaded_whole, quiet
 from lare.model.patch_grids import TIMM, own_grid, picture_of
 from lare.registry import VISION_ENCODERS
 
@@ -39,10 +39,10 @@ class Encoder:
     """A loaded encoder.
 
     Attributes:
-        model: With weights, in float32.
+        model: The encoder with its weights, in float32.
         processor: Its image processor.
         image_size: Side of its input in pixels.
-        grid: Side of its grid of features.
+        grid: Side of its grid of features in cells.
     """
 
     model: PreTrainedModel
@@ -68,7 +68,10 @@ def load_encoder(name: str, settings: Mapping[str, Any]) -> Encoder:
     if name == EFFICIENTNET:
         images: Any = ViTImageProcessor(size=square, resample=3, image_mean=[0.5] * 3, image_std=[0.5] * 3)
         return Encoder(_efficientnet(vision), images, side, grid)
-    model = _pretrained(name, vision)
+    kind: Any = AutoModel._model_mapping[type(vision)]
+    load = partial(kind.from_pretrained, name, dtype=torch.float32, output_loading_info=True)
+    # A pooler that a checkpoint does not bring makes no patch.
+    model = loaded_whole("an encoder", name, load, _mend(), needless=("pooler.",))
     images = CLIPImageProcessor(size=square, do_center_crop=False, **_normalisation(name, vision))
     return Encoder(model, images, side, grid)
 
@@ -81,11 +84,7 @@ def load_vision_config(name: str) -> PreTrainedConfig:
     """
     if name == EFFICIENTNET:
         return efficientnet_config()
-    try:
-        with _quiet():
-            config = AutoConfig.from_pretrained(name)
-    except (OSError, ValueError, KeyError) as error:
-        raise LareError(_cannot(name, error)) from error
+    config = loaded("an encoder's configuration", name, lambda: AutoConfig.from_pretrained(name), _mend())
     config = cast(PreTrainedConfig, getattr(config, "vision_config", config))
     try:
         picture_of(config)
@@ -95,7 +94,7 @@ def load_vision_config(name: str) -> PreTrainedConfig:
 
 
 def encoder_defaults(config: PreTrainedConfig, settings: Mapping[str, Any]) -> tuple[int, int]:
-    """Side of an encoder's images in pixels, and of its grid.
+    """Side of an encoder's images in pixels, and side of its grid in cells.
 
     Raises:
         LareError: If `settings` ask for another image size than the encoder's position embeddings have.
@@ -112,36 +111,20 @@ def encoder_defaults(config: PreTrainedConfig, settings: Mapping[str, Any]) -> t
     return side, grid
 
 
-def _cannot(name: str, error: Exception) -> str:
+def _mend() -> str:
+    trained = ", ".join(VISION_ENCODERS.names())
     return (
-        f"an encoder can't be loaded from {name!r} ({' '.join(str(error).split())[:200]}); "
-        f"give a complete folder of an encoder, a hub id that can be reached, {EFFICIENTNET}, or an encoder that "
-        f"the run trains itself: {', '.join(VISION_ENCODERS.names())}"
+        f"a complete folder of an encoder, a hub id that can be reached, {EFFICIENTNET}, or an encoder that the run "
+        f"trains itself: {trained}"
     )
 
 
-def _pretrained(name: str, vision: PreTrainedConfig) -> PreTrainedModel:
-    kind: Any = AutoModel._model_mapping[type(vision)]
-    try:
-        with _quiet():
-            loaded: Any = kind.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise LareError(_cannot(name, error)) from error
-    model, info = cast(tuple[PreTrainedModel, dict[str, Any]], loaded)
-    # A pooler that a checkpoint does not bring makes no patch.
-    missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
-    missing += sorted(str(key) for key in info["mismatched_keys"])
-    if missing:
-        raise LareError(f"the encoder {name!r} lacks {len(missing)} weights, such as {missing[0]}; give a complete one")
-    return model
-
-
 def _normalisation(name: str, vision: PreTrainedConfig) -> dict[str, Any]:
-    """Mean, deviation and resampling of the pixels: what stands beside the weights, else what the family has."""
+    """Mean, deviation and resampling of the pixels: from the file beside the weights, else the family's defaults."""
     if vision.model_type in TIMM:
         return _timm_normalisation(vision)
     try:
-        with _quiet():
+        with quiet():
             found: Any = AutoImageProcessor.from_pretrained(name)
     except (OSError, ValueError):
         family = vision.model_type.removesuffix("_model").removesuffix("_vision")

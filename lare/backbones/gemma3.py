@@ -1,4 +1,4 @@
-"""Gemma 3: a square picture of 16 x 16 tokens that see one another whatever their order; pan-and-scan is off."""
+"""Gemma 3: a square picture of 16 x 16 tokens that attend to one another in both directions; pan-and-scan is off."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BEGIN, _TOKEN, _END = "<start_of_image>", "<image_soft_token>", "<end_of_image>
 
 
 class Gemma3(VisionLanguage):
-    """The models that read pictures; the smallest ones are decoders alone."""
+    """Gemma 3 models that read pictures; the smallest Gemma 3 models are decoders alone."""
 
     tower = "model.vision_tower"
     connector = ("model.multi_modal_projector",)

@@ -1,4 +1,4 @@
-"""Idefics3 and SmolVLM: a picture in tiles of one size, each with a grid of its own, and the whole picture small.
+"""Idefics3 and SmolVLM: a picture as tiles of one size, each with a grid of its own, then the whole picture made small.
 
 The prompt names each tile by its row and column and holds its tokens; the small picture's come last. The grid is that
 of the tiles side by side, or of the small picture where there are none.
@@ -38,7 +38,7 @@ def places_of(tiles: Shape, side: int) -> Tensor:
 
 
 class Idefics3(VisionLanguage):
-    """Both families."""
+    """Idefics3 and SmolVLM."""
 
     image_inputs = ("pixel_attention_mask", "tiles")
     tower = "model.vision_model"

@@ -2,8 +2,8 @@
 
 LLaVA-1.5 reads a square of patches of the middle of a picture, as its own image processor cuts it out. OneVision reads
 the whole picture small, and then in tiles at a higher resolution: its prompt holds the tokens of the first, then the
-tiles' rows, each closed by a newline token. The grid is that of the tiles; what else the prompt holds is read by the
-decoder alone.
+tiles' rows, each closed by a newline token. The grid is that of the tiles; the tokens of the small picture and the
+newlines are read by the decoder alone.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def _count(base: int, shape: Shape) -> int:
 
 
 def tile_grid(size: Shape, settings: Mapping[str, Any]) -> Shape:
-    """Rows and columns of the tiles' tokens of a picture, padding and all but the most taken away.
+    """Rows and columns of a picture's tile tokens, without padding, scaled down to the most that the model takes.
 
     Args:
         size: Height and width of the picture.

@@ -40,7 +40,7 @@ class Published:
         """A fresh configuration.
 
         Args:
-            added: With the rows that LaRe's three special tokens need, where no spare ones are left.
+            added: Whether to add the rows that LaRe's three special tokens need, where no spare ones are left.
         """
         values = dict(self.values)
         if added and self.tokens:

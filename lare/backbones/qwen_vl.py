@@ -46,8 +46,8 @@ def rope_positions(image: Tensor, mask: Tensor, sizes: Tensor) -> tuple[Tensor, 
     inside = (image.long().cumsum(1) - 1).clamp_min(0)
     count, longest = image.sum(1, keepdim=True), sizes.amax(1, keepdim=True)
     first = rank.gather(1, image.long().argmax(1, keepdim=True))
-    behind = (rank > first) & ~image
-    text = rank + behind * (longest - count)
+    after = (rank > first) & ~image
+    text = rank + after * (longest - count)
     columns = sizes[:, 1, None]
     axes = (first, first + inside // columns, first + inside % columns)
     positions = torch.stack([torch.where(image, axis.expand_as(text), text) for axis in axes])
@@ -81,7 +81,7 @@ class QwenVL(VisionLanguage):
         return [(rows // merge, columns // merge) for _, rows, columns in grids.tolist()]
 
     def _more(self, output: Any) -> dict[str, Any]:
-        """What else the prefill reads of the tower's output."""
+        """Further outputs of the tower that the prefill reads; none here."""
         return {}
 
     def read(self, model: Any, input_ids: Tensor, mask: Tensor | None, visual: VisualTokens) -> Reading:

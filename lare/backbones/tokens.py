@@ -10,28 +10,44 @@ copy of it would be as likely as the token itself.
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from jinja2 import TemplateError
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from lare.model.choosing import end_ids
 from lare.model.processing_lare import LareProcessor
 
-__all__ = ["add_end", "add_rows"]
+__all__ = ["add_end", "add_rows", "set_ends"]
 
 
 def add_end(config: PreTrainedConfig, processor: LareProcessor) -> None:
-    """Let the token that the chat template writes behind an answer, which training teaches, end a generated one."""
+    """Let the token that the chat template writes after an answer, which training teaches, end a generated one."""
     try:
         end = processor.tokenizer.get_vocab().get(processor.answer_end())
     except TemplateError:  # no template for conversations; prompts will say what is wrong with it
         return
-    known = getattr(config, "eos_token_id", None)
-    ends = [] if known is None else [known] if isinstance(known, int) else list(known)
+    ends = end_ids(config)
     if end is not None and end not in ends:
         config.eos_token_id = [*ends, end] if ends else end
+
+
+def set_ends(config: PreTrainedConfig, generation_config: Any, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let every token that ends an answer stand in the decoder's configuration, and too long prompts be refused.
+
+    Args:
+        config: The decoder's.
+        generation_config: The model's.
+        tokenizer: Its `model_max_length` becomes at most the decoder's number of positions.
+    """
+    ends = end_ids(config, generation_config, tokenizer)
+    if ends:
+        config.eos_token_id = ends[0] if len(ends) == 1 else ends
+    limit = getattr(config, "max_position_embeddings", None)
+    if limit is not None:
+        tokenizer.model_max_length = min(tokenizer.model_max_length, int(limit))
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from lare.backbones.published import published
 from lare.backbones.published_vlms import published_vlm
 from lare.cost.flops import ENCODER, encoder_cost, measured
 from lare.model import LareConfig, LareForConditionalGeneration
-from lare.model.loading import _quiet
+from lare.model.loading import quiet
 from lare.model.lora import LORA_MARK
 from lare.registry import BASE_MODELS, IMAGE_AUTOENCODERS
 from lare.training.plan.config import ModelConfig, RunConfig
@@ -51,7 +51,7 @@ def _vlm_skeleton(model: ModelConfig, name: str) -> LareForConditionalGeneration
     known = published_vlm(name)
     whole = known.config(added=True) if known else load_text_config(name, model.trust_remote_code)
     family_of(whole).check(whole)
-    with torch.device("meta"), _quiet():
+    with torch.device("meta"), quiet():
         return LareForConditionalGeneration(adopted_config(whole, model.settings))
 
 

@@ -37,7 +37,14 @@ from transformers import (
 from lare.errors import LareError
 from lare.model.generation_options import GenerationOptions
 
-__all__ = ["choose_tokens", "penalties", "stopping_criteria", "warpers"]
+__all__ = ["choose_tokens", "end_ids", "penalties", "stopping_criteria", "warpers"]
+
+
+def end_ids(*sources: Any) -> list[int]:
+    """Ids that end an answer, each once: the `eos_token_id` of configurations and tokenizers, one id or several."""
+    found = [getattr(source, "eos_token_id", None) for source in sources]
+    each = [[] if ids is None else [ids] if isinstance(ids, int) else ids for ids in found]
+    return list(dict.fromkeys(int(token) for ids in each for token in ids))
 
 
 def choose_tokens(

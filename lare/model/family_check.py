@@ -1,4 +1,4 @@
-"""Does LaRe run a decoder family as the family runs itself? Compared on a tiny random model of it.
+"""Does LaRe run a decoder family as the family runs itself? The two are compared on a tiny random model.
 
 The truth is the family's own `forward` with its own eager attention, one unpadded row at a time. LaRe reads the same
 rows as one padded batch in pieces over a cache, with padding on the left and inside a row, without and with gradients.
@@ -23,7 +23,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from lare.errors import LareError
 from lare.model.configuration_lare import LareConfig
-from lare.model.loading import _quiet
+from lare.model.loading import quiet
 from lare.model.loop import LoopState, extend, start
 from lare.model.losses import cross_entropy_at
 from lare.model.modeling_lare import LareForConditionalGeneration
@@ -113,10 +113,10 @@ def tiny_config(kind: type[PreTrainedConfig], **changes: Any) -> PreTrainedConfi
 
 @dataclass
 class _Run:
-    """What one side computes for a row: logits (S, V), mean loss, and of the last position layer states and rows.
+    """What one side computes for a row: logits (S, V), mean loss, and the last position's layer states and attention.
 
-    Families with sinks differ in whether they call a row what is left to the positions or its shares; LaRe takes what
-    is left, and both sides are compared as shares.
+    An attention sink takes a part of the softmax. Some families divide the rest up again, so that a row sums to 1;
+    others, and LaRe, do not. Rows are brought to a sum of 1 before they are compared.
     """
 
     logits: Tensor
@@ -142,7 +142,7 @@ def compare(text: PreTrainedConfig, seed: int = 0) -> dict[str, float]:
     generator = torch.Generator().manual_seed(seed)
     _check_size(text)
     own: Any
-    with _quiet(), warnings.catch_warnings(), torch.device("cpu"), torch.random.fork_rng(devices=[]):
+    with quiet(), warnings.catch_warnings(), torch.device("cpu"), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
         own = AutoModelForCausalLM.from_config(type(text)(**text.to_dict()), attn_implementation="eager").eval()
         _randomise(own, generator)
@@ -164,7 +164,7 @@ def compare(text: PreTrainedConfig, seed: int = 0) -> dict[str, float]:
 
 def _check_size(text: PreTrainedConfig) -> None:
     """Refuse what could not be made small, before anything is allocated."""
-    with _quiet(), torch.device("meta"):
+    with quiet(), torch.device("meta"):
         weights = AutoModelForCausalLM.from_config(type(text)(**text.to_dict())).num_parameters()
     if weights > _MOST_WEIGHTS:
         raise LareError(f"its smallest model has {weights:,} weights and can't be checked")

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lare.errors import LareError
 from lare.model.attention import LastQueryCapture, shares_by_kind
-from lare.model.choosing import choose_tokens, penalties, processors, stopping_criteria
+from lare.model.choosing import choose_tokens, end_ids, penalties, processors, stopping_criteria
 from lare.model.generation_options import GenerationOptions, StopCheck
 from lare.model.loop import LoopState, extend, prefill, repeat_rows, run_decoder, windowed
 from lare.model.outputs import LareGeneration
@@ -114,7 +114,7 @@ def _opened(model: Reasoner, ids: Tensor, mask: Tensor | None) -> tuple[Tensor, 
 def _repeated(
     state: LoopState, thoughts: Thoughts, prompts: Prompts, times: int
 ) -> tuple[LoopState, Thoughts, Prompts]:
-    """Several answers after one thinking: rows b * times .. b * times + times - 1 belong to prompt b."""
+    """Several answers after the same latents: rows b * times .. b * times + times - 1 belong to prompt b."""
 
     def repeat(values: Tensor) -> Tensor:
         return values.repeat_interleave(times, 0)
@@ -158,7 +158,7 @@ def _latent_room(model: Reasoner, iterations: int | None) -> int:
 
 
 def _hide_image(state: LoopState, which: bool | Tensor) -> LoopState:
-    """Mask the image tokens from here on, so that only latents and text can carry what they held; (B,) says of whom."""
+    """Mask the image tokens from here on, so that only latents and text carry what they held; (B,) booleans: whose."""
     slots = state.visual_slots
     if isinstance(which, bool):
         which = torch.full((len(slots),), which, device=slots.device)
@@ -326,7 +326,4 @@ def eos_ids(model: Reasoner, options: GenerationOptions) -> list[int]:
     """Ids that end an answer: the options', else the text configuration's."""
     if options.eos_token_ids is not None:
         return [int(token) for token in options.eos_token_ids]
-    found = getattr(model.config.text_config, "eos_token_id", None)
-    if found is None:
-        return []
-    return [int(token) for token in found] if isinstance(found, (list, tuple)) else [int(found)]
+    return end_ids(model.config.text_config)

@@ -1,12 +1,15 @@
-"""Strict loading: a checkpoint is complete and LaRe's own, or there is one clear error; never silent random weights."""
+"""Strict loading: either a checkpoint is complete, or there is one clear error; never silent random weights.
+
+`StrictLoading` is for LaRe's own checkpoints, `loaded` and `loaded_whole` for those of others.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -18,8 +21,11 @@ from lare.model.configuration_lare import LareConfig
 from lare.model.shapes import check_shapes
 from lare.model.stop_head import HEADS_FILE, StopHeads
 
-__all__ = ["StrictLoading", "check_template"]
+__all__ = ["StrictLoading", "check_template", "loaded", "loaded_whole", "quiet"]
 
+T = TypeVar("T")
+
+_FAILURES = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, SafetensorError)
 _SHOWN = 3  # names listed in a message
 _HUB = ("revision", "cache_dir", "token", "local_files_only", "subfolder", "force_download", "proxies")
 
@@ -58,7 +64,7 @@ class StrictLoading(PreTrainedModel):
         # Misshapen weights are let through to be named by our own message, which also replaces transformers' report.
         kwargs.update(use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True)
         try:
-            with _quiet():
+            with quiet():
                 if "variant" not in kwargs and not args:
                     given = kwargs.get("config")
                     config = given if isinstance(given, LareConfig) else LareConfig.from_pretrained(place, **hub)
@@ -115,9 +121,54 @@ def _stop_heads(place: str, config: LareConfig, hub: dict[str, Any]) -> StopHead
     return None if path is None else StopHeads.load(path, int(config.text_config.hidden_size))
 
 
+def loaded(what: str, place: str, load: Callable[[], T], mend: str) -> T:
+    """Call one of transformers' loaders; whatever goes wrong becomes one sentence.
+
+    Args:
+        what: What is loaded, such as "a tokenizer".
+        place: Its folder or hub id, for the message.
+        load: The loader.
+        mend: What to give instead.
+
+    Raises:
+        LareError: If the loader fails.
+    """
+    try:
+        with quiet():
+            return load()
+    except _FAILURES as error:
+        reason = " ".join(str(error).split())[:200]
+        raise LareError(f"{what} can't be loaded from {place!r} ({reason}); give {mend}") from error
+
+
+def loaded_whole(
+    what: str, place: str, load: Callable[[], Any], mend: str, needless: tuple[str, ...] = ()
+) -> PreTrainedModel:
+    """Call a loader of weights, and check that none is missing.
+
+    Args:
+        what: What is loaded, with its article, such as "a decoder".
+        place: Its folder or hub id, for the message.
+        load: The loader, which returns the model and transformers' loading information.
+        mend: What to give instead.
+        needless: Beginnings of names that may be missing.
+
+    Raises:
+        LareError: If the loader fails, or weights are missing or misshapen.
+    """
+    model, info = loaded(what, place, load, mend)
+    missing = sorted(key for key in info.get("missing_keys", ()) if not key.startswith(needless))
+    missing += sorted(str(key) for key in info.get("mismatched_keys", ()))
+    if missing:
+        kind = what.split(" ", 1)[1]
+        raise LareError(f"the {kind} {place!r} lacks {len(missing)} weights, such as {missing[0]}; give a complete one")
+    whole: PreTrainedModel = model
+    return whole
+
+
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back transformers' warnings."""
+def quiet() -> Iterator[None]:
+    """Hold transformers' warnings back."""
     before = logging.get_verbosity()
     logging.set_verbosity_error()
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,11 +15,14 @@ from transformers.utils.hub import cached_file
 
 from lare.errors import LareError
 from lare.loading import DTYPES, usable_device
-from lare.model.loading import _quiet
+from lare.model.loading import loaded, loaded_whole
 
 __all__ = ["TextProcessor", "digest_of", "extra_weights", "load_reasoner"]
 
-T = TypeVar("T")
+_MEND = (
+    "a folder that save_pretrained wrote, with safetensors weights, configuration, tokenizer and processor, or a hub "
+    "id that can be reached"
+)
 
 
 class TextProcessor:
@@ -49,37 +52,22 @@ def load_reasoner(pretrained: str | None, device: str | None, dtype: str | None)
         raise LareError("another project's model has to be named: pretrained=FOLDER, or a hub id")
     if dtype not in (None, "auto", *DTYPES):
         raise LareError(f"dtype is {dtype!r}; choose from {', '.join(DTYPES)}")
-    place, target = str(Path(pretrained).expanduser()) if Path(pretrained).expanduser().exists() else pretrained, None
     target = usable_device(device)
-    config = _loaded(pretrained, lambda: AutoConfig.from_pretrained(place))
+    folder = Path(pretrained).expanduser()
+    place = str(folder) if folder.exists() else pretrained
+    config = loaded("a configuration", place, lambda: AutoConfig.from_pretrained(place), _MEND)
     sees = type(config) in AutoModelForImageTextToText._model_mapping
     family: Any = AutoModelForImageTextToText if sees else AutoModelForCausalLM
     kind = "auto" if dtype in (None, "auto") else getattr(torch, str(dtype))
     options: dict[str, Any] = dict(dtype=kind, use_safetensors=True, output_loading_info=True)
-    model, info = _loaded(pretrained, lambda: family.from_pretrained(place, **options))
-    missing = sorted([*info.get("missing_keys", ()), *(str(key) for key in info.get("mismatched_keys", ()))])
-    if missing:
-        raise LareError(
-            f"{pretrained!r} lacks {len(missing)} weights, such as {missing[0]}; give a complete checkpoint"
-        )
+    model: Any = loaded_whole("a model", place, lambda: family.from_pretrained(place, **options), _MEND)
     if sees:
-        processor = _loaded(pretrained, lambda: AutoProcessor.from_pretrained(place))
+        processor = loaded("a processor", place, lambda: AutoProcessor.from_pretrained(place), _MEND)
     else:
-        processor = TextProcessor(_loaded(pretrained, lambda: AutoTokenizer.from_pretrained(place)))
+        processor = TextProcessor(loaded("a tokenizer", place, lambda: AutoTokenizer.from_pretrained(place), _MEND))
     if getattr(processor, "tokenizer", None) is None:
         raise LareError(f"{pretrained!r} has no tokenizer beside its processor; give a complete checkpoint")
     return model.to(target).eval(), processor
-
-
-def _loaded(place: str, load: Callable[[], T]) -> T:
-    try:
-        with _quiet():
-            return load()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, SafetensorError) as e:
-        raise LareError(
-            f"{place!r} can't be loaded ({' '.join(str(e).split())[:200]}); give a folder that save_pretrained wrote, "
-            "with safetensors weights, configuration, tokenizer and processor"
-        ) from None
 
 
 def extra_weights(model: Any, wanted: Callable[[str], bool]) -> dict[str, Tensor]:

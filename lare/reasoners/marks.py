@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lare.errors import LareError
+from lare.model.choosing import end_ids
 from lare.reasoners.preset import Preset
 from lare.reasoners.reading import load_preset, preset_names
 
@@ -69,16 +70,8 @@ def find_tokens(preset: Preset, model: Any, tokenizer: Any, place: str) -> Token
             f"{place!r} has {rows} embeddings, but its tokenizer gives the id {max(too_far)} to a mark of the preset "
             f"{preset.name!r}; weights and tokenizer do not belong together"
         )
-    return Tokens(start, latent, end, slots, _ends(model, tokenizer))
-
-
-def _ends(model: Any, tokenizer: Any) -> tuple[int, ...]:
-    """Every token that ends an answer: of the model's settings, its generation settings and its tokenizer."""
-    found: list[int] = []
-    for source in (model.config, getattr(model.config, "text_config", None), model.generation_config, tokenizer):
-        ids = getattr(source, "eos_token_id", None)
-        found += [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
-    return tuple(dict.fromkeys(found))
+    ends = end_ids(model.config, getattr(model.config, "text_config", None), model.generation_config, tokenizer)
+    return Tokens(start, latent, end, slots, tuple(ends))
 
 
 def recognise(kind: str, model_type: str, tokenizer: Any, place: str) -> Preset:

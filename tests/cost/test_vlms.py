@@ -13,7 +13,7 @@ from lare.backbones.adopt import adopted_config, family_of
 from lare.backbones.published_vlms import VLMS, published_vlm
 from lare.cli.info import run_table
 from lare.cost.sizes import run_report
-from lare.model.loading import _quiet
+from lare.model.loading import quiet
 from lare.training.plan.run_file import load_run_config
 
 CONFIGS = Path(__file__).parents[2] / "lare" / "configs" / "vlm"
@@ -23,7 +23,7 @@ RUNS = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 @pytest.mark.parametrize("name", VLMS)
 def test_parameters_are_the_published_ones(name: str) -> None:
     known = VLMS[name]
-    with torch.device("meta"), _quiet():
+    with torch.device("meta"), quiet():
         model = AutoModelForImageTextToText.from_config(known.config())
     assert sum(weight.numel() for weight in model.parameters()) == known.parameters
     config = adopted_config(known.config(added=True), {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from lare import LareError
 from lare.model import LareForConditionalGeneration, LareGeneration
-from lare.model.choosing import choose_tokens
+from lare.model.choosing import choose_tokens, end_ids
 from lare.model.generation_options import GenerationOptions
 from lare.model.loop import embed_prompt
 
@@ -32,6 +33,11 @@ def batch(model: LareForConditionalGeneration, **options: Any) -> dict[str, Any]
 
 
 PLAIN: dict[str, Any] = {"max_new_tokens": NEW, "eos_token_ids": []}
+
+
+def test_ends_of_several_sources_count_once() -> None:
+    one, several, none = (SimpleNamespace(eos_token_id=ids) for ids in (7, [5, 7], None))
+    assert end_ids(several, None, one, none, SimpleNamespace()) == [5, 7] and end_ids(one, several) == [7, 5]
 
 
 # Configurations ------------------------------------------------------------------------------------------------
