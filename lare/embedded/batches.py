@@ -1,4 +1,4 @@
-"""Batches of the embedded world: many questions per picture behind one shared visual prefix, features from disk."""
+"""Batches of the embedded world: many questions per picture after one shared visual prefix, features from disk."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lare.embedded.world.scene import IMAGE_SIZE
 from lare.embedded.world.versions import world
 from lare.embedded.world_data import WorldData
 from lare.errors import LareError
-from lare.methods.layout import Layout, Row
+from lare.methods.layout import Layout
 from lare.progress import progress
 from lare.training.feeding.batch import MicroBatch
 from lare.training.feeding.features import open_array, write_array
@@ -31,11 +31,10 @@ from lare.training.feeding.rows import (
     crop_pixels,
     encode_rows,
     on_grid,
-    special_ids,
+    rows_of,
     step_boxes,
     step_ends,
     targets_of,
-    text_encoder,
 )
 from lare.training.plan.config import StageConfig
 from lare.training.plan.mixture import Entry, drawn
@@ -179,8 +178,8 @@ class WorldBatches(StageBatches):
         Args:
             scenes: The pictures.
             items: Questions, `per_image` of them about each.
-            start: Where they begin in the global batch.
-            mode: How they are answered.
+            start: Number of their first row in the global batch.
+            mode: Layout of the rows.
             entry: The method of the mixture; None has no examples and segments of its own.
             picks: Numbers in [0, 1) that choose one of the examples that a method makes of a question.
         """
@@ -232,11 +231,8 @@ class WorldBatches(StageBatches):
         answers = self._ids([f" Answer: {one.answer}{tokenizer.eos_token}" for one in asked])
         targets: Targets | None = None
         if entry is not None and entry.training.own_segments:
-            special, encode = special_ids(self.config), text_encoder(self.processor)
-            rows = [
-                Row(prompt, thought, answer, one.boxes, step_ends(tokenizer, thought), encode, special)
-                for one, prompt, thought, answer in zip(asked, prompts, thoughts, answers, strict=True)
-            ]
+            boxes = [one.boxes for one in asked]
+            rows = rows_of(prompts, thoughts, answers, boxes, self.processor, self.config)
             made = [entry.training.segments(row, mode) for row in rows]
             targets = targets_of(made, rows, mode, self.config, self.data.per_image)
         ends = [step_ends(tokenizer, thought) for thought in thoughts] if mode.by_step else None
@@ -272,7 +268,7 @@ def _boxes(asked: list[Asked], iterations: int) -> Tensor | None:
 
 
 def _around(processor: LareProcessor) -> tuple[list[int], str]:
-    """What stands before a question (ids, image tokens included) and behind it (text) in the chat template."""
+    """What stands before a question (ids, image tokens included) and after it (text) in the chat template."""
     from lare.model.processing_lare import IMAGE_PLACEHOLDER, IMAGE_TOKEN
 
     mark = "QUESTION"

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lare.embedded.world.benchmark import TASKS, make_task
+from lare.embedded.world.benchmark import make_task
 from lare.embedded.world.prompts import LETTERS
 
 Key = tuple[str, ...]
@@ -103,13 +103,6 @@ def blind_score(task: str, rows: Sequence[Mapping[str, Any]], n_train: int = 300
     right = sum(a == v.index for a, v in zip(answers, views, strict=True))
     chance = sum(1.0 / len(v.options) for v in views) / len(views)
     return BlindScore(task, len(views), chance, right / len(views))
-
-
-def blind_table(split: str = "test", n: int | None = None, version: int = 1) -> list[BlindScore]:
-    """Blind scores of every mini task."""
-    return [
-        blind_score(task, make_task(task, split, n, images=False, version=version), version=version) for task in TASKS
-    ]
 
 
 def format_table(scores: Iterable[BlindScore]) -> str:

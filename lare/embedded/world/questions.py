@@ -272,35 +272,21 @@ def _gaze_path(scene: Scene, rng: Random, hops: int) -> tuple[list[int], str] | 
     return None
 
 
-def _end_question(scene: Scene, family: str, stem: str, path: list[int], answer: str, kind: str) -> Question:
-    blocked = (name_of(scene, path[0]),)
-    steps = tuple(_chain_steps(scene, path, family.startswith("gaze")))
-    return Question(family, stem, answer, kind, len(path), steps, tuple(path), blocked)
+def _chain(sort: str, hops: int) -> Family:
+    """The family that asks for the end of a displacement chain (`beside`) or of a gaze chain (`gaze`)."""
+    gazes = sort == "gaze"
 
-
-def _displacement(hops: int) -> Family:
     def ask(scene: Scene, rng: Random) -> Question | None:
-        found = _displaced_path(scene, rng, hops)
+        found = _gaze_path(scene, rng, hops) if gazes else _displaced_path(scene, rng, hops)
         if found is None or scene.kind[found[0][-1]] == scene.kind[found[0][0]]:
             return None
         path, phrase = found
-        return _end_question(scene, f"beside{hops}", f"What is {phrase}?", path, name_of(scene, path[-1]), "kind")
+        stem = f"What does {phrase} point at?" if gazes else f"What is {phrase}?"
+        steps, blocked = tuple(_chain_steps(scene, path, gazes)), (name_of(scene, path[0]),)
+        answer = name_of(scene, path[-1])
+        return Question(f"{sort}{hops}", stem, answer, "kind", len(path), steps, tuple(path), blocked)
 
-    ask.__doc__ = f"What is below the thing right of the cat? ({hops} displacements)"
-    return ask
-
-
-def _gaze_family(hops: int) -> Family:
-    def ask(scene: Scene, rng: Random) -> Question | None:
-        found = _gaze_path(scene, rng, hops)
-        if found is None or scene.kind[found[0][-1]] == scene.kind[found[0][0]]:
-            return None
-        path, phrase = found
-        return _end_question(
-            scene, f"gaze{hops}", f"What does {phrase} point at?", path, name_of(scene, path[-1]), "kind"
-        )
-
-    ask.__doc__ = f"What does the thing that the cat points at point at? ({hops} looks)"
+    ask.__doc__ = f"What stands at the end of a {sort} chain of {hops} steps?"
     return ask
 
 
@@ -346,12 +332,12 @@ FAMILIES: dict[str, Family] = {
     "larger_digit": larger_digit,
     "further": further,
     "common_colour": common_colour,
-    "beside1": _displacement(1),
-    "beside2": _displacement(2),
-    "beside3": _displacement(3),
-    "gaze1": _gaze_family(1),
-    "gaze2": _gaze_family(2),
-    "gaze3": _gaze_family(3),
+    "beside1": _chain("beside", 1),
+    "beside2": _chain("beside", 2),
+    "beside3": _chain("beside", 3),
+    "gaze1": _chain("gaze", 1),
+    "gaze2": _chain("gaze", 2),
+    "gaze3": _chain("gaze", 3),
     "chain_attribute": chain_attribute,
     "function": function,
 }

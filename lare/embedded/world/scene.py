@@ -140,20 +140,36 @@ def sample_scene(split: str, seed: int) -> Scene:
     chosen = palette[np.searchsorted(np.cumsum(weights), picks, side="right").clip(0, len(palette) - 1)]
     kind = np.full(CELLS, -1)
     kind[cells] = chosen
-    colours = rng.choice(len(COLOUR_NAMES), 4, replace=False)
-    images_labels = digits(split)[1]
-    digit = np.where(kind == TILE_KIND, rng.integers(len(images_labels), size=CELLS), -1)
+    return Scene(split=split, seed=seed, **draw_things(rng, split, kind, 4))
+
+
+def draw_things(
+    rng: np.random.Generator, split: str, kind: np.ndarray, colours: int, direction: np.ndarray | None = None
+) -> dict[str, Any]:
+    """All that a scene's things have beside their kind, as fields of `Scene`, and the vendor of their drawings.
+
+    Args:
+        rng: The scene's random numbers.
+        split: Its split.
+        kind: (16,) kind in each cell, -1 for none.
+        colours: How many colours the scene has.
+        direction: (16,) where things point; None draws it.
+    """
+    palette = rng.choice(len(COLOUR_NAMES), colours, replace=False)
+    labels = digits(split)[1]
+    digit = np.where(kind == TILE_KIND, rng.integers(len(labels), size=CELLS), -1)
     size = rng.integers(2, size=CELLS)
     slack = np.where(size == 0, 4, 1)[:, None]
-    return Scene(
-        split=split,
-        seed=seed,
-        kind=tuple(kind.tolist()),
-        colour=tuple(rng.choice(colours, CELLS).tolist()),
-        size=tuple(size.tolist()),
-        direction=tuple(rng.integers(4, size=CELLS).tolist()),
-        digit=tuple(digit.tolist()),
-        label=tuple(np.where(digit >= 0, images_labels[digit], -1).tolist()),
-        offset=tuple((int(r), int(c)) for r, c in rng.integers(-slack, slack + 1, size=(CELLS, 2))),
-        vendor=str(rng.choice(VENDORS["test" if split == "test" else "train"])),
-    )
+    colour = rng.choice(palette, CELLS)
+    direction = rng.integers(4, size=CELLS) if direction is None else direction
+    offset = rng.integers(-slack, slack + 1, size=(CELLS, 2))
+    return {
+        "kind": tuple(kind.tolist()),
+        "colour": tuple(colour.tolist()),
+        "size": tuple(size.tolist()),
+        "direction": tuple(direction.tolist()),
+        "digit": tuple(digit.tolist()),
+        "label": tuple(np.where(digit >= 0, labels[digit], -1).tolist()),
+        "offset": tuple((int(row), int(column)) for row, column in offset),
+        "vendor": str(rng.choice(VENDORS["test" if split == "test" else "train"])),
+    }

@@ -1,4 +1,4 @@
-"""A stage's batches as a function of the update's number: nothing to remember, so a resumed run goes on bit by bit.
+"""A stage's batches as a function of the update's number, so that a resumed run needs no state and repeats every bit.
 
 `PackedBatches` reads data files, in an order that is shuffled anew each epoch and keeps samples of like length
 together, and samples without an image in batches of their own. Data formats of `lare.registry.DATA_FORMATS` bring
@@ -21,20 +21,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from lare.data.packed import FIND, Packed, PackedRow
 from lare.errors import LareError
-from lare.methods.layout import Layout, Row
+from lare.methods.layout import Layout
 from lare.training.feeding.batch import MicroBatch, Replaced
 from lare.training.feeding.features import PackedFeatures
 from lare.training.feeding.mode import Mode, stage_mode
-from lare.training.feeding.rows import (
-    crop_pixels,
-    encode_rows,
-    on_grid,
-    special_ids,
-    step_boxes,
-    step_ends,
-    targets_of,
-    text_encoder,
-)
+from lare.training.feeding.rows import crop_pixels, encode_rows, on_grid, rows_of, step_boxes, step_ends, targets_of
 from lare.training.plan.config import StageConfig
 from lare.training.plan.mixture import Entry, drawn
 from lare.training.plan.stages import parts_of
@@ -55,9 +46,9 @@ class Split:
     """How a global batch is shared out.
 
     Attributes:
-        rank: This process.
-        processes: Of how many.
-        micro_batch: Rows a forward pass.
+        rank: Number of this process.
+        processes: Number of processes.
+        micro_batch: Rows in a forward pass; None is all of a process's share.
     """
 
     rank: int = 0
@@ -65,7 +56,11 @@ class Split:
     micro_batch: int | None = None
 
     def starts(self, batch: int, unit: int = 1) -> list[tuple[int, int]]:
-        """First row and number of rows of each of this process's micro-batches; whole units (questions an image).
+        """First row and number of rows of each of this process's micro-batches.
+
+        Args:
+            batch: Rows of the global batch.
+            unit: Rows that stay together, such as the questions about one image.
 
         Raises:
             LareError: If the sizes don't divide.
@@ -121,7 +116,7 @@ class PackedBatches(StageBatches):
         features: The encoder's features of each source; None encodes pixels as they come.
 
     Attributes:
-        own: Batches of the methods of the stage's mixture that make samples of their own of the data, by their labels.
+        own: Batches of those methods of the mixture that make their own samples from the data, by label.
     """
 
     def __init__(
@@ -234,7 +229,7 @@ class PackedBatches(StageBatches):
         )
 
     def _pictures(self, images: Sequence[Image], seen: Mapping[str, Tensor]) -> Tensor:
-        """(I, 3, H, W) uint8 what the encoder sees; where pictures keep their sizes, squeezed into a usual square.
+        """(I, 3, H, W) uint8 pixels that the encoder sees; pictures that keep their sizes are squeezed into squares.
 
         Windows and boxes are shares of the picture, so a squeezed one has them where the picture has.
         """
@@ -259,15 +254,8 @@ class PackedBatches(StageBatches):
         rests = [(row.rest.tolist(), row.roles.tolist()) for row in rows]
         targets = None
         if entry.training.own_segments and pictured:
-            special, encode, tokenizer = (
-                special_ids(self.config),
-                text_encoder(self.processor),
-                self.processor.tokenizer,
-            )
-            made = [
-                Row(prompt, rationale, answer, row.boxes, step_ends(tokenizer, rationale), encode, special)
-                for row, prompt, rationale, answer in zip(rows, prompts, rationales, answers, strict=True)
-            ]
+            boxes = [row.boxes for row in rows]
+            made = rows_of(prompts, rationales, answers, boxes, self.processor, self.config)
             targets = targets_of([entry.training.segments(one, layout) for one in made], made, layout, self.config)
         fill = int(self.processor.tokenizer.pad_token_id)
         ends = [step_ends(self.processor.tokenizer, one) for one in rationales] if layout.by_step else None

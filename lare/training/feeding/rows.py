@@ -24,6 +24,7 @@ __all__ = [
     "crop_pixels",
     "encode_rows",
     "on_grid",
+    "rows_of",
     "special_ids",
     "step_boxes",
     "step_ends",
@@ -36,8 +37,8 @@ class Targets(NamedTuple):
     """The targets of a batch's rows, token by token.
 
     Attributes:
-        ids: Of each row; the image token's id where a visual token stands.
-        labels: 1 where a token is answered, 0 where it is read.
+        ids: Token ids of each row; the image token's id where a visual token stands.
+        labels: 1 where a token is supervised, 0 where it is only read.
         visual: Numbers of visual tokens as in the model's `forward`; -1 where the id counts.
         crops: Image and box of each crop.
     """
@@ -96,6 +97,22 @@ def targets_of(
         targets.labels.append(labels)
         targets.visual.append(visual)
     return targets
+
+
+def rows_of(
+    prompts: Sequence[list[int]],
+    rationales: Sequence[list[int]],
+    answers: Sequence[list[int]],
+    boxes: Sequence[Sequence[Box | None]],
+    processor: LareProcessor,
+    config: LareConfig,
+) -> list[Row]:
+    """A batch's rows for methods that arrange their targets themselves: ids of each part, and boxes of the steps."""
+    encode, special = text_encoder(processor), special_ids(config)
+    return [
+        Row(prompt, rationale, answer, needed, step_ends(processor.tokenizer, rationale), encode, special)
+        for prompt, rationale, answer, needed in zip(prompts, rationales, answers, boxes, strict=True)
+    ]
 
 
 def _usual(row: Row, layout: Layout) -> Text:
@@ -174,8 +191,8 @@ def encode_rows(
     """Ids to the text arguments of the model's forward, and the rationale's ids and mask for the alignment.
 
     Where a row has no rationale its answer stands for it in the losses on latents, and the text leaves nothing out.
-    Turns behind the first answer (`rests`: ids and roles) follow as text; their rationales are written where the
-    first's is, and whole, since no latents stand for them. Targets of a method's `own` stand in place of rationale and
+    Turns after the first answer (`rests`: ids and roles) follow as text. Their rationales are written where the first
+    one's is, and whole, since no latents stand for them. Targets of a method's `own` stand in place of rationale and
     answer; ``crops`` then names the crops that they hold. `ends` tells where each rationale's steps end, for a layout
     `by_step`.
     """
@@ -197,16 +214,16 @@ def encode_rows(
     ]
     if own is not None:
         targets = own.ids
-    behind = [_behind(rest, mode) for rest in rests or []]
-    if own is not None or any(ids for ids, _ in behind):
-        behind = behind or [([], [])] * len(targets)
+    later = [_later_turns(rest, mode) for rest in rests or []]
+    if own is not None or any(ids for ids, _ in later):
+        later = later or [([], [])] * len(targets)
         labels = [[1] * len(target) for target in targets] if own is None else own.labels
-        labels = [first + answered for first, (_, answered) in zip(labels, behind, strict=True)]
-        targets = [target + ids for target, (ids, _) in zip(targets, behind, strict=True)]
+        labels = [first + answered for first, (_, answered) in zip(labels, later, strict=True)]
+        targets = [target + ids for target, (ids, _) in zip(targets, later, strict=True)]
         inputs["label_mask"] = pad(labels, 0, left=False)[0]
     inputs["target_ids"], inputs["target_mask"] = pad(targets, fill, left=False)
     if own is not None and any(number >= 0 for row in own.visual for number in row):
-        visual = [numbers + [-1] * len(ids) for numbers, (ids, _) in zip(own.visual, behind, strict=True)]
+        visual = [numbers + [-1] * len(ids) for numbers, (ids, _) in zip(own.visual, later, strict=True)]
         inputs["target_visual"] = pad(visual, -1, left=False)[0]
         inputs["crops"] = own.crops
     return inputs, rationale, mask
@@ -215,7 +232,7 @@ def encode_rows(
 def _told(
     thoughts: Sequence[Sequence[int]], ends: Sequence[Sequence[int]], mode: Layout, fill: int
 ) -> tuple[Tensor, Tensor]:
-    """What eq. 8 asks the latents for, and its mask: a prefix (B, P) from all, or `by_step` (B, K, P) from each."""
+    """The targets of eq. 8 and their mask: a prefix (B, P) for all latents, or `by_step` (B, K, P) for each step."""
     if not mode.by_step:
         return pad([thought[: mode.prefix] for thought in thoughts], fill, left=False)
     steps: list[Sequence[int]] = []
@@ -229,7 +246,7 @@ def _told(
     return ids.reshape(len(thoughts), mode.iterations, -1), mask.reshape(len(thoughts), mode.iterations, -1)
 
 
-def _behind(rest: tuple[Sequence[int], Sequence[int]], mode: Layout) -> tuple[list[int], list[int]]:
-    """Ids of the turns behind the first answer, and which of them are answered (1) or read only (0)."""
+def _later_turns(rest: tuple[Sequence[int], Sequence[int]], mode: Layout) -> tuple[list[int], list[int]]:
+    """Ids of the turns after the first answer, and which of them are supervised (1) or only read (0)."""
     kept = [(token, int(role != READ)) for token, role in zip(*rest, strict=True) if mode.rationale or role != THOUGHT]
     return [token for token, _ in kept], [answered for _, answered in kept]

@@ -14,7 +14,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from lare.embedded.world.assets import digits
 from lare.embedded.world.concepts import (
     CATEGORY_NAMES,
     COLOUR_NAMES,
@@ -24,9 +23,8 @@ from lare.embedded.world.concepts import (
     SIZES,
     STEPS,
     TILE_KIND,
-    VENDORS,
 )
-from lare.embedded.world.scene import CELLS, SIDE, SPLIT_SALT, Scene, kind_weights
+from lare.embedded.world.scene import CELLS, SIDE, SPLIT_SALT, Scene, draw_things, kind_weights
 from lare.embedded.world.wording import neighbour
 
 __all__ = ["MAX_HOPS", "Scene2", "sample_scene", "walks"]
@@ -184,20 +182,4 @@ def sample_scene(split: str, seed: int) -> Scene2:
     picks = np.searchsorted((weights / weights.sum()).cumsum(), rng.random(len(cells)), side="right")
     kind = np.full(CELLS, -1)
     kind[cells] = palette[picks.clip(0, len(palette) - 1)]
-    colours = rng.choice(len(COLOUR_NAMES), int(rng.integers(3, 5)), replace=False)
-    labels = digits(split)[1]
-    digit = np.where(kind == TILE_KIND, rng.integers(len(labels), size=CELLS), -1)
-    size = rng.integers(2, size=CELLS)
-    slack = np.where(size == 0, 4, 1)[:, None]
-    return Scene2(
-        split=split,
-        seed=seed,
-        kind=tuple(kind.tolist()),
-        colour=tuple(rng.choice(colours, CELLS).tolist()),
-        size=tuple(size.tolist()),
-        direction=tuple(direction.tolist()),
-        digit=tuple(digit.tolist()),
-        label=tuple(np.where(digit >= 0, labels[digit], -1).tolist()),
-        offset=tuple((int(r), int(c)) for r, c in rng.integers(-slack, slack + 1, size=(CELLS, 2))),
-        vendor=str(rng.choice(VENDORS["test" if split == "test" else "train"])),
-    )
+    return Scene2(split=split, seed=seed, **draw_things(rng, split, kind, int(rng.integers(3, 5)), direction))
