@@ -14,6 +14,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -47,27 +48,24 @@ from lare.training.step import StepResult, gathered, run_step
 
 __all__ = ["STOPPED", "Plan", "Trainer", "further_losses", "make_draws"]
 
-MOST_STEPS = 32  # looks that an update may fetch
+MOST_STEPS = 32  # most teacher latents of a row
 STOPPED = 143
 """Exit code after SIGTERM: saved and ended."""
 
 
+@dataclass
 class Plan:
-    """What a run's stages need of the outside: data, first weights and validation; see `lare.training.prepare`.
+    """What the trainer is given for a run's stages: data, first weights and validation; see `lare.training.prepare`.
 
-    Args:
+    Attributes:
         batches: Stage, its number in the plan and this process's share -> its batches.
         enter: Called with a stage and the one before it (None at first) when a stage begins from its first update.
         validate: Called with a stage; returns figures by name, or nothing.
     """
 
-    def __init__(
-        self,
-        batches: Callable[[StageConfig, int, Split], StageBatches],
-        enter: Callable[[StageConfig, StageConfig | None], None] = lambda stage, before: None,
-        validate: Callable[[StageConfig], dict[str, float]] = lambda stage: {},
-    ) -> None:
-        self.batches, self.enter, self.validate = batches, enter, validate
+    batches: Callable[[StageConfig, int, Split], StageBatches]
+    enter: Callable[[StageConfig, StageConfig | None], None] = lambda stage, before: None
+    validate: Callable[[StageConfig], dict[str, float]] = lambda stage: {}
 
 
 def make_draws(config: RunConfig, model: TrainingModel, stage: int, step: int, rows: int) -> Draws:
@@ -101,7 +99,7 @@ class Trainer:
 
     Args:
         config: The run.
-        model: What trains.
+        model: The model that trains.
         processor: Goes into the finished stages' folders.
         plan: Data, first weights, validation.
         accelerator: Devices and processes; None makes one.
@@ -222,7 +220,7 @@ class Trainer:
 
     @contextmanager
     def _listening(self) -> Iterator[None]:
-        """Let SIGTERM end the run behind the update that is being made, with a checkpoint."""
+        """Let SIGTERM end the run after the update that is being made, with a checkpoint."""
 
         def ask(number: int, frame: FrameType | None) -> None:
             self.stop = True

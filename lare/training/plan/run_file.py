@@ -47,7 +47,7 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
 
     Args:
         path: The file.
-        what: What it is, for messages.
+        what: Kind of the file, for messages.
 
     Raises:
         LareError: If it can't be read or holds something else.
@@ -97,7 +97,7 @@ def run_config_from(content: Mapping[str, Any]) -> RunConfig:
     Raises:
         LareError: If a key is unknown or missing, or a value is of the wrong type or impossible.
     """
-    return _build(RunConfig, content, "")
+    return typed(RunConfig, content, "")
 
 
 def typed(kind: type[T], content: Any, where: str) -> T:
@@ -111,10 +111,6 @@ def typed(kind: type[T], content: Any, where: str) -> T:
     Raises:
         LareError: If a key is unknown or missing, or a value is of the wrong type or impossible.
     """
-    return _build(kind, content, where)
-
-
-def _build(kind: type[T], content: Any, where: str) -> T:
     if not isinstance(content, Mapping):
         raise LareError(f"{where.rstrip('.') or 'the run'} is {content!r}; give keys and values")
     if kind is DataConfig:
@@ -176,7 +172,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
             return None
         return _value(next(one for one in arguments if one is not type(None)), value, where)
     if dataclasses.is_dataclass(hint):
-        return _build(typing.cast(type, hint), value, where + ".")
+        return typed(typing.cast(type, hint), value, where + ".")
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
             raise LareError(f"{where} is {value!r}; give a list")

@@ -77,13 +77,14 @@ def _temporary(stage: Path, name: str) -> Path:
     return stage / f"{name}.tmp"
 
 
-def _publish(stage: Path, name: str, write: Any) -> Path:
-    """Write a folder under a temporary name and rename it; an older one of that name gives way last."""
+def _publish(stage: Path, name: str, write: Callable[[Path], object], meta: dict[str, Any]) -> Path:
+    """Write a folder and its meta under a temporary name and rename it; an older one of that name gives way last."""
     temporary, final = _temporary(stage, name), stage / name
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
         write(temporary)
+        (temporary / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf8")
         shutil.rmtree(final, ignore_errors=True)
         os.replace(temporary, final)
     except (OSError, SafetensorError) as error:
@@ -108,10 +109,9 @@ def save_step(
 
     def write(folder: Path) -> None:
         save_state(folder, model.state_dict(), optimisers, meta)
-        (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf8")
         (folder / "state.json").unlink()
 
-    path = _publish(stage, f"{_STEP}{step:08d}", write)
+    path = _publish(stage, f"{_STEP}{step:08d}", write, meta)
     _drop_old(stage, keep)
     return path
 
@@ -153,12 +153,7 @@ def publish_together(
     if not accelerator.is_main_process:
         write_share(_temporary(stage, name))
         return
-
-    def write_all(folder: Path) -> None:
-        write_share(folder)
-        (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf8")
-
-    _publish(stage, name, write_all)
+    _publish(stage, name, write_share, meta)
     _drop_old(stage, keep)
 
 
@@ -193,9 +188,8 @@ def save_final(stage: Path, model: TrainingModel, processor: Any, meta: dict[str
         processor.save_pretrained(folder)
         heads = {k: v.detach().contiguous() for k, v in model.state_dict().items() if not k.startswith("lare.")}
         save_file(heads, folder / "heads.safetensors")
-        (folder / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf8")
 
-    return _publish(stage, "final", write)
+    return _publish(stage, "final", write, meta)
 
 
 def load_start(stage: Path, model: TrainingModel) -> str:

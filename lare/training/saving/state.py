@@ -65,7 +65,10 @@ def save_state(folder: Path, model: Mapping[str, Tensor], optimisers: Sequence[H
 
 
 def load_state(folder: Path, optimisers: Sequence[TakesState]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """Restore the optimisers, unless training is done, and return (model tensors, meta); None if there is no state.
+    """Restore the optimisers, unless training is done, and read the rest.
+
+    Returns:
+        (Model tensors by name, meta); None if there is no state.
 
     Raises:
         LareError: the file is damaged.
@@ -84,7 +87,7 @@ def load_state(folder: Path, optimisers: Sequence[TakesState]) -> tuple[dict[str
         if name.startswith("optimiser."):
             _, number, index, key = name.split(".", 3)
             states[int(number)].setdefault(int(index), {})[key] = value
-    if not saved["meta"].get("done"):  # else nothing trains on, and what the optimisers held may have been left out
+    if not saved["meta"].get("done"):  # a finished training's state may be without optimisers
         for optimiser, state, groups in zip(optimisers, states, saved["param_groups"], strict=True):
             optimiser.load_state_dict({"state": state, "param_groups": groups})
     model = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
