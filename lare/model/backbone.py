@@ -84,7 +84,7 @@ class Backbone(ABC):
         raise NotImplementedError
 
     def around(self, processor: Any) -> tuple[str, str, str]:
-        """What the chat template writes for a picture, and the texts before and behind the picture's own tokens."""
+        """What the chat template writes for a picture, and the texts before and after the picture's own tokens."""
         raise NotImplementedError
 
     def pictures(self, processor: Any, images: Sequence[Image], **options: Any) -> tuple[dict[str, Tensor], list[Any]]:
@@ -140,7 +140,7 @@ class VisionLanguage(Backbone):
         return {}
 
     def nominal(self, config: PreTrainedConfig) -> tuple[int, int]:
-        """Side in pixels of a usual square picture, and of its grid; estimates and defaults count with it."""
+        """Side in pixels of a usual square picture, and side of its grid in cells; for estimates and defaults."""
         raise NotImplementedError
 
     def parts(self, config: LareConfig) -> dict[str, nn.Module | None]:
@@ -178,7 +178,7 @@ class VisionLanguage(Backbone):
 
 
 def backbone_of(name: str | None) -> Any:
-    """The backbone of a name; None is LaRe's own assembly.
+    """The backbone of that name; None is LaRe's own assembly.
 
     Raises:
         LareError: If there is none of that name.
@@ -193,7 +193,7 @@ def on_grid(tokens: Sequence[Tensor], sizes: Sequence[Shape], least: int, extra:
     """Visual tokens of images whose prompt holds nothing but the cells of one grid each, row by row.
 
     Args:
-        tokens: Of each image, (rows * columns, d).
+        tokens: Each image's, (rows * columns, d).
         sizes: Rows and columns of each.
         least: Cells that the canvas has at least on each side, for a window to fit.
         extra: Becomes `VisualTokens.extra`.
@@ -206,8 +206,8 @@ def canvas(tokens: Sequence[Tensor], places: Sequence[Tensor], least: int, extra
     """Visual tokens of images on a canvas that all of them fit on.
 
     Args:
-        tokens: Of each image in the prompt's order, (N_i, d).
-        places: Of each image, (rows, columns): which of its tokens stands in a cell.
+        tokens: Each image's, in the prompt's order, (N_i, d).
+        places: Each image's (rows, columns): which of its tokens stands in a cell.
         least: Cells that the canvas has at least on each side.
         extra: Becomes `VisualTokens.extra`.
     """

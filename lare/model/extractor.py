@@ -1,4 +1,4 @@
-"""The Extractor (paper eqs. 3-5, Appendix B): turns layer states and a look at the window into latent tokens.
+"""The Extractor (paper eqs. 3-5, Appendix B): turns layer states and the window's visual tokens into latent tokens.
 
 The query is the sequence, over decoder layers, of the last position's hidden states ("the evolution of internal
 reasoning dynamics"). Each of N_e layers lets it attend to itself, then to the visual tokens of the window; a gated
@@ -142,7 +142,7 @@ class Extractor(nn.Module):
     def forward(
         self, states: Tensor, visual: Tensor | VisualMemory, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Look once (eqs. 3-5).
+        """One refocus step (eqs. 3-5).
 
         Args:
             states: The last position's output of every decoder layer, (B, L, d).

@@ -85,14 +85,13 @@ class GenerationOptions:
         delimiters: False writes no latent tokens at all (plain LLaVA); needs iterations 0 or None.
         eos_token_ids: Ids that end an answer; None takes `eos_token_id`, else the text configuration's.
         stop_check: Called with the ids so far (B, t) after every token; rows for which it returns True end there.
-        hide_image: Causal control: mask the image tokens once thinking is done; or booleans (B,), rows for which to.
+        hide_image: Causal control: mask the image tokens after the last latent; booleans (B,) choose the rows.
         refocus: False makes latents without looking again: the last hidden state is fed back.
-        branches: C, answers that share a prompt's prefill and think apart: rows b * C .. b * C + C - 1 of the answer
-            belong to prompt b, and in what is said by row (`latent_override`, `hide_image`, `step_limits`) B is as
-            large.
+        branches: C, answers that share a prompt's prefill and make latents of their own. Answers b * C .. b * C + C - 1
+            belong to prompt b; options by row (`latent_override`, `hide_image`, `step_limits`) have a row an answer.
         step_limits: (B,) latent iterations that each row takes at most.
         num_return_sequences: Answers drawn for each prompt; only when sampling.
-        pad_token_id: What follows a row's end; None takes the text configuration's.
+        pad_token_id: Id that fills a row after its end; None takes the text configuration's.
         logits_processor: transformers' processors, called with (prompt and answer so far, scores).
         stopping_criteria: transformers' criteria, called with (prompt and answer so far, None); rows end as with
             `stop_check`.
@@ -165,7 +164,7 @@ def read_options(
     Args:
         own: The model's `generation_config`.
         config: The call's.
-        arguments: What the call names; None leaves a value to the configurations.
+        arguments: The call's keyword arguments; None leaves a value to the configurations.
         text_config: The decoder's configuration, from which transformers fills `own` where there is no file.
 
     Raises:
@@ -184,7 +183,7 @@ def read_options(
 
 
 def _set_in(config: GenerationConfig | None) -> dict[str, Any]:
-    """Fields of a configuration that say something."""
+    """Fields of a configuration that have a value."""
     if config is None:
         return {}
     if not isinstance(config, GenerationConfig):

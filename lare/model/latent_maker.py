@@ -38,7 +38,7 @@ class LatentMaker(nn.Module, ABC):
         self.config = config
 
     def remember(self, visual: VisualTokens) -> Any:
-        """What is computed once of the images for all steps, such as keys and values; nothing by default."""
+        """What is computed of the images once for all steps, such as keys and values; nothing by default."""
         return None
 
     @abstractmethod

@@ -4,9 +4,9 @@ Nothing is recomputed: from the prompt's first position to the answer's last the
 a causal decoder never changes a prefix's states, the loop gives what a recompute over the whole sequence would give.
 All questions of an image may share the prefill of the part up to its visual tokens.
 
-Padding is allowed anywhere before the newest position (left padding of a question behind a shared prefix, latent
-slots of rows that stopped early): such columns are masked, and position ids count a row's real positions only, so a
-row's numbers do not depend on the rows around it.
+Padding is allowed anywhere before the newest position: left padding of a question after a shared prefix, latent slots
+of rows that stopped early. Such columns are masked, and position ids count a row's real positions only, so a row's
+numbers do not depend on the rows around it.
 
 Shapes: B rows, Q questions per image, I = B / Q images, S cached positions, T new ones, L layers, d width, N_v decoder
 visual tokens, m latents per iteration, K iterations, n cells that a look may take in.
@@ -112,7 +112,7 @@ Masks = Tensor | dict[str, Tensor] | None
 
 
 def windowed(model: Reasoner, mask: Tensor | None, real: Tensor) -> Masks:
-    """What the decoder takes as its mask: as it is, or narrowed to a window in the layers that have one.
+    """The mask as the decoder takes it: unchanged, or narrowed in the layers that attend within a window only.
 
     The window counts a row's real positions, so that padding inside a row does not shorten its view. Without a mask
     there is no padding, and the decoder makes its windows itself.
@@ -180,7 +180,7 @@ def extend(
     keep_rows: bool = False,
     reading: Reading | None = None,
 ) -> tuple[Tensor, LoopState]:
-    """Feed T new positions behind the cache.
+    """Feed T new positions after those in the cache.
 
     Args:
         model: The model.
@@ -189,7 +189,7 @@ def extend(
         mask: (B, T) booleans, False at padding; None means no padding.
         capture: Also take the last position's layer states and attention; else they stay as they were.
         keep_rows: With `capture`, keep all attention rows in the state.
-        reading: What else belongs to these positions, if they are a prompt at the beginning of the cache.
+        reading: The prompt that `embeds` belong to, with its position ids; only at the beginning of the cache.
 
     Returns:
         The decoder's output (B, T, d) and the new state.

@@ -45,7 +45,7 @@ def add_lora(language_model: nn.Module, decoder: nn.Module, settings: Mapping[st
     """Put adapters on the decoder's linear layers, in place; they start at zero, so nothing changes yet.
 
     Args:
-        language_model: What holds the decoder.
+        language_model: The language model that holds the decoder.
         decoder: The decoder, without its LM head.
         settings: `LareConfig.lora`.
 

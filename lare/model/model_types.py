@@ -1,7 +1,7 @@
-"""Encoders that `lare.registry.MODEL_TYPES` names, known to transformers without being imported.
+"""Makes the encoders of `lare.registry.MODEL_TYPES` known to transformers without importing them.
 
-A stand-in is registered for each. Making a configuration of it, as ``AutoConfig`` does for a checkpoint, imports the
-true class, which registers itself and its model, and gives one of that.
+A stand-in class is registered for each. Making a configuration of it, as ``AutoConfig`` does for a checkpoint, imports
+the true class, which registers itself and its model, and returns a configuration of that class.
 """
 
 from __future__ import annotations

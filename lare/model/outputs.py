@@ -54,14 +54,15 @@ class LareGeneration:
         lengths: (B,) tokens before the end of sequence, which is not counted.
         steps: (B,) latent iterations.
         stop_reason: Per row why thinking stopped: "fixed", "converged", "max_iterations".
-        latents: (B, K, m, d).
+        latents: (B, K, m, d), as in `lare.model.thinking.Thoughts`, like the next two and the two after `sizes`.
         windows: (B, K, 2).
         saliency: (B, K, R, C) on the decoder's grid; zeros beyond an image that is smaller than others of its batch.
         sizes: (B, 2) rows and columns that each row's image takes of the fine grid; None where all of it.
         cross_attention: (B, K, n).
         window_masses: (B, K).
-        attention_shares: (B, 2, L, H, 4) attention of the position that predicts the first token, and of the first
-            token's own, split over first token of the sequence, text, visual and latent positions; they sum to 1.
+        attention_shares: (B, 2, L, H, 4) attention of two positions: the one that predicts the answer's first token,
+            and that token's own. Each is split over the sequence's first token, text, visual tokens and latents; the
+            four sum to 1.
         seconds: Wall-clock seconds per phase: "vision", "prefill", "think", "decode".
     """
 

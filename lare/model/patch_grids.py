@@ -1,7 +1,7 @@
 """What an encoder gives for a picture: how wide its features are, on which grid they lie, and what stands before them.
 
-Every encoder here writes its patches row by row, behind the tokens that are no patches (class, distillation and
-register tokens). That order is why a list is kept: YOLOS puts its own tokens at the end, ViTMAE drops patches by chance
+Every encoder here writes its patches row by row, after the tokens that are no patches (class, distillation and register
+tokens). That order is why a list is kept: YOLOS puts its own tokens at the end, ViTMAE drops patches by chance
 and shuffles the rest, SigLIP 2 packs pictures of any shape. A timm model tells by `num_prefix_tokens` and `output_fmt`.
 """
 

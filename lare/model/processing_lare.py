@@ -66,7 +66,7 @@ class LareProcessor(ProcessorMixin):
         lm_grid: Side of the grid of visual tokens that the decoder reads; an image takes lm_grid * lm_grid tokens.
         backbone: Name of the configuration's backbone; None is LaRe's own assembly. On another one an image takes as
             many tokens as its own size gives it, and `lm_grid` is not read.
-        backbone_settings: What the backbone has to know of its model to write prompts.
+        backbone_settings: Facts about its model that the backbone needs to write prompts.
 
     Raises:
         LareError: If `lm_grid` is below 1, or the tokenizer is not the backbone's.
@@ -163,10 +163,10 @@ class LareProcessor(ProcessorMixin):
         return user_text(self.tokenizer, str(self.chat_template), names)
 
     def answer_end(self) -> str:
-        """The control token that the chat template writes behind an answer; the tokenizer's end if it writes none."""
+        """The control token that the chat template writes after an answer; the tokenizer's end if it writes none."""
         said = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "\ufdd4"}]
-        _, found, behind = self.render(said).rpartition("\ufdd4")
-        return (found and self.user_text.ending(behind).strip()) or str(self.tokenizer.eos_token or "")
+        _, found, after = self.render(said).rpartition("\ufdd4")
+        return (found and self.user_text.ending(after).strip()) or str(self.tokenizer.eos_token or "")
 
     def encode_text(self, texts: Sequence[str], special: bool = False) -> list[list[int]]:
         """Ids of rendered prompts or of texts that went through ``user_text.escape``.
@@ -194,8 +194,8 @@ class LareProcessor(ProcessorMixin):
             text = str(self.tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, **options))
             if not self.backbone:
                 return text
-            written, before, behind = self.family.around(self)
-            return text.replace(written, f"{before}{IMAGE_PLACEHOLDER}{behind}")
+            written, before, after = self.family.around(self)
+            return text.replace(written, f"{before}{IMAGE_PLACEHOLDER}{after}")
         except TemplateError as error:
             if all(message.get("role") != "system" for message in messages):
                 raise  # a broken template, which loading names
@@ -291,8 +291,8 @@ class LareProcessor(ProcessorMixin):
         """Ids of a prompt, kept with `packed_image` image tokens, for the picture that `grid` tells of.
 
         Args:
-            ids: With the image's tokens next to one another.
-            grid: What the backbone's `pictures` told of the picture.
+            ids: Token ids; the image's tokens are next to one another.
+            grid: The picture's entry in the list that the backbone's `pictures` returns.
         """
         image = self.image_token_id
         at = list(ids).index(image)
@@ -372,10 +372,10 @@ def _parts(content: Any) -> Any:
     """A message's text as the parts that chat templates of vision-language models loop over."""
     if not isinstance(content, str):
         return content
-    before, image, behind = content.partition(IMAGE_PLACEHOLDER)
+    before, image, after = content.partition(IMAGE_PLACEHOLDER)
     if not image:
         return _text_part(content)
-    parts = [*_text_part(before), {"type": "image"}, *_text_part(behind.removeprefix("\n"))]
+    parts = [*_text_part(before), {"type": "image"}, *_text_part(after.removeprefix("\n"))]
     return [part for part in parts if part.get("text", "?")]
 
 

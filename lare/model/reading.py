@@ -28,9 +28,9 @@ class Reading:
             that is `slots`.
         positions: (B, S) position ids, or (axes, B, S); None counts a row's real positions.
         next_position: (B,) position id of what follows; None counts on.
-        together: (B, S), equal numbers above 0 at positions that see one another, whatever their order; None for plain
-            causal attention.
-        keywords: What else the decoder's forward takes for this pass.
+        together: (B, S), equal numbers above 0 at positions that attend to one another in both directions; None for
+            plain causal attention.
+        keywords: Further keyword arguments of the decoder's forward for this pass.
     """
 
     embeds: Tensor

@@ -1,4 +1,4 @@
-"""Thinking: K times look at the image, make latent tokens, feed them back (method, step 2).
+"""Thinking: K times choose a window, make latent tokens from it, feed them back (paper, section 3).
 
 Shapes as in `lare.model.loop`; R x C is the decoder's grid, or the canvas on which the grids of several images lie.
 """
@@ -54,7 +54,15 @@ class Thoughts:
 
 @dataclass
 class _Look:
-    """One look: where, with how much of the saliency inside, and (afterwards) what was attended."""
+    """One refocus step of B rows.
+
+    Attributes:
+        corner: (B, 2) row and column of the window's top left cell; 0 without a window.
+        mass: (B,) share of the saliency inside the window; 1 without a window.
+        mask: (B, R * C) which fine tokens the window holds, or the logarithm of how far (a soft window); None for all.
+        cells: (B, n) numbers of the window's fine tokens, row by row; None without a window.
+        attention: (B, n) the Extractor's attention to these cells, or to all fine tokens; zeros until it has run.
+    """
 
     corner: Tensor
     mass: Tensor
@@ -91,8 +99,8 @@ def think(
         stop: Stop rule; None takes the configuration's.
         window_mode: "saliency", the controls "random" and "full", or "soft:T", a mixture of windows for training (see
             `lare.model.window.soft_window`).
-        latent_override: Feed something else: "zeros", "noise" (of each latent's norm), a tensor that broadcasts to
-            (B, K, m, d), or what a function makes of a step's latents (B, m, d) and its number.
+        latent_override: Feed something else: "zeros"; "noise" (of each latent's norm); a tensor that broadcasts to
+            (B, K, m, d); or a function from a step's latents (B, m, d) and its number to what is fed.
         generator: Source of random windows and noise.
         fetch: (B, K) fine tokens to feed, scaled as latents are, instead of making any (m = 1).
         refocus: False looks nowhere: whatever modules the model has, the last hidden state is fed back.

@@ -145,7 +145,7 @@ class UserText:
         return [Marked(*one, at) for one, at in zip(made, marks, strict=True)]
 
     def ending(self, text: str) -> str:
-        """The control token that a rendered text begins with, behind white space; "" if there is none."""
+        """The control token that a rendered text begins with, after white space; "" if there is none."""
         found = self._pattern.match(text, len(text) - len(text.lstrip()))
         return "" if found is None else text[: found.end()]
 

@@ -1,7 +1,7 @@
 """From pixels to visual tokens: a frozen encoder, a feature grid, and the projectors into the decoder's space.
 
 The decoder and the Extractor may see different things: with `refocus_source="fine"` the decoder reads a mean-pooled
-grid, and the Extractor looks at the full one, so that a look again brings what the decoder does not have.
+grid, and the Extractor attends to the full one, so that a refocus step brings what the decoder does not have.
 
 Shapes: B images, N_f = g * g fine tokens, N_v = lm_grid * lm_grid decoder tokens, d_vis encoder width, d decoder width.
 """
@@ -36,7 +36,7 @@ class VisualTokens:
     and column in every batch.
 
     Attributes:
-        lm: What the decoder reads, (B, N_v, d), in the prompt's order; zeros behind an image's last token.
+        lm: What the decoder reads, (B, N_v, d), in the order of the prompt; zeros after an image's last token.
         refocus: What the Extractor looks at, (B, R * C, d); with refocus_source "lm" the tokens of `lm`, on their grid.
         lm_shape: Rows and columns of the canvas on which the saliency of `lm` is laid out.
         shape: R and C, of the canvas of `refocus`.
@@ -44,7 +44,7 @@ class VisualTokens:
         places: (B, rows * columns of `lm_shape`) which token of `lm` stands in a cell, -1 for none; None where the
             tokens are the cells, row by row.
         sizes: (B, 2) rows and columns that an image takes of the canvas of `refocus`; None where each fills it.
-        extra: What else a backbone's prefill reads of the images.
+        extra: Further values of the images that a backbone's prefill reads.
     """
 
     lm: Tensor

@@ -1,4 +1,4 @@
-"""Where to look again: saliency over the grid, and the sliding window with the most of it.
+"""Where to refocus (paper, section 3): saliency over the grid, and the sliding window with the largest sum of it.
 
 Shapes: B rows, R x C fine grid (of g a side where it is a square), w side of the window, d width. A window is the
 (row, column) of its top left cell on the fine grid. Images of several sizes lie on one canvas, each at its top left.
