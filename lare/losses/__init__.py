@@ -1,7 +1,7 @@
 """Losses, each one object in one file (`lare.losses.base`); `lare.registry.LOSSES` lists them.
 
-`lm` (L_lm), `alignment` (eq. 6), `image_loss` with the U-Net of `image` (eq. 7), `prefix` (eq. 8), `looking` (where to
-look).
+`lm` (L_lm), `alignment` (eq. 6), `image_loss` with the U-Net of `image` (eq. 7), `prefix` (eq. 8), `looking` (box
+supervision, beyond the paper).
 
 The names below are imported when they are first used: run files need the settings of losses, and no torch.
 """

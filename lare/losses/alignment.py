@@ -39,9 +39,9 @@ class Aligned(NamedTuple):
     """Unit vectors in the shared space, (B, e) each.
 
     Attributes:
-        latents: Of the latents.
-        text: Of the rationale's hidden states.
-        visual: Of the visual tokens.
+        latents: The latents, pooled and projected.
+        text: The rationale's hidden states, likewise.
+        visual: The visual tokens, likewise.
     """
 
     latents: Tensor
@@ -104,7 +104,7 @@ class AlignmentHeads(nn.Module):
             rationale: (B, T, d) hidden states over the rationale's tokens.
             rationale_mask: (B, T), 0 at padding.
             visual: (B, N_v, d).
-            visual_mask: (B, N_v), 0 behind the last token of a picture with fewer.
+            visual_mask: (B, N_v), 0 after the last token of a picture with fewer.
         """
         told, seen = hybrid_mean_max(rationale, rationale_mask), hybrid_mean_max(visual, visual_mask)
         pooled = (hybrid_mean_max(latents), told, seen)
@@ -114,7 +114,7 @@ class AlignmentHeads(nn.Module):
 
 
 class _GatherRows(torch.autograd.Function):
-    """All processes' rows; a row's gradient is the sum of what every process's loss says about it.
+    """All processes' rows; a row's gradient is the sum over the losses of all processes.
 
     `torch.distributed.nn.functional.all_gather` does the same, but is deprecated, and a graph made by it that is still
     alive when the process group is destroyed kills the process (gloo, torch 2.14).
@@ -195,7 +195,17 @@ def alignment_loss(
     text_groups: Tensor | None = None,
     image_groups: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Eq. 6: symmetric InfoNCE of latents with text plus that of latents with the image, as (sum, count)."""
+    """Eq. 6: symmetric InfoNCE of latents with text plus that of latents with the image.
+
+    Args:
+        aligned: Unit vectors (B, e).
+        temperature: Divides the cosines.
+        text_groups: (B,) as `info_nce`'s groups, equal for equal rationales.
+        image_groups: (B,) equal for equal images.
+
+    Returns:
+        (sum, count) over the B rows.
+    """
     text, count = info_nce(aligned.latents, aligned.text, temperature, text_groups)
     visual, _ = info_nce(aligned.latents, aligned.visual, temperature, image_groups)
     return text + visual, count

@@ -54,7 +54,7 @@ class Run(NamedTuple):
     Attributes:
         model: The model that trains.
         batch: Its rows.
-        out: What the model has returned.
+        out: The model's output.
         draws: The rows' random numbers; None where there are none.
     """
 
@@ -72,7 +72,7 @@ class Loss:
         label: Its name in reports.
         reads: Arguments of the model's forward that only this loss needs; they are left out where it is off.
         pictures: Whether it needs the images' pixels.
-        owner: Attribute of the training model that holds its module; "" for ``heads`` under its name.
+        owner: Attribute of the training model that holds its module; "" means an entry of ``heads`` under its name.
     """
 
     name: ClassVar[str]
@@ -101,7 +101,7 @@ class Loss:
         Args:
             head: Its module.
             rows: G.
-            generator: Where they come from.
+            generator: Source of the numbers.
             share: Share of rows that carry image reconstruction, from the run file.
         """
         return {}

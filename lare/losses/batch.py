@@ -39,11 +39,11 @@ class MicroBatch:
         rationale_mask: (B, R), 0 at padding.
         pictures: (I, 3, H, W) uint8 images for reconstruction; None when that loss is off.
         boxes: (B, K, 4) top, left, bottom, right of what each reasoning step needs, as shares of the image; -1 where a
-            step has none. None where the data tell nothing.
-        fetch: Whether the tokens of these boxes stand in place of the latents.
+            step has none. None where the data have no boxes.
+        fetch: Whether visual tokens of these boxes stand in place of the latents (teacher latents).
         text_groups: (B,) rows with equal numbers have equal rationales, and are no negatives of one another.
         image_groups: (B,) the same for images.
-        start: Where its rows begin in the global batch.
+        start: Number of its first row in the global batch.
         where: File and row of each sample, for messages.
         replaced: Samples that others stand in for.
         losses: The losses (`lare.losses.base.Loss`) that its method adds, with their weights.

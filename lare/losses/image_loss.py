@@ -25,15 +25,16 @@ __all__ = ["IMAGE", "ImageLoss", "image_crop"]
 def image_crop(
     config: LareConfig, cells: int, thoughts: Thoughts, rows: Tensor, step: Tensor, corners: Tensor
 ) -> tuple[Tensor, int]:
-    """What the latents of an iteration have to rebuild (`ImageConfig.cells`): corners (R, 2) and side, in cells.
+    """The crop that the latents of an iteration have to rebuild: its corners (R, 2) and its side, in cells.
 
     Args:
         config: The model's.
-        cells: Side of the crop; 0 is what the Extractor could see: the window, or the whole picture without one.
-        thoughts: The loop's.
+        cells: Side of the crop (`ImageConfig.cells`); 0 is all that the Extractor could attend to: the window, or the
+            whole picture without one.
+        thoughts: The latents and how they came about.
         rows: (R,) rows of the batch.
-        step: (R,) iteration of each.
-        corners: (R, 2) of its window.
+        step: (R,) iteration of each row.
+        corners: (R, 2) top left cell of the window at that iteration.
     """
     window = isqrt(thoughts.cross_attention.shape[-1])  # the grid's side in the mode "full"
     if not cells:

@@ -1,4 +1,4 @@
-"""Around eq. 7: the crop that a latent has to rebuild, and pictures sampled from latents with a test of whose they are.
+"""Around eq. 7: the crop that a latent has to rebuild, pictures sampled from latents, and a test of whose they are.
 
 The test: among N crops, is the one nearest to the picture sampled from a latent the crop that the latent saw? Chance is
 1 / N; sampling from a wrong row's latents or from noise must fall to it.
@@ -227,7 +227,7 @@ class Identification(NamedTuple):
 
     @property
     def standard_error(self) -> float:
-        """Of the accuracy."""
+        """Standard error of the accuracy."""
         return float(self.right.std(correction=0) / len(self.right) ** 0.5)
 
     @property

@@ -1,7 +1,7 @@
-"""Where the model looks: a loss on the attention that chooses the windows, for data that tell what each step needs.
+"""Box supervision (L_look): a loss on the saliency, the attention that chooses the windows. Beyond the paper.
 
-Beyond the paper. The window is an arg-max, through which no gradient flows; that the right place is attended to can
-only be learnt by accident, or told. Boxes come with the embedded world and with grounded reasoning data.
+The window is an arg-max, through which no gradient flows, so the other losses do not teach the model where to look.
+This one does, for data that name the box each reasoning step needs: the embedded world, and grounded reasoning data.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def pick_tokens(boxes: Tensor, uniform: Tensor, grid: int) -> Tensor:
 
 
 class Looking(Loss):
-    """Attention pulled to the box that each step needs; fetched latents take part."""
+    """Box supervision of every step that has a box; teacher latents take part."""
 
     name, label = "look", "L_look"
 

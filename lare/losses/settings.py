@@ -22,8 +22,8 @@ class ImageConfig:
         beta_start: Its first beta; the schedule is linear.
         beta_end: Its last beta.
         share: Share of a batch's rows that carry the loss.
-        prediction: What the U-Net predicts: ``epsilon``, the noise (eq. 7), or ``v`` (Salimans and Ho 2022), whose
-            loss at high noise asks for the picture itself, which only the latents can tell.
+        prediction: What the U-Net predicts: ``epsilon``, the noise (eq. 7), or ``v`` (Salimans and Ho 2022). At high
+            noise v is nearly the picture itself, which only the latents can tell.
         cells: Side of the crop in fine cells, around the one that the Extractor attends to most; 0 is the whole window.
     """
 
