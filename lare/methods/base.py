@@ -64,8 +64,10 @@ class Answer:
         stop_reason: Why they ended: "fixed", "converged" or "max_iterations".
         cut: Whether `max_new_tokens` ended the text.
         seconds: Wall-clock seconds per phase, this answer's equal part of the batch's.
-        extra_visual_tokens: Visual tokens that the decoder reads beside those of the prompt: of crops, or spliced in.
-        decoder_passes: Calls of the decoder; 0 stands for the prompt's, one a latent step and one a text token.
+        extra_visual_tokens: Visual tokens that the decoder reads beside those of the prompt: tokens of crops, or tokens
+            read again.
+        decoder_passes: Calls of the decoder. 0 means the usual number: one for the prompt, one for each latent step
+            and one for each text token.
         arrays: Columns of the trace by name: of `lare.trace.ARRAYS` and of `Method.columns`; empty unless asked for.
     """
 
@@ -106,7 +108,7 @@ class Method:
         training: How it is trained; None for a method that has no training of its own.
         latent_maker: What makes its latents, where that is neither the Extractor nor the last hidden state: a subclass
             of `lare.model.latent_maker.LatentMaker`. A checkpoint whose ``latent_maker`` is the method's name has one.
-        calls: Prompts that an answer takes, about equally long; for what an answer costs.
+        calls: How many prompts of about equal length an answer takes; estimates of its cost multiply by it.
 
     Raises:
         LareError: If an option is impossible, means nothing to this method, or does not fit the model.
@@ -201,7 +203,7 @@ class Method:
         """Refuse an intervention that means nothing to this method, before anything is asked.
 
         Raises:
-            LareError: If it does; of a method without latents all but those that change what is asked.
+            LareError: If it means nothing: to a method without latents, everything but a change of what is asked.
         """
         if not setting.intervention.plain:
             raise LareError(f"the method {self.name!r} makes no latents, so intervene={setting.name} changes nothing")
@@ -221,7 +223,7 @@ class Method:
         own do it in `lare.methods.intervening`.
 
         Args:
-            images: RGB pictures; those exchanged already where a setting exchanges them.
+            images: RGB pictures. Where a setting exchanges them, they are the other ones already.
             questions: What is asked about each.
             sampling: How text is decoded; greedy.
             settings: The interventions.

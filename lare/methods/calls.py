@@ -24,7 +24,7 @@ __all__ = ["TwoCalls", "TwoCallsOptions", "thought_alone"]
 
 MARK = "Answer:"
 SPARE = 48
-"""Positions that the second call keeps for its own words around the first text, and for the answer."""
+"""Tokens that the second call keeps free for its own words, and again (at most) for the answer."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class TwoCalls(Method):
         raise NotImplementedError
 
     def taken(self, text: str) -> tuple[str, bool]:
-        """What the second prompt takes of the first text, and whether that text is as it should be."""
+        """What the second prompt takes of the first text, and whether that text has the form that was asked for."""
         return text, bool(text)
 
     def answer(

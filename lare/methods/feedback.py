@@ -32,15 +32,16 @@ class FeedbackOptions(ForeignOptions):
     """Options of what ends a block.
 
     Attributes:
-        stop: In the place of the preset's rule.
-        threshold: Of the distance.
-        distance: Which.
+        stop: What ends a block of latents (`lare.reasoners.preset.Block`); None takes the preset's rule, as None does
+            for the others.
+        threshold: Distance to the learnt end embedding below which a block ends.
+        distance: Kind of that distance: "mse", "mae" or "cosine".
         end_embedding: Name of the learnt embedding among the checkpoint's weights.
     """
 
     stop: str | None = option(None, "what ends a block of latents", choices=STOPS)
     threshold: float | None = option(None, "distance to the learnt end below which a block ends", least=0.0)
-    distance: str | None = option(None, "of which kind", choices=DISTANCES)
+    distance: str | None = option(None, "kind of distance to the learnt end", choices=DISTANCES)
     end_embedding: str | None = option(None, "name of the learnt end among the checkpoint's weights")
 
 

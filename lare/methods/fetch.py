@@ -1,4 +1,4 @@
-"""Teacher latents (in run files *fetch*): the visual token that each reasoning step needs stands in its latent's place.
+"""Teacher latents (in run files *fetch*): the visual token that each reasoning step needs replaces its latent.
 
 The latents' counterpart of teacher forcing: the decoder learns to read latents before the Extractor has learnt to make
 any. It needs data with boxes, and is answered as LaRe is.

@@ -26,13 +26,13 @@ __all__ = ["Call"]
 
 
 class Call:
-    """See the module.
+    """Prompts that were read once, and the replies to them under any number of settings.
 
     Args:
-        method: What answers, a `lare.methods.feedback.Feedback`.
+        method: The `lare.methods.feedback.Feedback` that answers.
         batch: What it is asked.
         inputs: The prompts.
-        stream: The same, read.
+        stream: The prompts after they were read; each reply goes on from a branch of it.
     """
 
     def __init__(self, method: Any, batch: Batch, inputs: Inputs, stream: Stream) -> None:
@@ -41,7 +41,7 @@ class Call:
 
     @property
     def own(self) -> Replies:
-        """What the model does by itself, asked once and only where that is needed."""
+        """The replies without intervention; made once, and only where a setting needs them."""
         if self._own is None:
             self._own = self._write(Plan(self.method.tokens), Setting(), self.stream.branch())
         return self._own

@@ -21,11 +21,11 @@ class ForeignOptions(MethodOptions):
 
     Attributes:
         preset: One of `lare.reasoners.preset_names`, or a YAML file; None takes the one whose marks the tokenizer has.
-        iterations: Latents of a block, in the place of the preset's number.
+        iterations: Latents of a block; None takes the preset's number, 0 makes none between the marks.
         image: "blank" shows a grey picture instead (a control).
         intervene: An intervention (`lare.interventions`).
-        intervene_from: Trace folder of a run without intervention, where others' latents are taken from.
-        seed: Seed of draws; each is a function of it and of the question.
+        intervene_from: Trace folder of a run without intervention, from which other questions' latents are taken.
+        seed: Seed of draws; each draw is a function of it and of the question.
     """
 
     preset: str | None = option(

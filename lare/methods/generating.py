@@ -33,7 +33,7 @@ class GeneratingOptions(MethodOptions):
     Attributes:
         image: "blank" shows a grey picture of the same size: what the words alone give away (a control).
         lm_grid: Side of the grid of visual tokens that the decoder reads; None takes the checkpoint's. With the fine
-            grid's side the decoder reads every fine token: what looking again can bring at most, and what it costs.
+            grid's side the decoder reads every fine token, which bounds what refocusing can bring, and what it saves.
     """
 
     image: str = option("given", "blank shows a grey picture instead (control)", choices=("given", "blank"))
@@ -104,7 +104,7 @@ class Generating(Method):
 
     @contextmanager
     def configured(self) -> Iterator[None]:
-        """Let model and processor have this method's grid for the calls inside; they may be someone else's after."""
+        """Give model and processor this method's grid for the calls inside; others may share them, so it is undone."""
         config, processor = self.model.config, self.processor
         before = (config.lm_grid, processor.lm_grid)
         if self.options.lm_grid is not None:

@@ -37,9 +37,9 @@ class IcotOptions(GeneratingOptions):
     """Options of what is spliced in.
 
     Attributes:
-        patches: Visual tokens a time.
-        share: In place of `patches`, as a share of the grid that they come from.
-        times: How often at most.
+        patches: Visual tokens that are spliced in each time.
+        share: Their number as a share of the grid that they come from; None takes `patches`.
+        times: How often at most tokens are spliced in.
         fine: Take fine tokens where the decoder reads pooled ones: all those of the pooled tokens attended most.
         repeat: Read the step's last token once more after the closing delimiter, for checkpoints that never saw one.
     """

@@ -46,9 +46,9 @@ class InterveneOptions(GeneratingOptions):
     """Options of interventions.
 
     Attributes:
-        intervene: Which (`lare.interventions`).
-        intervene_from: Trace folder of a run without intervention, where others' latents are taken from.
-        seed: Seed of draws; each is a function of it and of the question.
+        intervene: Name of the intervention (`lare.interventions`).
+        intervene_from: Trace folder of a run without intervention, from which other questions' latents are taken.
+        seed: Seed of draws; each draw is a function of it and of the question.
     """
 
     intervene: str = option(OWN, "what is done to the latents: zeros, noise, other, marks, none, ...; "
@@ -58,7 +58,7 @@ class InterveneOptions(GeneratingOptions):
 
 
 def ask_of(images: Sequence[Image], questions: Sequence[str]) -> list[Asked]:
-    """Questions as interventions know them, from what is asked alone."""
+    """Questions as interventions know them, from pictures and texts alone."""
     return [Asked(question_key(image, text), text) for image, text in zip(images, questions, strict=True)]
 
 
@@ -66,7 +66,7 @@ class Intervening(Generating):
     """A method of LaRe's own model between whose marks latents may stand.
 
     Attributes:
-        makes_latents: Whether they do; else only marks and format can be changed.
+        makes_latents: Whether latents do stand there; else only marks and format can be changed.
     """
 
     options_type = InterveneOptions
@@ -185,7 +185,7 @@ class Unmarked(Generating):
 
 
 def _check_alone(one: Intervention, traces: bool) -> None:
-    """Refuse what takes more than the question itself, and traces of others where they help."""
+    """Refuse an intervention that needs more than is at hand: other questions' latents, boxes, another picture."""
     if one.alone or (traces and one.needs == {"bank"} and not one.exchanges):
         return
     if one.needs == {"bank"}:
@@ -225,7 +225,7 @@ class SharedCall:
         return [answers[place::count] for place in range(count)]
 
     def _own_steps(self) -> list[int]:
-        """Iterations that each question takes without intervention; asked first where a stop rule decides."""
+        """Iterations that each question takes without intervention; where a stop rule decides, they are run first."""
         method = self.method
         rule = getattr(method.options, "stop", None) or method.model.config.stop
         lacking = [one for one in self.settings if one.bank is None and "own" in one.intervention.needs]

@@ -30,10 +30,10 @@ class LareOptions(InterveneOptions):
         window: Side of the window in cells of the fine grid; None takes the checkpoint's.
         stop: Stop rule ("fixed", "cosine:C", "learned", ..., see `lare.model.halting.parse_stop`); None takes the
             checkpoint's.
-        window_mode: "saliency" is the method; "random" looks at windows drawn evenly and "full" at the whole grid
-            (controls). Windows and noise are drawn anew for each batch, so a question's depend on its place in it.
+        window_mode: "saliency" is the method; "random" draws windows evenly and "full" takes the whole grid (controls).
+            Windows and noise are drawn anew for each batch, so a question's depend on its place in the batch.
         latents: "own" is the method; "zeros" and "noise" (as long as each latent) are fed in place of what the
-            Extractor makes. `intervene` has these and more, with draws that hang on the question alone.
+            Extractor makes. `intervene` has these and more, with draws that depend on the question alone.
         hide_image: Mask the image once thinking is done, so that latents and the question's own tokens alone carry it
             into the text; the same as ``intervene=hidden``.
         seed: Seed of random windows, of noise and of interventions.
@@ -59,8 +59,8 @@ class LareTrainingOptions(TrainingOptions):
         replaced: Rationale tokens that the text leaves out, because the latents stand for them.
         replaced_steps: K latents stand for the first K steps of the rationale, and the text goes on after them. With
             several K in a mixture, K is a dial: ``lare1: {method: lare, iterations: 1, ...}``.
-        by_step: Eq. 8 asks each latent step alone for its own step of the rationale (the last one for all that are
-            left), at most P tokens each, in the place of the first P tokens from all latents together.
+        by_step: Eq. 8 asks each latent step alone for its own step of the rationale, at most P tokens (the last latent
+            step for all steps that are left), instead of asking all latents together for the first P tokens.
         per_step: Latents for each step of the rationale, for both of these: one can find the place and the next read
             what lies there (c in Coconut).
     """

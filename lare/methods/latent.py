@@ -1,4 +1,4 @@
-"""What methods share that make latents without LaRe's window and Extractor: options, controls, and the call.
+"""What methods that make latents without LaRe's window and Extractor have in common: options, controls, the call.
 
 By default the last hidden state is fed back, whatever modules a checkpoint has, so such a method is trained and asked
 from the same start as LaRe.
@@ -26,7 +26,7 @@ class LatentOptions(InterveneOptions):
         iterations: Latent steps; None takes the checkpoint's.
         stop: Stop rule; None takes the checkpoint's.
         latents: "own" is the method; "zeros" and "noise" are fed in place of what it makes. `intervene` has these and
-            more, with draws that hang on the question alone.
+            more, with draws that depend on the question alone.
         hide_image: Mask the image once thinking is done; the same as ``intervene=hidden``.
         seed: Seed of noise and of interventions.
     """

@@ -38,12 +38,12 @@ class Layout:
         rationale: Whether the text holds the rationale.
         prefix: P, rationale tokens to reconstruct from the latents.
         replaced: Rationale tokens that the text leaves out.
-        window: Where the Extractor looks.
+        window: Window mode: where the Extractor looks (see `lare.model.thinking.think`).
         fetch: Whether visual tokens stand in place of the latents (teacher latents).
         refocus: Whether latents look at the image again; False feeds the last hidden state back.
         lm_grid: Side of the decoder's visual grid; None is the model's.
-        by_step: Whether each latent step has to tell its own step of the rationale, in the place of a prefix that all
-            tell together.
+        by_step: Whether eq. 8 asks each latent step for its own step of the rationale, instead of one prefix from all
+            latents together.
         per_step: Latents that tell the same step.
     """
 
@@ -76,7 +76,7 @@ class Seen(NamedTuple):
     """Visual tokens inside a target; they are read, never supervised.
 
     Attributes:
-        box: Which part of the image.
+        box: Part of the image.
         crop: True encodes that part again, as a picture of its own, and takes the decoder's tokens of it; False takes
             the fine tokens that the box touches, row by row.
     """

@@ -78,7 +78,7 @@ class Intermediate(Loss):
         return int(_answered(batch.inputs).sum()) if batch.inputs["iterations"] > 1 else 0
 
     def value(self, run: Run) -> Tensor | None:
-        """See `Loss.value`; a thought's costs one pass over the answers behind the cached prompt."""
+        """See `Loss.value`; each thought costs one pass over the answers after the cached prompt."""
         thoughts, inputs, model = run.out.thoughts, run.batch.inputs, run.model.lare
         _check(model.config)
         if thoughts is None or thoughts.latents.shape[1] < 2:

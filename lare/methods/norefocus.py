@@ -1,7 +1,7 @@
 """LaRe without looking again: its losses and K latents, each the last hidden state, with no window and no Extractor.
 
-The control without which no claim for refocusing stands. It needs no settings of the model: where a checkpoint has an
-Extractor it is left alone, so both are trained from one start. The states are scaled as LaRe's latents are.
+A claim for refocusing needs this control. It needs no settings of the model: a checkpoint's Extractor is left alone, so
+both methods are trained from one start. The states are scaled as LaRe's latents are.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["NoRefocus", "NoRefocusTraining"]
 
 
 class NoRefocusTraining(LareTraining):
-    """LaRe's layout and options, whose latents look nowhere; a run's losses weigh in as they do for LaRe."""
+    """LaRe's layout, options and losses, with latents that choose no window."""
 
     def layout(self, stage: StageSettings, config: ModelSettings) -> Layout:
         """See `Training.layout`.

@@ -68,7 +68,7 @@ class Options:
 
         Args:
             method: The method's name, for messages.
-            values: What was given.
+            values: Values by option name.
 
         Raises:
             LareError: If an option is unknown or impossible.

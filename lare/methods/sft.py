@@ -1,8 +1,8 @@
 """Same-data control: LaRe's very samples, prompts and supervised tokens, with nothing between the delimiters.
 
-What is left of LaRe when only its latents are taken away. With the whole rationale in the text (``replaced: 0``) it is
-`lare.methods.cot` after empty delimiters. Where LaRe's text leaves tokens out, so does this one; where they are the
-whole rationale, it is `lare.methods.llava` after empty delimiters.
+What is left of LaRe when only its latents are taken away. Where LaRe's text leaves tokens of the rationale out, so does
+this one. With the whole rationale in the text (``replaced: 0``) it is `lare.methods.cot` after empty delimiters; with
+none of it, `lare.methods.llava` after empty delimiters.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class SftTraining(Training):
 
 
 class Sft(Intervening):
-    """Text behind empty delimiters."""
+    """Text after empty delimiters."""
 
     name = "sft"
     makes_latents = False

@@ -1,7 +1,7 @@
-"""Other projects' models with learnt slots, whose states what follows reads: CoVT, LaViT, Mull-Tokens, LIVR.
+"""Other projects' models that reason in learnt slots: CoVT, LaViT, Mull-Tokens, LIVR.
 
-Nothing is fed back: a slot is an ordinary token with a learnt embedding. It opens the reply, or the model writes it
-itself. The trace's latents are the last states at the slots.
+A slot is an ordinary token with a learnt embedding; the text after it attends to its states, and nothing is fed back.
+Slots open the reply, or the model writes them itself. The trace's latents are the last states at the slots.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["Slots"]
 
 
 class Slots(Foreign):
-    """Learnt slots that what follows reads, by a preset: CoVT, LaViT, Mull-Tokens, LIVR."""
+    """Learnt slots that the text after them attends to, by a preset: CoVT, LaViT, Mull-Tokens, LIVR."""
 
     name = "slots"
     kind = "slots"

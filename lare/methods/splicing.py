@@ -1,4 +1,4 @@
-"""Methods that decode once and, on the way, let the decoder read more visual tokens in the middle of its own text.
+"""Methods that decode once and let the decoder read further visual tokens in the middle of its own text.
 
 All rows of a batch take a token a step. Where some are due for visual tokens, those rows read a block of them, and the
 others' columns are masked; positions count what a row has read, so that an answer is what it would be alone.
@@ -33,7 +33,7 @@ class Splicer(ABC):
     """What a method splices into one batch.
 
     Attributes:
-        most: Blocks a row may get.
+        most: Most blocks that a row may get.
         size: n, positions of a block, delimiters included.
         visual: Visual tokens among them.
         watches: Whether `block` needs the attention of the newest token.

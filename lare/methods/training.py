@@ -101,7 +101,7 @@ class Training:
         return hash(self.identity)
 
     def layout(self, stage: StageSettings, config: ModelSettings) -> Layout:
-        """How an update of a stage is answered; by default at once, without delimiters and rationale."""
+        """How an update of a stage is answered; by default directly, without delimiters and rationale."""
         return Layout(lm_grid=self.grid(stage))
 
     def examples(self, sample: Sample) -> Sequence[Sample]:
