@@ -1,4 +1,4 @@
-"""Who a question is, and draws that hang on it alone: never on its place in a batch."""
+"""A question as interventions know it, and random draws that depend on it alone, never on its place in a batch."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Asked:
     """A question as interventions know it.
 
     Attributes:
-        key: Its name; draws are a function of the seed and of it.
-        group: What it shares with questions whose latents are no other question's: its picture, or its text.
+        key: Its name; draws are a function of the seed and of this name.
+        group: Its picture or its text; questions of one group never get each other's latents.
         task: Its task; partners are of the same task where that is known.
         boxes: (left, top, right, bottom) of the regions that it is about, in the order of its steps, as shares of the
             picture; empty where nothing says.

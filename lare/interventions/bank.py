@@ -1,4 +1,4 @@
-"""Latents of many questions, from a run without intervention: others', means, spreads."""
+"""Latents of many questions, from a run without intervention: other questions' latents, their means and spreads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lare.trace import TraceReader
 __all__ = ["Bank", "draw_partners", "read_bank"]
 
 TRIES = 64
-"""Draws of a partner before the ones that fit are listed."""
+"""Tries at drawing a partner at random, before the questions that fit are listed and one of them is drawn."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,9 @@ def draw_partners(pool: Sequence[Asked], asked: Sequence[Asked], seed: int) -> l
     """Another question for each: its place in the pool.
 
     Args:
-        pool: Whom to draw from.
-        asked: For whom; a draw is a function of the seed, the question and the pool.
-        seed: Of the draws.
+        pool: Questions to draw from.
+        asked: Questions to draw for; a draw is a function of the seed, the question and the pool.
+        seed: Seed of the draws.
 
     Raises:
         LareError: If all of the pool's (of a question's task, where there are any) are of the question's group.

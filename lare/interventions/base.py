@@ -25,19 +25,19 @@ class Intervention:
     """One change, and all else as it was.
 
     Attributes:
-        name: As on the command line.
-        title: In a table.
+        name: Its name on the command line.
+        title: Its name in a table.
         changes: What it changes, in a phrase.
         fixed: What it holds fixed, in a phrase.
         group: One of `GROUPS`. "content" takes away what latents hold about the question, at their own number; an
             answer that needs the content gets worse under each of them. "structure" keeps content and moves or repeats
             it; "slots" changes marks and number; "oracle" feeds what latents should hold; "image" changes what the
             answer sees beside them; "input" changes what comes before them.
-        content: Makes of a `lare.interventions.replacing.Step` what is fed in place of its latents (B, m, d); None
-            feeds the method's own.
-        steps: Number of latents from the method's own number; None keeps it.
+        content: From a `lare.interventions.replacing.Step` to what is fed in place of its latents (B, m, d); None feeds
+            the method's own.
+        steps: From the method's own number of latents to the number that is made; None keeps it.
         marks: Whether the marks around the latents are written.
-        filler: Whether as many dots in brackets, as plain text, stand in the place of marks and latents.
+        filler: Whether a plain-text dot for each latent, in brackets, stands in place of marks and latents.
         hides_image: Whether the answer sees no image once the latents are made.
         exchanges: "image" or "question" where the question is asked with another's: whoever asks has to exchange it.
         needs: What `content` reads beside the step: "bank" (latents of other questions), "own" (this question's, from a
@@ -63,13 +63,13 @@ class Intervention:
 
     @property
     def plain(self) -> bool:
-        """Whether the model itself does as ever, so that only what it is asked differs."""
+        """Whether the model answers as it always does, so that only what it is asked differs."""
         same = self.content is None and self.steps is None
         return same and self.marks and not (self.filler or self.hides_image)
 
     @property
     def alone(self) -> bool:
-        """Whether one question is all it takes; else whoever asks has to give more than that question."""
+        """Whether a question by itself is enough; else whoever asks has to give more."""
         return not (self.exchanges or self.needs & {"bank", "boxes"} or self.group == "input")
 
 

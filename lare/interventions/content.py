@@ -16,7 +16,7 @@ __all__ = ["at_norm", "distribution", "dummy", "first", "given", "mean", "mean_n
 
 
 def at_norm(values: Tensor, like: Tensor) -> Tensor:
-    """Values (..., d) brought to the length that `like` (..., d) has."""
+    """Values (..., d) scaled to the norm of `like` (..., d)."""
     scaled: Tensor = values / values.norm(dim=-1, keepdim=True).clamp_min(1e-12) * like.norm(dim=-1, keepdim=True)
     return scaled
 
@@ -27,7 +27,7 @@ def zeros(step: Step) -> Tensor:
 
 
 def noise(step: Step) -> Tensor:
-    """Gaussian, as long as each latent."""
+    """Gaussian noise at each latent's own norm."""
     return at_norm(step.normal(), step.made)
 
 
@@ -45,7 +45,7 @@ def mean(step: Step) -> Tensor:
 
 
 def mean_norm(step: Step) -> Tensor:
-    """The same, as long as each latent."""
+    """The mean over the questions at this step, at each latent's own norm."""
     return at_norm(mean(step), step.made)
 
 
@@ -66,7 +66,7 @@ def dummy(step: Step) -> Tensor:
 
 
 def given(step: Step) -> Tensor:
-    """Latents that were looked up before the first step, those of the last where there are fewer.
+    """Latents that were looked up before the first step; the last of them is repeated where there are fewer.
 
     Raises:
         LareError: If none were.

@@ -17,7 +17,7 @@ Point = tuple[float, float]
 
 
 def points_of(asked: Sequence[Asked], setting: Setting, steps: int, grid: int) -> list[list[Point]]:
-    """Points for each question's steps: in the middle of its boxes, the last box again where there are fewer.
+    """Points for each question's steps: the middles of its boxes; the last box is repeated where there are fewer.
 
     Args:
         asked: B questions.

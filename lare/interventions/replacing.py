@@ -28,10 +28,10 @@ class Setting:
     """An intervention as it is asked for.
 
     Attributes:
-        name: Of the intervention.
-        seed: Of its draws.
-        bank: Latents of a run without intervention (of ``image_latents``: of the run on other pictures); None where the
-            method has to make what it needs itself.
+        name: The intervention's name.
+        seed: Seed of its draws.
+        bank: Latents of a run without intervention (for ``image_latents``: of the run on other pictures); None where
+            the method has to make what it needs itself.
     """
 
     name: str = OWN
@@ -68,9 +68,9 @@ class Step:
     Attributes:
         made: (B, m, d) what the method would feed.
         first: (B, m, d) what it made at the first step.
-        number: Of the step, from 0 on.
+        number: The step's number, from 0 on.
         asked: The B questions.
-        setting: As asked for.
+        setting: The setting that is applied.
         dummy: (d,) the padding token's embedding.
         given: (B, K, m, d) latents that were looked up.
     """
@@ -97,7 +97,7 @@ class Replacer:
     """One intervention on one batch.
 
     Args:
-        setting: Which.
+        setting: The intervention.
         asked: The B questions.
         dummy: (d,) an embedding for dummies; None if the method has none.
         given: (B, K, m, d) latents to feed, where `setting` names some that the method makes (own or a region's).
