@@ -1,4 +1,7 @@
-"""Where every row stands in its blocks of latents. Shapes: B rows, d width."""
+"""Tracks each row of a batch through its blocks of latents: when one begins, what it feeds, when it ends.
+
+Shapes: B rows, d width.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +23,14 @@ Change = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Plan:
-    """What a batch does beside writing.
+    """What a batch does beside writing text.
 
     Attributes:
         tokens: Ids of the preset's tokens.
         block: How latents are made; None makes none.
-        feeding: What is fed back.
-        counts: (B, M) latents of a row's first, second, ... block, of later ones the last, in the place of the preset's
-            rule; None takes the rule.
+        feeding: Computes what is fed back; None where no latents are made.
+        counts: (B, M) latents of a row's first, second, ... block; later blocks have the last number. None takes the
+            preset's rule.
         close: Ids that are read after a block's last latent; empty lets the model write on.
         change: What is fed in place of the latents, or of slots that the model writes; None feeds them.
         banned: Ids that are never written.
@@ -53,9 +56,9 @@ class Blocks:
     """Blocks of a batch. Counters are a row's and a block's own, so that no row's block ends another's.
 
     Args:
-        plan: What the batch does.
+        plan: The batch's plan.
         batch: B.
-        device: Where it computes.
+        device: Device of its tensors.
 
     Attributes:
         thinking: (B,) rows whose next position is a latent.
@@ -87,7 +90,7 @@ class Blocks:
         self._count = torch.where(rows, 0, self._count)
 
     def leave(self, tokens: Tensor, open_rows: Tensor) -> Tensor:
-        """Let rows leave their block whose end has come; returns them, (B,).
+        """End the blocks whose stop rule is met; returns their rows, (B,) booleans.
 
         Args:
             tokens: (B,) what each row would write here.
@@ -120,7 +123,7 @@ class Blocks:
         return made
 
     def latents(self) -> list[Tensor]:
-        """Of each row, (K, d)."""
+        """Each row's latents, (K, d)."""
         return rows_of(self._fed, len(self.thinking))
 
     def lengths(self) -> list[list[int]]:
@@ -139,7 +142,7 @@ class Blocks:
 
 
 def rows_of(steps: list[tuple[Tensor, Tensor]], batch: int) -> list[Tensor]:
-    """Of each row its values (K, d), of steps with values (B, d) and the rows (B,) that they count for."""
+    """Each row's values (K, d), from steps that hold values (B, d) and the rows (B,) for which they count."""
     if not steps:
         return [torch.zeros(0, 0)] * batch
     values, rows = torch.stack([one for one, _ in steps], 1), torch.stack([one for _, one in steps], 1)

@@ -1,4 +1,4 @@
-"""What is fed back, and when a block of latents is near enough to its end, by parts of a checkpoint.
+"""Feeding states back by parts of a checkpoint: heads that make latents, the learnt end, picked visual embeddings.
 
 Shapes: B rows, S columns, n patches, d width.
 """
@@ -99,7 +99,7 @@ class Picker:
 
     Args:
         visual: (B, S, d) embeddings of the prompt, visual ones in their places.
-        is_image: (B, S) which they are.
+        is_image: (B, S) booleans, True at visual embeddings.
         patches: n.
 
     Attributes:

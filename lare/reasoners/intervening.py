@@ -54,7 +54,7 @@ def counts_of(setting: Setting, lengths: Sequence[Sequence[int]], usual: int) ->
 
     Args:
         setting: The intervention.
-        lengths: Of the blocks that each row made without it.
+        lengths: Latents of each block that each row made without the intervention.
         usual: Latents of a block in a row that made none.
     """
     steps = setting.intervention.steps

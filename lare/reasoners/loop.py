@@ -33,11 +33,11 @@ class Replies:
     Attributes:
         ids: Tokens of each row without the one that ended it; marks that the model wrote are among them.
         cut: (B,) rows that the limit ended.
-        latents: Of each row, (K, d).
+        latents: Each row's latents, (K, d).
         lengths: Latents of each row's blocks.
         reasons: Why each row's last block ended: "fixed", "converged" or "max_iterations".
         passes: (B,) steps that each row read.
-        states: Of each row, (K', d) the states at the slots that it read.
+        states: Each row's states (K', d) at the slots that it read.
         picked: (B, K, n) visual tokens that were taken, counted from a row's first; None without.
         watch: What was attended to; None unless asked for.
     """
@@ -65,7 +65,7 @@ def write(
 
     Args:
         stream: The prompt, up to and with the start mark where that is forced.
-        plan: What the batch does.
+        plan: The batch's blocks of latents and what else it does.
         options: How text is chosen, and its limit.
         room: Positions that the decoder has left.
         picker: Picks visual embeddings for each latent.
@@ -204,7 +204,7 @@ class _Loop:
         return True
 
     def _at_once(self, opens: Tensor) -> Tensor:
-        """Of the rows that open a block those whose first latent takes the start mark's place; they think from here."""
+        """Rows that open a block whose first latent takes the start mark's place; they begin with this step."""
         block = self.plan.block
         if block is None or block.start_read:
             return torch.zeros_like(opens)

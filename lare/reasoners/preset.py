@@ -80,8 +80,8 @@ class Block:
         count: Latents of a block; with a stop rule the most that it may have.
         stop: "fixed"; "end_mark": the block ends where the model would write the end mark; "distance": after a latent
             that is near a learnt embedding.
-        threshold: Of that distance, below which a block ends. It and `end_embedding` may stand beside another rule, for
-            those who ask with ``stop=distance``.
+        threshold: Distance below which a block ends. It and `end_embedding` may stand beside another rule, for those
+            who ask with ``stop=distance``.
         distance: "mse" and "mae" (means over the width), or "cosine" (1 - cosine similarity).
         end_embedding: Name of the learnt embedding among the checkpoint's weights.
         feeds: "state": the last state as the decoder gives it, after its final norm; "projected": that state through a
@@ -159,10 +159,10 @@ class Source:
 
     Attributes:
         repository: owner/name on GitHub.
-        commit: Of the state that was read.
+        commit: Commit at which it was read.
         file: Path in it.
-        lines: Such as "3286-3421".
-        says: What stands there.
+        lines: Numbers of the lines, such as "3286-3421".
+        says: What these lines say.
     """
 
     repository: str
@@ -184,9 +184,9 @@ class Preset:
         backbones: transformers' ``model_type`` of the models it was published on; others may follow it too.
         prompt: How a question is put.
         marks: Its special tokens.
-        block: Of "feedback".
-        slots: Of "slots".
-        sources: Where each of this was read.
+        block: Its block of latents; only of kind "feedback".
+        slots: Its slots; only of kind "slots".
+        sources: Where in the project's code each of these was read.
         differs: Where this preset does not do what that code does, and why.
     """
 

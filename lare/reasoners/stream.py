@@ -38,11 +38,11 @@ class Stream:
     """What a batch has read.
 
     Args:
-        model: A causal language model, with or without eyes.
+        model: A causal language model, with or without a vision encoder.
         inputs: Its processor's, padded on the left: input_ids, attention_mask (B, S), pixel_values, ...
         sequential: Give every token the next whole number as its position, visual ones too.
         watch: Also take the attention of the prompt's last position.
-        looks: Keep the prompt's input embeddings, visual ones in their places.
+        looks: Keep the prompt's input embeddings, visual embeddings in their places.
 
     Attributes:
         hidden: (B, d) the decoder's output at the last position, after its final norm.
@@ -77,7 +77,7 @@ class Stream:
         self.kinds.scatter_(1, mask.long().argmax(1, keepdim=True), BOS)
         self._wide = hasattr(model.base_model, "get_rope_index")
         positions = self._positions(inputs, sequential)
-        # Of the last column the next position follows: the greatest of the row, which a picture may have pushed ahead.
+        # The next position follows the row's greatest, which a picture may have pushed ahead of the last column's.
         self._next = positions.amax(0).amax(-1) + 1 if positions.dim() == 3 else positions[:, -1] + 1
         self.mask = mask[:, :-1]
         if self.mask.shape[1]:
@@ -145,7 +145,7 @@ class Stream:
         return other
 
     def _positions(self, inputs: dict[str, Tensor], sequential: bool) -> Tensor:
-        """Of the prompt: (B, S), or (3, B, S) where the model turns its positions in three axes."""
+        """Positions of the prompt, (B, S), or (3, B, S) where the model has three axes (M-RoPE)."""
         mask = inputs["attention_mask"]
         plain = (mask.long().cumsum(1) - 1).clamp_min(0)
         if not self._wide:
