@@ -46,7 +46,7 @@ def parse_vision_r1(row: Any) -> list[Sample]:
     """Turn a Vision-R1-cold row into a sample with rationales.
 
     Raises:
-        BadRow: As `parse_llava`, and if a reply has no ``<think>...</think>`` part or no answer behind it.
+        BadRow: As `parse_llava`, and if a reply has no ``<think>...</think>`` part or no answer after it.
     """
     return _samples(row, reasoning=True)
 
@@ -197,5 +197,5 @@ def _reasoned(reply: str) -> tuple[str, str]:
     if not rationale:
         raise BadRow("empty_rationale", "there is nothing between <think> and </think>")
     if not answer:
-        raise BadRow("empty_answer", "there is no answer behind </think>")
+        raise BadRow("empty_answer", "there is no answer after </think>")
     return rationale, answer

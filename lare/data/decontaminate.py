@@ -36,7 +36,7 @@ THRESHOLD = 0.95
 """Least cosine of CLIP embeddings that counts as a near-duplicate; the paper's own number is lost, this is ours."""
 
 SMALL_THRESHOLD = 0.85
-"""The same for the small embedder: between the cosines of copies and of different photographs (see `_Efficientnet`)."""
+"""The same for `EFFICIENTNET`: between the cosines of copies and of different photographs (see `_Efficientnet`)."""
 
 _ROUNDING = 1e-6  # so that a threshold of 1 still removes identical images
 _SIDE = 448  # embedders look at 224 pixels; more than twice that is thrown away at once
@@ -54,7 +54,7 @@ class Removed:
         where: The row.
         id: Its sample's id.
         reason: "exact" or "image".
-        match: What it matched: the excluded text, or the test image's name.
+        match: The excluded text, or the name of the test image, that it matched.
         similarity: Cosine of the images; 1 for exact text.
     """
 
@@ -70,7 +70,7 @@ class Result:
     """What a run found.
 
     Attributes:
-        report: What reading the training file met.
+        report: Report of reading the training file.
         removed: Rows left out, in the file's order.
         rows: Numbers (from 1) of the rows that stay.
         unreadable: Rows whose image can't be opened; they are left out too, and listed here.
@@ -158,7 +158,7 @@ def decontaminate(
         tests: Test images, set by set.
         embedder: Turns images into unit vectors; None compares no images.
         threshold: Least cosine that removes a row.
-        progress: Called with bytes read.
+        progress: Called with the number of bytes read since the last call.
         batch: Images embedded at once.
 
     Returns:
@@ -192,7 +192,7 @@ def decontaminate(
 
 
 def _light(sample: Sample, looks: _Looks | None) -> Sample:
-    """Have the image looked at and keep only a name of it."""
+    """The sample with its image queued for embedding, and only a name of it kept."""
     if looks is None or sample.image is None:
         return replace(sample, image=None, rationale="", history=())
     return replace(sample, image=looks.add(sample.image), rationale="", history=())

@@ -1,9 +1,9 @@
-"""From conversations to ids and to what of them is answered: what stands before the latents, and all that follows.
+"""From conversations to token ids, and to which of them are supervised.
 
-A row is one sequence: the prompt up to where the latents or the first answer stand, that answer, and the turns behind
-it, in which questions and the template's own marks are read and answers are answered. Its ids are those that the chat
-template and the tokenizer give the whole conversation, but where the latents cut it: behind the prompt, which has the
-ids that it has when it is asked, and behind a rationale, whose beginning the latents stand for.
+A row is one sequence: the prompt up to where the latents or the first answer stand, that answer, and the turns after
+it. In those turns questions and the template's own marks are only read; answers are supervised. The ids are those that
+chat template and tokenizer give the whole conversation, with two cuts where latents may stand: after the prompt, which
+has the ids that it has when it is asked, and after a rationale, whose beginning the latents stand for.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["ANSWERED", "READ", "THOUGHT", "Encoded", "encode_samples"]
 
 READ, ANSWERED, THOUGHT = range(3)
-"""What a token behind the first answer is: read only, part of an answer, part of a rationale."""
+"""What a token after the first answer is: read only, part of an answer, part of a rationale."""
 
 # Marks in a rendered conversation, which `UserText` keeps out of the texts themselves.
 _THINK, _ANSWER, _END = "\ufdd3", "\ufdd4", "\ufdd5"
@@ -38,9 +38,9 @@ class Encoded(NamedTuple):
 
     Attributes:
         prompt: Up to where <|latent_start|> or the answer follows, image tokens included.
-        rationale: Of the first answer; empty where it has none.
+        rationale: The first answer's rationale; empty where it has none.
         answer: The first answer, end token included.
-        rest: The turns behind it.
+        rest: The turns after it.
         roles: What each token of `rest` is.
     """
 
@@ -82,8 +82,8 @@ class _Rendered:
         prompt: Up to the first answer, ready for it.
         pieces: The whole conversation, cut at its marks.
         marks: The mark before each piece but the first.
-        end: What ends an answer.
-        closed: Whether the template itself writes that behind every answer.
+        end: Text of the token that ends an answer.
+        closed: Whether the template itself writes that after every answer.
         first: The first answer's texts: rationale and answer, end included.
     """
 
@@ -162,7 +162,7 @@ def _messages(said: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
 
 
 def _marked(turn: Turn, processor: LareProcessor) -> str:
-    """An answer between its marks; a rationale comes first, and the answer's name behind it."""
+    """An answer between its marks; a rationale comes first, then the answer's name."""
     escape = processor.user_text.escape
     if not turn.rationale:
         return f"{_ANSWER}{escape(turn.answer)}{_END}"
@@ -172,7 +172,7 @@ def _marked(turn: Turn, processor: LareProcessor) -> str:
 def _cut(prompt: str, whole: str, turns: Sequence[Turn], processor: LareProcessor) -> _Rendered:
     """Move the marks to where answers begin and end for a model that writes them, and cut the text there.
 
-    An answer begins where the prompt ended, with the space that some templates write before it, and ends behind the
+    An answer begins where the prompt ended, with the space that some templates write before it, and ends after the
     token that tells its end.
     """
     end = processor.user_text.ending(whole[whole.rindex(_END) + 1 :])
@@ -218,20 +218,20 @@ def _encoded(rendered: Sequence[_Rendered], processor: LareProcessor) -> list[En
     return made
 
 
-_Behind = tuple["list[int] | None", list[int], list[int]]
-"""The first answer's ids (None: those that it has alone), those behind it, and their roles."""
+_After = tuple["list[int] | None", list[int], list[int]]
+"""The first answer's ids (None: those that it has alone), the ids after it, and their roles."""
 
 
 def _whole(
     rendered: Sequence[_Rendered], prompts: Sequence[list[int]], processor: LareProcessor, special: bool
-) -> list[_Behind | None]:
+) -> list[_After | None]:
     """What follows each prompt, by the tokens of the whole conversation; None where that can't be told."""
     guard = processor.user_text
     can = [one.closed and guard.knows_places for one in rendered]
     token = processor.image_token
     texts = [[_one_image(piece, token) for piece in one.pieces] for one, by in zip(rendered, can, strict=True) if by]
     marked = iter(guard.encode_marked(processor.tokenizer, texts, special) if texts else [])
-    found: list[_Behind | None] = []
+    found: list[_After | None] = []
     for one, prompt, by in zip(rendered, prompts, can, strict=True):
         if not by:
             found.append(None)
@@ -261,8 +261,8 @@ def _roles(spans: Sequence[tuple[int, int]], marks: Sequence[int], kinds: Sequen
     return roles
 
 
-def _loose(rendered: Sequence[_Rendered], processor: LareProcessor) -> Iterator[_Behind]:
-    """What follows each prompt piece by piece, with the end token that the template leaves out behind answers."""
+def _loose(rendered: Sequence[_Rendered], processor: LareProcessor) -> Iterator[_After]:
+    """What follows each prompt piece by piece, with the end token that the template leaves out after answers."""
     plans: list[list[tuple[str, int]]] = []
     for one in rendered:
         kinds = [_ROLE[mark] for mark in one.marks]

@@ -1,4 +1,4 @@
-"""Two foreign formats, as examples of how to add one: NLVR's sentences and PuzzleVQA's puzzles.
+"""Two formats of other projects, as examples of how to add one: NLVR's sentences and PuzzleVQA's puzzles.
 
 Their files are read from a folder that the user names; neither is part of this project.
 """

@@ -64,9 +64,9 @@ class PackedRow(NamedTuple):
         answer: Ids of the first answer, end token included.
         image: Name of the image inside the source's images, its encoded bytes, or None.
         where: File and row.
-        rest: Ids of the turns behind it.
-        roles: What each of these is, see `lare.data.encode`.
-        boxes: What each step of the rationale needs, see `lare.data.Sample`.
+        rest: Ids of the turns after it.
+        roles: Role of each of these ids, see `lare.data.encode`.
+        boxes: Box that each step of the rationale needs, see `lare.data.Sample`.
     """
 
     prompt: npt.NDArray[np.int32]
@@ -84,8 +84,8 @@ class Packed:
     """A packed data set.
 
     Attributes:
-        folder: Where it is.
-        images: Where its images are.
+        folder: Folder of its files.
+        images: Folder or archive of its images.
         offsets: (N, 8, 2) start and length of each part of each sample.
         fingerprint: Name of exactly this data.
         strict: Whether an image that can't be read is an error, also in the middle of a run.
@@ -108,7 +108,7 @@ class Packed:
 
     @property
     def with_boxes(self) -> npt.NDArray[np.bool_]:
-        """(N,) whether a sample tells what its steps need."""
+        """(N,) whether a sample has the boxes of its reasoning steps."""
         if self.offsets.shape[1] < len(PARTS):
             return np.zeros(len(self), dtype=bool)
         found: npt.NDArray[np.bool_] = self.offsets[:, PARTS.index("boxes"), 1] > 0
@@ -218,7 +218,7 @@ def pack(
 
 
 def _tell(source: Source, summary: dict[str, Any], folder: Path) -> None:
-    """Say what was left out, since most of it is what somebody forgot to download."""
+    """Say what was left out; most often it is what somebody forgot to download."""
     left = ", ".join(f"{count:,} {kind}" for kind, count in summary["left_out"].items()) or "nothing"
     if summary["shortened"]:
         left += f"; {summary['shortened']:,} samples without the turns that did not fit"

@@ -91,7 +91,7 @@ class Pictures:
             raise self._missing(image) from None
 
     def _size(self, image: str) -> int:
-        """Bytes of a file inside the folder; of folders, which links may lead out of, each is resolved once."""
+        """Bytes of a file inside the folder. A link may lead out of it, so each of its folders is resolved, once."""
         path = self.root / image
         try:
             found = path.lstat()

@@ -106,7 +106,7 @@ class _Array:
                 return
             self.at += 1
             if self._peek() != "":
-                yield BadRow("trailing_text", "there is text behind the list's closing bracket")
+                yield BadRow("trailing_text", "there is text after the list's closing bracket")
 
     def _row(self) -> Any:
         while True:

@@ -1,4 +1,4 @@
-"""What every data source is turned into, and what is said of a row that can't be."""
+"""What every data source is turned into: samples; and the error of a row that can't be one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lare.errors import LareError
 __all__ = ["TURNS", "BadRow", "Box", "Problem", "Sample", "Turn", "take_turns"]
 
 TURNS = ("all", "last", "each")
-"""What becomes of a conversation: one sample that answers every turn, or only the last, or a sample a turn."""
+"""Ways to use a conversation: one sample that answers every turn, or only the last; or a sample for each turn."""
 
 
 Box = tuple[float, float, float, float]
@@ -24,7 +24,7 @@ class Turn(NamedTuple):
     Attributes:
         question: The question's text, without image tokens.
         answer: The answer's text, without a rationale.
-        rationale: What is thought before the answer, or "".
+        rationale: The reasoning before the answer, or "".
     """
 
     question: str
@@ -40,15 +40,15 @@ class Sample:
         id: The row's own id, or its number; single turns of one conversation share it up to a "#turn" ending.
         question: The question's text, without image tokens.
         answer: The answer's text, without a rationale.
-        rationale: What is thought before the answer; "" where the source has none.
+        rationale: The reasoning before the answer; "" where the source has none.
         image: Name of the image inside the source's image folder, its encoded bytes, or None.
         history: Earlier (question, answer) pairs of the same conversation, which are read only.
         later: Turns that follow and are answered too.
         system: The conversation's system prompt, or "".
         where: File and row, for messages.
-        boxes: What each step of the rationale needs to be seen: left, top, right and bottom as shares of the image, or
-            None where a step needs nothing; empty where the source tells nothing.
-        scene_graph: What is in the image and how it hangs together, as text, or "".
+        boxes: The part of the image that each step of the rationale needs: left, top, right and bottom as shares of the
+            image, or None for a step that needs none; empty where the source has no boxes.
+        scene_graph: The things in the image and their relations, as text, or "".
         family: Name of the kind of question, where the source tells several apart, or "".
         hops: Number of looks that depend on one another (1 for a plain one); 0 where the source tells nothing.
     """

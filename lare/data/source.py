@@ -49,14 +49,14 @@ IMAGE_CHECKS = ("none", "exist", "decode")
 
 @dataclass
 class Report:
-    """What reading a file met.
+    """Counts and bad rows of a file that was read.
 
     Attributes:
         rows: Rows read, good and bad.
         samples: Samples given out.
-        answers: Answers in them, more than one in a conversation.
-        with_image: Of these, samples with an image.
-        with_rationale: Of these, samples with a rationale.
+        answers: Answers in these samples, more than one in a conversation.
+        with_image: Samples with an image.
+        with_rationale: Samples with a rationale.
         kinds: Bad rows by kind.
         problems: Every bad row, in order.
     """
@@ -172,7 +172,7 @@ class Source:
         if isinstance(row, BadRow):
             raise row
         samples = parse(row)
-        # LLaVA's mix gives the conversations about one image one id: only the same again is double.
+        # LLaVA's mix gives all conversations about an image the same id, so only an equal row counts as a duplicate.
         own = hash(tuple(samples))
         if samples[0].id and own in seen:
             raise BadRow("double_row", f"the row with the id {samples[0].id!r} stood in an earlier row, word by word")
