@@ -1,4 +1,4 @@
-"""A trace as one Parquet file, for pandas, polars, DuckDB, R and everybody else without LaRe.
+"""A trace as one Parquet file, for pandas, polars, DuckDB, R and other programs without LaRe.
 
 One row is an answer. Text and whole numbers are columns of their own types; ``seconds`` is a map from phase to seconds;
 ``meta`` is a JSON text, since tasks differ in their facts. An array column is a list, of lists where it has several

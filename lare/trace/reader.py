@@ -97,7 +97,7 @@ class TraceReader:
 
         Args:
             name: One of `columns`, or ``meta.<fact>`` or ``seconds.<phase>``.
-            default: What stands in the list where an answer lacks the fact.
+            default: Value in the list where an answer lacks the fact.
 
         Raises:
             LareError: If there is no such column, or a file is shorter than its answers need.

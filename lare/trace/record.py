@@ -38,7 +38,7 @@ class Column(NamedTuple):
         return len(self.shape)
 
     def empty(self) -> npt.NDArray[Any]:
-        """What stands where an answer has nothing to say."""
+        """An array without entries, for an answer that has nothing for this column."""
         return np.zeros((0,) * self.ndim, dtype=self.dtype)
 
     def fits(self, shape: Sequence[int]) -> bool:
@@ -117,11 +117,12 @@ class AnswerRecord:
         seconds: Wall-clock seconds of each phase ("vision", "prefill", "think", "decode"); in a batch, each answer
             carries its equal part of the batch's time.
         meta: Small facts of the question (category, hops, right answer, ...): text and numbers.
-        key: What makes the answer this one and no other (see the answer store); of equal keys the last one counts.
-            Empty means that the record stands for itself.
+        key: Identity of the answer (see the answer store); of records with equal keys the last one counts. Empty means
+            that the record has no other version.
         own: Arrays of the columns that the method itself declares, by name; a column left out is empty.
-        extra_visual_tokens: Visual tokens read beside those of the prompt, of crops say.
-        decoder_passes: Calls of the decoder: the prompt's, one a latent step, a text token, or a block spliced in.
+        extra_visual_tokens: Visual tokens read beside those of the prompt, such as those of crops.
+        decoder_passes: Calls of the decoder: one for the prompt, for each latent step, for each text token, and for
+            each block of visual tokens that is spliced in.
 
     Raises:
         LareError: If an array has the wrong number of axes.
@@ -169,4 +170,4 @@ ADDED: Mapping[str, Callable[[Mapping[str, Any]], int]] = {
     "extra_visual_tokens": lambda row: 0,
     "decoder_passes": lambda row: 1 + int(row["latent_steps"]) + int(row["output_tokens"]),
 }
-"""Scalars that traces of earlier versions lack, and what they were there."""
+"""Scalars that traces of earlier versions lack, with the values that they stand for there."""
