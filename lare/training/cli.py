@@ -93,7 +93,7 @@ def _remember(config: RunConfig, first: bool) -> None:
 
 
 def _begun(folder: Path) -> bool:
-    """Whether anything was made that depends on the settings; packed data know by themselves what they are of."""
+    """Whether anything was made that depends on the settings; packed data carry a fingerprint of their own."""
     return any(path.name not in ("run.yaml", "run.tmp", "data") for path in folder.iterdir())
 
 

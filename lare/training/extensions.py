@@ -1,7 +1,6 @@
-"""What stands for a name of `lare.registry`: data formats, base models, vision encoders and image autoencoders.
+"""Interfaces of what a name of `lare.registry` stands for: data formats, base models, encoders, autoencoders.
 
-A run asks these objects for whatever is theirs alone and treats all of them alike; `lare.embedded.register` holds
-LaRe's own.
+A run calls these methods and branches on no name; `lare.embedded.register` holds LaRe's own objects.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ class RunParts:
 
     Attributes:
         config: The run.
-        folder: Where parts lie that are made once: encoder, autoencoder, features.
-        model: What trains.
+        folder: Folder of what is made once: encoder, autoencoder, features.
+        model: The model that trains.
         processor: Its processor.
         feed: The data of a format, by its name.
     """
@@ -102,7 +101,7 @@ class BaseModel(ABC):
 
     @abstractmethod
     def enter(self, run: RunParts, stage: StageConfig, before: StageConfig | None) -> None:
-        """Set first weights that a stage needs and the one before it (None for the first) could not leave."""
+        """Set first weights that a stage needs and that the stage before it (None for the first) has not trained."""
 
 
 class VisionEncoder(ABC):
@@ -124,7 +123,7 @@ class ImageAutoencoder(ABC):
 
     @abstractmethod
     def check(self, config: RunConfig) -> None:
-        """Refuse a run whose pictures it does not know.
+        """Refuse a run whose pictures the autoencoder was not made for.
 
         Raises:
             LareError: With the mend.

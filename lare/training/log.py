@@ -115,7 +115,7 @@ def _trim(path: Path, last: int) -> int:
 
 
 def _tensorboard(folder: Path, last: int) -> Any:
-    """A writer; TensorBoard hides what an earlier, killed run wrote behind an update."""
+    """A writer after update `last`; TensorBoard hides what a killed run had written after it."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

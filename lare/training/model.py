@@ -32,9 +32,9 @@ class StepOutput:
     """Losses of one micro-batch.
 
     Attributes:
-        sums: Sum of each loss that applies, but those that need the whole global batch.
-        embedded: Of these, the embeddings of the rows, such as the alignment's unit vectors (eq. 6).
-        right: Target tokens that are the arg-max.
+        sums: Sum of each loss that applies, without contrastive losses, which need the whole global batch.
+        embedded: Embeddings of the rows for each contrastive loss, such as the alignment's unit vectors (eq. 6).
+        right: Number of target tokens that are the arg-max.
     """
 
     sums: dict[str, Tensor]
@@ -53,8 +53,8 @@ class TrainingModel(nn.Module):
         precision: ``bf16`` and ``fp16`` run the forward pass under autocast, ``fp32`` does not.
 
     Attributes:
-        whole_graph: Use each part in every pass, with a weight of zero if no row needs it: processes that share a
-            sharded model wait for one another's use of each.
+        whole_graph: Use each part in every pass, with a weight of zero if no row needs it. In a sharded model every
+            process waits until all others use a part, too.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class TrainingModel(nn.Module):
         if out.logits is not None and out.labels is not None:
             result.right = int((out.logits.detach().argmax(-1) == out.labels).sum())
         first, *rest = [loss for loss in losses.values() if not isinstance(loss, Contrastive)]
-        # Sums of floats depend on their order: this one is that of the first runs.
+        # A sum of floats depends on the order; this one is kept so that earlier runs can be repeated.
         for loss in (first, *reversed(rest)):
             value = loss.value(run)
             if value is not None:

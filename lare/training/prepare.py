@@ -33,7 +33,7 @@ class Prepared:
         config: The run.
 
     Attributes:
-        model: What trains.
+        model: The model that trains.
         processor: Its processor.
         plan: Data, first weights and validation.
 
@@ -125,7 +125,7 @@ class Prepared:
         return self._feed_of(stage).validate(stage)
 
     def _enter(self, stage: StageConfig, before: StageConfig | None) -> None:
-        """First weights that a stage needs and the one before could not leave."""
+        """Set first weights that a stage needs and that the stage before it has not trained."""
         lare, text = self.model.lare, self.config.model.text
         if before is None and self.config.start is not None:
             return

@@ -34,7 +34,7 @@ class StepResult:
 
     Attributes:
         losses: Mean of each loss, by name, and ``total``.
-        counts: What each was divided by.
+        counts: Tokens or rows by which each was divided.
         negatives: Rows that each row was contrasted with; 0 without a contrastive loss.
         accuracy: Share of target tokens that are the arg-max.
         replaced: Samples that others stood in for.
@@ -98,17 +98,17 @@ def run_step(
         batches: This process's micro-batches.
         weights: Weight of each loss but L_lm.
         draws: Each micro-batch's random numbers.
-        temperature: Of the alignment.
-        backward: Runs the backward passes of a sharded model (FSDP, DeepSpeed), told which is the last, and averages
-            gradients over processes; None sums them here.
+        temperature: Temperature of contrastive losses, such as the alignment.
+        backward: Runs a backward pass of a sharded model (FSDP, DeepSpeed), given the loss and whether it is the
+            update's last, and averages gradients over processes; None sums them here.
         scaler: Scales the loss of each backward pass (fp16); its caller takes the scale out of the gradients.
 
     Returns:
         The losses of the whole global batch, unscaled.
 
     Raises:
-        LareError: If a loss is not finite; it names the samples. With a scaler that is an overflow like those of the
-            backward pass: it leaves gradients that are not finite, by which every process knows of it.
+        LareError: If a loss is not finite; it names the samples. With a scaler nothing is raised: the gradients are
+            then not finite either, as after an overflow in the backward pass, and by that every process knows.
     """
     weights = _weights(weights, batches)
     divisors = counts(batches, weights, draws)
@@ -166,10 +166,10 @@ def _pull(
 
 
 def fill_gradients(model: nn.Module) -> list[nn.Parameter]:
-    """Give zeros to parameters that this update did not use, and return all that train.
+    """Give zero gradients to parameters that this update did not use, and return all that train.
 
-    An optimiser passes over a parameter without gradient, decay and momentum too. Whether an update uses a part depends
-    on the rows that a process has; what the part then does must not.
+    An optimiser skips a parameter without gradient, its decay and momentum too. Which parts an update uses depends on
+    the rows that a process has; what the optimiser does must not.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in parameters:
@@ -237,7 +237,7 @@ class CachedContrast:
         return total
 
     def loss(self, made: tuple[Tensor, ...], number: int) -> Tensor:
-        """What a micro-batch's backward pass starts from."""
+        """A scalar whose gradient is the cached one, for a micro-batch's backward pass."""
         if self.gradients is None:
             return self._value(made) * self.scale
         pairs = zip(made, self.gradients[number], strict=True)

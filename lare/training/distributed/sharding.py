@@ -1,9 +1,9 @@
 """How a stage's weights lie in the processes.
 
-`Whole`: the whole model in each, one or several; `run_step` adds their gradients up in one all-reduce. `FullyShard`:
-weights, gradients and optimiser split by FSDP2. `lare.training.distributed.zero.Zero`: split by DeepSpeed. The
-trainer treats all alike: ``begin`` a stage, make updates, ``save`` and ``load`` checkpoints, ``end``
-with whole weights in every process again, which the next stage freezes and shards anew.
+`Whole`: every process holds the whole model; `run_step` sums gradients in one all-reduce. `FullyShard`: weights,
+gradients and optimiser are split by FSDP2. `lare.training.distributed.zero.Zero`: they are split by DeepSpeed. The
+trainer treats all alike: ``begin`` a stage, make updates, ``save`` and ``load`` checkpoints, ``end`` with whole weights
+in every process again, which the next stage freezes and shards anew.
 
 Checkpoints of `Whole` and `FullyShard` are the same files: a run may go on under another launch or on more processes.
 """
@@ -48,7 +48,7 @@ def make_accelerator() -> Accelerator:
         patience.backend = "gloo"
     accelerator = Accelerator(cpu=cpu and not deepspeed, kwargs_handlers=[patience])
     if deepspeed:
-        # Or transformers would make parameters in shares already, which loading and first weights don't know of.
+        # Otherwise transformers would split parameters when they are made (zero.Init); loading needs whole ones.
         unset_hf_deepspeed_config()
     return accelerator
 
@@ -68,7 +68,7 @@ class Whole:
 
     Args:
         accelerator: Devices and processes.
-        model: What trains.
+        model: The model that trains.
 
     Attributes:
         wrapped: Runs the forward passes.
@@ -95,7 +95,7 @@ class Whole:
             self.scaler = GradScaler(self.accelerator.device.type, init_scale=LOSS_SCALE)
 
     def clip(self, limit: float) -> float:
-        """Clip the gradient behind the last backward pass; returns its norm over all processes before that.
+        """Clip the gradient after the last backward pass; returns its norm over all processes before clipping.
 
         The norm is that of the loss itself: a scale is taken out first.
         """
@@ -119,7 +119,7 @@ class Whole:
         """Leave out an update whose gradient is not finite, all optimisers alike, and halve the loss scale.
 
         Returns:
-            False where a smaller scale can't be the mend: without scaling, or where there is none left to take away.
+            False where a smaller scale can't help: without scaling, or where the scale has fallen below 1.
         """
         if self.scaler is None or self.scaler.get_scale() < 1:
             return False
@@ -154,10 +154,10 @@ class Whole:
             self.scaler.load_state_dict(saved["scaler"])
 
     def end(self) -> None:
-        """Leave whole weights in the model, in every process: they are."""
+        """Leave whole weights in the model, in every process; here they always are."""
 
     def clean(self) -> None:
-        """Drop what was kept on disk beside checkpoints, now that the stage's last one is written: nothing."""
+        """Drop what was kept on disk beside checkpoints, after the stage's last one; here nothing was."""
 
 
 class FullyShard(Whole):

@@ -35,7 +35,7 @@ class Zero(Whole):
 
     Args:
         accelerator: Launched with a DeepSpeed configuration.
-        model: What trains.
+        model: The model that trains.
         stage: Its batch and micro-batch are told to the engine.
         clip: Largest norm of the gradient.
         folder: The stage's; keeps the frozen weights while a run in half precision goes on.
@@ -94,7 +94,7 @@ class Zero(Whole):
         return float(self.wrapped.get_global_grad_norm())
 
     def step(self) -> None:
-        """Nothing to do: the engine made the update behind its last backward pass."""
+        """Nothing to do: the engine made the update after its last backward pass."""
 
     def save(self, stage: Path, step: int, meta: dict[str, Any], keep: int) -> None:
         """Write DeepSpeed's files, each process its own.
@@ -165,8 +165,8 @@ class Zero(Whole):
 def _forget_gradients(engine: Any) -> None:
     """Zero the gradients that ZeRO-3 holds.
 
-    It writes over those of parameters that an update uses and would apply those of others, as they were in the update
-    before, once more: an update without latents would move the Extractor again.
+    ZeRO-3 only overwrites the gradients of parameters that an update uses, and applies the older gradients of all
+    others once more: an update without latents would move the Extractor again.
     """
     if engine.zero_optimization_stage() < 3:
         return

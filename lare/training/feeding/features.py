@@ -50,7 +50,7 @@ def write_array(path: Path, shape: tuple[int, ...], parts: Iterable[np.ndarray])
     Of runs that want the same file at once, one makes it and the others wait.
 
     Raises:
-        LareError: If the disk is full, or as the parts do; nothing but the lock is left behind.
+        LareError: If the disk is full, or if making a part raises it; nothing but the lock file stays on disk.
     """
     temporary = path.with_suffix(".part.npy")
     try:

@@ -22,5 +22,5 @@ def stage_mode(stage: StageConfig, config: LareConfig, flip: float) -> Layout:
 
 
 def main_layout(stage: StageConfig, config: LareConfig) -> Layout:
-    """How a stage's questions are answered in the end: as its last method does."""
+    """The layout of a stage's main method, which is the last of its mixture; validation uses it."""
     return stage.mixture[-1].training.layout(stage, config)

@@ -1,4 +1,4 @@
-"""Optimisers of a stage: AdamW with a rate for trained and one for new weights, and Muon for matrices if asked for."""
+"""Optimisers of a stage: AdamW with one rate for trained and one for new weights; Muon for matrices if asked for."""
 
 from __future__ import annotations
 

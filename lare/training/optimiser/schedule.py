@@ -9,11 +9,11 @@ def learning_rate(peak: float, step: int, steps: int, floor: float = 0.0, warmup
     """Learning rate of a step.
 
     Args:
-        peak: highest rate.
-        step: current step, from 0.
-        steps: number of steps in all.
-        floor: rate at the end, as a share of `peak` (1 keeps it constant after the warm-up).
-        warmup: share of the steps spent rising (at most 200 steps).
+        peak: Highest rate.
+        step: Current step, from 0.
+        steps: Number of steps in all.
+        floor: Rate at the end, as a share of `peak` (1 keeps it constant after the warm-up).
+        warmup: Share of the steps spent rising (at most 200 steps).
     """
     rise = min(200, max(1, int(steps * warmup)))
     if step < rise:

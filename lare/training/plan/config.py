@@ -93,10 +93,10 @@ class LossConfig:
         alignment: a; 0 turns the loss off.
         image: b.
         text: c.
-        look: e, of a loss beyond the paper: the attention that chooses a window is pulled to the box that the
-            reasoning step needs, where the data tell it.
+        look: e, of box supervision, a loss beyond the paper: the attention that chooses a window is supervised by the
+            box that the reasoning step needs, where the data have one.
         others: Weights of losses of other packages, by name (see `lare.registry.LOSSES`).
-        temperature: Of the alignment's InfoNCE.
+        temperature: Temperature of the alignment's InfoNCE.
         shared_dim: Width of the space in which latents, text and image are compared.
     """
 
@@ -127,7 +127,7 @@ class OptimiserConfig:
 
     Attributes:
         weight_decay: Decoupled weight decay of matrices; vectors have none.
-        betas: Of AdamW.
+        betas: AdamW's betas.
         warmup: Share of a stage's steps in which the learning rate rises; then it falls by a cosine.
         floor: Learning rate at the end, as a share of the peak.
         clip: Largest norm of the gradient.
@@ -157,7 +157,7 @@ class RunConfig:
     """A whole run.
 
     Attributes:
-        model: What it trains.
+        model: The model that it trains.
         stages: Its plan, in order; each entry starts from the weights of the one before.
         out: Folder of the run.
         start: Folder of another run's finished stage (such as ``runs/embedded/II``) whose weights this run begins with;

@@ -36,7 +36,7 @@ class Entry:
     Attributes:
         label: Its key.
         method: Its name.
-        share: Of the updates.
+        share: Share of the updates that it takes.
         training: How it is trained.
     """
 
@@ -117,7 +117,10 @@ def drawn(entries: Sequence[Entry], uniform: float) -> Entry:
 
 @dataclass(frozen=True)
 class _Typical:
-    """Settings of a model that does not exist yet; whether a layout has latents does not depend on their sizes."""
+    """Settings that stand for those of a model that does not exist yet.
+
+    They serve where no size counts, such as whether a layout has latents.
+    """
 
     iterations: int = 4
     text_prefix: int = 32
@@ -126,5 +129,5 @@ class _Typical:
 
 
 def typical_layout(entry: Entry, stage: Any) -> Layout:
-    """The layout of an entry's batches for a model of usual settings: for questions whose answer no size changes."""
+    """The layout of an entry's batches for a model of typical settings; read only what does not depend on sizes."""
     return entry.training.layout(stage, _Typical())

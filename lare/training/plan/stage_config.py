@@ -36,7 +36,7 @@ class DataConfig:
         check_images: How far images are looked at before training: ``none``, ``exist`` (one look at each file), or
             ``decode`` (each is opened, which takes as long as an epoch's images).
         turns: ``all`` makes one sample of a conversation: latents before its first answer, every answer supervised;
-            ``last`` answers only its last question, behind the turns before; ``each`` makes a sample of every turn.
+            ``last`` answers only its last question, after the earlier turns; ``each`` makes a sample of every turn.
         split: ``train``, ``validation`` or ``test``, told by the image's name (`lare.data.splits`); ``all`` takes each.
         take: Share of each question family's samples, for formats that have families (`lare.data.source.FAMILIES`);
             those that are not named are left out, and all are taken if it is empty.
@@ -113,10 +113,10 @@ class StageConfig:
         methods: The methods that it trains, each with its share of the updates, or with share and options; see
             `lare.training.plan.mixture`. The last is the main one, which is validated. Empty: ``cot`` in stage I, else
             ``lare``.
-        text_share: Deprecated, like all ``_share`` keys, for ``methods``: ``cot`` behind empty delimiters.
+        text_share: Deprecated, like all ``_share`` keys, for ``methods``: ``cot`` after empty delimiters.
         direct_share: ``llava``.
         fetch_share: ``fetch``.
-        full_share: ``cot`` behind empty delimiters, with all fine tokens in the decoder's context.
+        full_share: ``cot`` after empty delimiters, with all fine tokens in the decoder's context.
         lm_grid: Side of the decoder's visual grid in this stage instead of the model's.
         train: Parts to train instead of the stage's own.
         from_start: Begin with the weights that the run began with (its `start`), not with those of the entry before; so
@@ -227,7 +227,7 @@ class StageConfig:
             )
 
     def _check_latents(self, label: str) -> None:
-        """Every batch must reach something that trains."""
+        """Refuse a method whose batches would reach no part that trains."""
         parts = self.train or (_OF_LATENTS if self.stage == "II" else ())
         if not parts or not set(parts) <= set(_OF_LATENTS):
             return

@@ -64,7 +64,7 @@ class Stage:
 
     Attributes:
         title: What it is for, in the paper's words.
-        parts: What trains.
+        parts: Parts that train.
         latents: Whether it makes latents, and so has losses on them.
     """
 
