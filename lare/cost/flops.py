@@ -8,9 +8,9 @@ on the share of rows that carry that loss.
 
 Backward costs once the forward for weights that train and once for inputs that carry gradient, so a part that trains in
 the middle of the network costs 2 forwards, a frozen one that gradient passes through 1, and one before all that trains
-0. Where nothing reads what the last layer makes of a prompt (text follows <|latent_end|>, and no latents were made),
-that layer costs backward its keys and values alone. Attention counts all pairs of queries and keys, as attention
-kernels are counted; a causal kernel may skip half. Norms, activations and optimiser are left out; they are below 1 %.
+0. Where nothing reads the last layer's outputs at the prompt (text follows <|latent_end|>, and no latents were made),
+its backward pass covers the projections to keys and values only. Attention counts all pairs of queries and keys, as is
+usual; a causal kernel may skip half. Norms, activations and optimiser are left out; they are below 1 %.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 ENCODER = "vision_encoder"
-"""The part that is counted apart: it is the same for all that look at a picture, and cached features leave it out."""
+"""The part that is counted apart: every method needs it for a picture, and cached features leave it out."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Row:
         again: Whether the alignment's vectors are made in a pass of their own first (several micro-batches).
         lm_grid: Side of the decoder's visual grid; None is the model's.
         fetch: Whether visual tokens stand in place of the latents, so that the Extractor does nothing.
-        look: Whether a loss pulls at the attention that chooses the windows.
+        look: Whether box supervision is on, whose gradient goes through the attention that chooses the windows.
     """
 
     prompt: int
@@ -83,8 +83,8 @@ class Gradients:
 
     Attributes:
         parts: Parts that train.
-        prompt: Into the decoder's prompt.
-        latents: Into the latents.
+        prompt: Whether gradient flows into the decoder's prompt.
+        latents: Whether it flows into the latents.
     """
 
     parts: frozenset[str]
@@ -102,7 +102,7 @@ class Call:
     """One run of the decoder.
 
     Attributes:
-        name: What for.
+        name: What it is for.
         tokens: New positions.
         keys: Positions that they attend to.
         gradient: Whether gradient flows into it.
@@ -203,7 +203,7 @@ def _vision(
 ) -> None:
     config = model.config
     work.linear(ENCODER, costs.get(ENCODER, 0), False, False)
-    # A shared projector sees the fine grid, whose tokens are pooled behind it.
+    # A shared projector sees the fine grid, whose tokens are pooled after it.
     side = config.grid if config.shared_projector else row.lm_grid or config.lm_grid
     if config.backbone_config is not None:
         inside = dict(model.named_modules())
@@ -226,7 +226,7 @@ def _decoder(work: Work, model: LareForConditionalGeneration, row: Row, grad: Gr
     heads = int(text.num_attention_heads)
     pair = layers * heads * int(getattr(text, "head_dim", None) or text.hidden_size // heads)
     calls = list(decoder_calls(row, grad, model.config.latents_per_iteration))
-    # What the last latents look at chooses no window, so no loss pulls at it.
+    # The saliency after the last latents chooses no window, so box supervision does not reach it.
     thoughts = [call for call in calls if call.name == "latents"]
     for call in calls:
         pulled = row.look and bool(thoughts) and call is not thoughts[-1]
@@ -246,7 +246,7 @@ def _decoder(work: Work, model: LareForConditionalGeneration, row: Row, grad: Gr
 
 
 def _idle_weights(model: LareForConditionalGeneration, pulled: bool) -> int:
-    """Weights of the last layer that nothing reads: all but keys and values, and the queries that a loss pulls at."""
+    """Weights of the last layer whose output nothing reads: all but keys and values, and supervised queries."""
     used = ("k_proj", "v_proj", "q_proj") if pulled else ("k_proj", "v_proj")
     linear = [(n, m) for n, m in cast(Any, model.decoder).layers[-1].named_modules() if isinstance(m, nn.Linear)]
     return sum(layer.weight.numel() for name, layer in linear if not name.endswith(used))
@@ -305,8 +305,8 @@ def without_encoder(parts: Mapping[str, float]) -> float:
 def encoder_cost(model: LareForConditionalGeneration) -> float:
     """Multiply-adds of the vision encoder on one picture.
 
-    Of a vision-language model they are counted by its weights alone, a usual picture's patches times each, without the
-    products of attention.
+    A vision-language model's encoder is counted by its weights alone: each is used once for every patch of a usual
+    picture. The products of attention are left out.
     """
     if model.config.backbone_config is not None:
         backbone, vision = model.backbone, model.config.vision_config

@@ -47,7 +47,7 @@ def memory_of(
     half: bool,
     checkpointing: bool = False,
 ) -> dict[str, int]:
-    """Bytes of one process by what they hold; see the module's text.
+    """Bytes of one process by what they hold; the module's docstring has the formulas.
 
     Args:
         modules: All parts by name.

@@ -71,7 +71,7 @@ def stage_rows(
     Args:
         config: The run.
         stage: The plan's entry.
-        model: For its settings.
+        model: The model, whose settings count.
         lengths: Assumed lengths.
         again: Whether a process takes several micro-batches an update.
     """
@@ -235,7 +235,7 @@ def markdown(reports: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _told(value: float | None, digits: int, unit: float = 1.0) -> str:
-    """A number with some digits behind the point; a smaller one with one that counts; a dash for none."""
+    """A number with `digits` decimals; one below that precision with one significant digit; a dash for none."""
     if value is None:
         return "-"
     value /= unit
