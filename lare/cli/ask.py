@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("question", metavar="QUESTION", help="the question, in quotes")
     add_checkpoint_option(parser)
     parser.add_argument(
-        "--iterations", type=int, metavar="K", help="latent steps; 0 answers at once; default: trained K"
+        "--iterations", type=int, metavar="K", help="latent steps; 0 makes no latents; default: trained K"
     )
     parser.add_argument("--stop", metavar="RULE", help="when to stop thinking: fixed, cosine:C, l1:C, l2:C, learned")
     parser.add_argument(

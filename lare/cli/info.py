@@ -233,7 +233,7 @@ def _held(memory: Mapping[str, Any], *names: str) -> str:
 
 
 def _short(value: float) -> str:
-    """One digit behind the point; one that counts for what is smaller."""
+    """A number with one decimal; one below 0.1 with one significant digit."""
     return f"{value:,.1f}" if not value or value >= 0.1 else f"{value:.1g}"
 
 

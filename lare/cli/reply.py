@@ -18,7 +18,7 @@ class Reply:
         stop_reason: Why the latent steps ended: "fixed", "converged" or "max_iterations".
         output_tokens: Text tokens written, without the end token.
         seconds: Wall-clock time of each phase.
-        checkpoint: What answered.
+        checkpoint: Checkpoint that answered.
     """
 
     answer: str
