@@ -44,7 +44,7 @@ SIDE = 64
 BATCH, WHOLE = 8, 2
 """Crops a step, of which the last `WHOLE` are whole pictures made smaller (the target without a window)."""
 KL_WEIGHT = 1e-4
-"""Per entry of the code, against the mean squared error of pixels in [-1, 1]."""
+"""Weight of the KL divergence per entry of the code, beside the mean squared error of pixels in [-1, 1]."""
 
 
 def small_tokenizer() -> AutoencoderKL:
@@ -107,7 +107,7 @@ def train_tokenizer(
     Args:
         out: Folder of the tokenizer, its state, and ``history.jsonl`` with loss and validation PSNR.
         images: Crops of the train split to see.
-        seed: Of crops and posterior samples.
+        seed: Seed of crops and posterior samples.
         workers: Processes that draw scenes.
         report_every: Steps between two entries of the history, each with a state to resume from.
         rate: Highest learning rate.

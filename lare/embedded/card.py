@@ -84,7 +84,7 @@ def beyond(config: RunConfig) -> str:
         "needs; the paper's data have no boxes.": any(weights),
         "Fetch start: the fine tokens of those boxes stand in place of latents in a share of the batches "
         "(`fetch`), before and while the Extractor learns to make any.": any(layout.fetch for layout in layouts),
-        "Batches that write the rationale as text, answer at once, or read all fine tokens (`cot`, `llava`).": any(
+        "Batches that write the rationale as text, answer directly, or read all fine tokens (`cot`, `llava`).": any(
             not layout.iterations and (layout.delimiters or not layout.rationale) for layout in layouts
         ),
         "Stage I trains the decoder too: it has no pre-trained weights.": any(
@@ -192,8 +192,8 @@ crops, {tokenizer["psnr"]:.1f} dB.
 
 
 _CURVE_WORDS = """Teacher-forced exact match of the whole text (rationale and answer, every token) on validation questions of each stage's
-own mix, in percent; for captions the share of right tokens. Direct: answered at once. As text: the whole rationale
-written behind empty delimiters. A text longer by a sentence is harder to get wholly right, so these columns do not
+own mix, in percent; for captions the share of right tokens. Direct: the answer alone. As text: the whole rationale
+written after empty delimiters. A text longer by a sentence is harder to get wholly right, so these columns do not
 compare answers; the answers below do."""  # noqa: E501
 
 
@@ -221,7 +221,7 @@ def renewed(text: str, evaluations: Sequence[Evaluation]) -> str:
 
     Args:
         text: The card; its run file tells how the checkpoint was trained.
-        evaluations: Of the same weights.
+        evaluations: Evaluations of the same weights.
 
     Raises:
         LareError: If the card has no run file.

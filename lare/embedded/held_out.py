@@ -1,7 +1,7 @@
 """How a run does on questions that no stage trains on: the world's validation split (own scenes, drawings and digits).
 
 Two figures. Losses, each by its formula, teacher-forced and at weight 1, so that runs of different weights compare. And
-answers: what the model writes by itself, right when the text behind ``Answer:`` is the answer's. Test questions, on
+answers: what the model writes by itself, right when the text after ``Answer:`` is the answer's. Test questions, on
 which nothing may be chosen, are never looked at here.
 """
 
@@ -39,7 +39,7 @@ __all__ = ["Asked", "answers", "draw_questions", "held_out_losses", "majority", 
 
 PER_SCENE = 4
 SEED = 8_191
-"""Of the questions; the same for all runs, so that they pair."""
+"""Seed of the questions, the same for all runs, so that comparisons are paired."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def held_out_losses(
 def answers(
     model: TrainingModel, processor: LareProcessor, asked: Sequence[Asked], batch: int = 32, most: int = 64
 ) -> list[str]:
-    """What the model writes to each question: the text behind the last ``Answer:``, else all of it.
+    """What the model writes to each question: the text after the last ``Answer:``, else all of it.
 
     Args:
         model: The model.
@@ -161,8 +161,8 @@ def scene_interval(
     """95 % interval of a mean over questions, by drawing whole scenes.
 
     Args:
-        values: (n,) of each question.
-        scenes: (n,) its scene.
+        values: (n,) a value for each question.
+        scenes: (n,) the question's scene.
         draws: Bootstrap samples.
     """
     _, numbers = np.unique(scenes, return_inverse=True)

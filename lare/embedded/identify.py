@@ -51,7 +51,7 @@ def identification(run: Path, rows: int = 512, steps: int = 20, seed: int = 0) -
         run: Folder of a finished run.
         rows: Scenes, a multiple of 16; one question each.
         steps: Steps of the sampler.
-        seed: Of questions, iterations and noise.
+        seed: Seed of questions, iterations and noise.
 
     Returns:
         For ``own``, ``wrong`` and ``noise``: accuracy, standard_error, chance, n.
@@ -99,7 +99,7 @@ def _share(hits: list[float]) -> dict[str, float]:
 def _one(
     model: TrainingModel, batches: WorldBatches, step: int, steps: int, generator: torch.Generator, mode: Layout
 ) -> dict[str, Tensor]:
-    """Sixteen scenes: each is sampled under every condition and compared with what each of them was looked at for.
+    """Sixteen scenes: each is sampled under every condition and compared with the crops of all sixteen.
 
     The candidates are the sixteen scenes' own crops, so before anything is known of a row's latents each is as likely
     as the other, and a control that knows nothing is right once in sixteen. The wrong latents are those of scenes that

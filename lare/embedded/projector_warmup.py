@@ -1,8 +1,8 @@
 """Start of stage I for the embedded model: the projector learns to write what a cell holds in the decoder's own words.
 
 A visual token is pulled towards the sum of the token embeddings of its thing's kind, colour, size, direction and digit,
-and of its cell's name. The decoder then meets visual tokens in a language that it shares, and finds
-things by name from the first step on; without this, thousands of steps pass before it looks at the picture at all.
+and of its cell's name. The decoder then meets visual tokens in a language that it shares, and finds things by name from
+the first step on; without this, thousands of steps pass before it uses the picture at all.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The world's questions as samples: what a method that makes its own examples gets to see of them."""
+"""The world's questions as samples, for methods that make their own examples from samples."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class Asked(NamedTuple):
     """The texts of a question.
 
     Attributes:
-        question: What is asked.
+        question: The question.
         rationale: Its rationale.
         answer: Its answer.
-        boxes: What each step of the rationale needs.
+        boxes: Box that each step of the rationale needs; None for a step that needs none.
     """
 
     question: str

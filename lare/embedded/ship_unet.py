@@ -66,8 +66,8 @@ library_name: lare
 ---
 # Pictures from the embedded model's latents
 
-A U-Net of 0.6 M parameters and an image tokenizer that draw, from one latent token, the square that the look behind it
-saw. `lare train lare/configs/embedded_unet.yaml` on the frozen latents of the embedded checkpoint (seed 0,
+A U-Net of 0.6 M parameters and an image tokenizer that draw, from one latent token, the square that its refocus step
+attended to most. `lare train lare/configs/embedded_unet.yaml` on the frozen latents of the embedded checkpoint (seed 0,
 {int(last["samples"]):,} crops, {last["seconds"] / 60:.0f} minutes beside other work, commit {made.get("commit")}), then
 `python -m lare.embedded.ship_unet runs/embedded_unet`. `python analysis/reconstruct.py` uses it.
 

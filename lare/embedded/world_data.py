@@ -1,4 +1,4 @@
-"""The embedded world as a source of training data: which questions are asked, and how many about a picture."""
+"""The embedded world as a source of training data: which questions are asked, and how many about each picture."""
 
 from __future__ import annotations
 
