@@ -27,7 +27,7 @@ __all__ = [
 ]  # fmt: skip
 
 DRAWS = 4000
-"""Of the bootstrap."""
+"""Bootstrap samples."""
 LEVEL = 0.95
 
 Array = npt.NDArray[np.float64]
@@ -57,8 +57,8 @@ class Mask:
     Attributes:
         without_families: Question families that are left out.
         without_tasks: Tasks that are left out.
-        least_hops: Hops that a question needs.
-        hops: Exactly these hops; None is any.
+        least_hops: Fewest hops of a question that counts.
+        hops: Hops of the questions that count; None is any.
     """
 
     without_families: tuple[str, ...] = ()
@@ -91,8 +91,8 @@ class Contrast:
     """One arm minus another, paired by start and question.
 
     Attributes:
-        arm: The one.
-        minus: The other.
+        arm: Name of the one.
+        minus: Name of the other, which is subtracted.
         starts: Names of the paired starts.
         questions: Questions that count.
         by_start: Difference of each start.
@@ -134,8 +134,8 @@ def interval(
         values: (S, n).
         task: (n,) tasks.
         scene: (n,) scenes.
-        draws: Of the bootstrap.
-        seed: Of its draws.
+        draws: Bootstrap samples.
+        seed: Seed of the bootstrap.
     """
     parts = [(values[:, task == one], scene[task == one]) for one in np.unique(task)]
     low, high = np.quantile(drawn_means(parts, draws, seed), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
@@ -148,9 +148,9 @@ def drawn_means(
     """(draws,) means over tasks, with starts and, within each task, whole scenes drawn with replacement.
 
     Args:
-        parts: Of each task the values (S, n) and the scenes (n,).
-        draws: Of the bootstrap.
-        seed: Of its draws.
+        parts: Each task's values (S, n) and scenes (n,).
+        draws: Bootstrap samples.
+        seed: Seed of the bootstrap.
     """
     rng, count = np.random.default_rng(seed), len(parts[0][0])
     means = np.zeros((draws, count))
@@ -180,10 +180,10 @@ def contrast(arm: Asked, minus: Asked, mask: Mask | None = None, pooled: bool = 
 
     Args:
         arm: The one.
-        minus: The other.
+        minus: The other, which is subtracted.
         mask: Which questions count; None is all.
         pooled: Every question counts alike, whatever its task; else the mean over tasks.
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
 
     Raises:
         LareError: If they share no start or were asked different questions.

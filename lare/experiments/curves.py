@@ -2,7 +2,7 @@
 
 Writes ``curves.csv`` (every line of the stages' logs), ``curves.svg`` (each loss, raw and smoothed, over all updates)
 and ``curves.json``: circumstances, losses at both ends of every stage and, with ``--questions``, what
-`lare.embedded.held_out` finds for the first weights and for those behind each stage: losses, and the accuracy of what
+`lare.embedded.held_out` finds for the first weights and for those after each stage: losses, and the accuracy of what
 the model writes by itself beside the majority's. All of them are asked in the last stage's way, so that they compare.
 """
 
@@ -69,11 +69,11 @@ def smoothed(values: npt.NDArray[np.float64], width: int = WIDTH) -> npt.NDArray
 
 
 def held_out_curve(config: RunConfig, questions: int) -> dict[str, Any]:
-    """Held-out figures of the first weights and of those behind each finished stage.
+    """Held-out figures of the first weights and of those after each finished stage.
 
     Args:
         config: The run.
-        questions: How many; whole scenes of 4.
+        questions: Number of questions, a multiple of 4 (whole scenes).
 
     Returns:
         ``split``, ``questions``, ``scenes``, ``majority`` (accuracy), and ``after``: for ``start`` and each stage its
@@ -92,7 +92,7 @@ def held_out_curve(config: RunConfig, questions: int) -> dict[str, Any]:
     asked = held_out.draw_questions(data, max(1, questions // held_out.PER_SCENE))
     scenes = np.array([one.scene for one in asked])
     prepared = Prepared(config)
-    # As many as the last stage trains on at once: so many negatives has the alignment.
+    # As many as the last stage's global batch, so that the alignment has as many negatives.
     rows = max(1, config.stages[-1].batch // held_out.PER_SCENE) * held_out.PER_SCENE
     guessed = held_out.share_right(held_out.majority(data, asked), asked)
     found: dict[str, Any] = {
@@ -151,7 +151,7 @@ def _both(rows: Sequence[Mapping[str, Any]], name: str) -> tuple[list[Mapping[st
 
 
 def draw_curves(rows: Sequence[Mapping[str, Any]], held_out: Mapping[str, Any] | None = None) -> str:
-    """One panel a loss: raw and smoothed over updates, stages apart, held-out losses as dots behind their stages.
+    """One panel a loss: raw and smoothed over updates, stages apart, held-out losses as dots after their stages.
 
     Raises:
         LareError: If matplotlib is not installed.

@@ -22,8 +22,8 @@ class Entry:
     """One line of a table.
 
     Attributes:
-        asked: What was right.
-        title: In words.
+        asked: Its right and wrong answers.
+        title: Its title in tables.
         rows: Its rows.
         tuned: Whether its learning rate was chosen among several.
     """

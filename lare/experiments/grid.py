@@ -90,13 +90,13 @@ class Arm:
     """One system that is compared: what it changes in the run file, and how it is asked.
 
     Attributes:
-        title: In words.
+        title: Its title in tables and messages.
         change: ``key=value`` words on the run file.
         base: Its run file, in place of the grid's.
-        supervision: What it is told beyond question, rationale and answer, such as ``boxes``; a column of the table.
+        supervision: Supervision beyond question, rationale and answer, such as ``boxes``; a column of the table.
         asks: Ways of asking the trained model by name: ``method`` and its options. The first is the arm's own; others
             are rows beside it.
-        seeds: In place of the grid's.
+        seeds: Its seeds; empty takes the grid's.
         starts: Names of the starts that it is trained from; empty is all.
     """
 
@@ -182,7 +182,7 @@ class Grid:
         base: Run file of the arms.
         arms: By name.
         starts: Independent starts; none trains every arm from nothing, and each seed is a start of its own.
-        title: In words.
+        title: Its title in tables and messages.
         name: Its name, and that of its folders; by default the file's.
         seeds: Seeds of the arms on each start.
         tasks: lmms-eval group of the splits ``validation`` and ``test``.

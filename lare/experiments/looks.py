@@ -1,4 +1,4 @@
-"""How often the test questions of a row were asked: once, unless somebody insists; and which split a row is of."""
+"""Keeps the test questions of a row from being asked twice, unless that is asked for; and tells a row's split."""
 
 from __future__ import annotations
 

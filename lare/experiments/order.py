@@ -1,4 +1,4 @@
-"""What of a grid is still to do, in which order, and what has to wait: starts before arms, tuning before the rest."""
+"""What is left to do in a grid, in which order, and what has to wait: starts before arms, tuning before the rest."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def finished(folder: Path, last: str) -> dict[str, Any]:
     """What a finished run's checkpoints say: samples, updates and seconds up to its last stage, commit and versions.
 
     Args:
-        folder: Of the run.
+        folder: The run's folder.
         last: The stage whose weights count.
     """
     final = _meta(folder / last / "final" / "meta.json")
@@ -89,8 +89,8 @@ def make_row(plan: Plan, slot: Slot, found: Mapping[str, Any], asked: Sequence[A
 
     Args:
         plan: The grid.
-        slot: Where it belongs.
-        found: What asking has found (``answers.json`` of `lare_eval.asking`).
+        slot: The slot that the row fills.
+        found: Results of asking (``answers.json`` of `lare_eval.asking`).
         asked: When test questions were asked and by which weights, earlier times first.
     """
     run, grid = slot.run, plan.grid

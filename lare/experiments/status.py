@@ -25,7 +25,7 @@ def status(plan: Plan, choice: Choice, settings: Settings, at_once: int = 1) -> 
     Args:
         plan: The grid.
         choice: The part of it.
-        settings: Which split.
+        settings: Settings of the run; the split counts.
         at_once: Processes side by side, for the estimate.
     """
     left = jobs(plan, choice, settings)

@@ -59,7 +59,7 @@ class Questions:
     """What was asked, in the order of a row's bits; each column has one entry a question.
 
     Attributes:
-        hash: Of the file.
+        hash: Hash of the file.
         task: Name of the task.
         doc: Number in the task.
         scene: Questions of one scene are not independent of each other.
@@ -143,7 +143,7 @@ def read_row(path: Path) -> dict[str, Any] | None:
 
 
 def done(plan: Plan, slot: Slot) -> dict[str, Any] | None:
-    """The row of a slot, if it is of the run, start, question group and way of asking that the grid has now."""
+    """A slot's row, if run, start, question group and way of asking are still those of the grid; else None."""
     row = read_row(slot.path(plan))
     if row is None:
         return None

@@ -28,8 +28,8 @@ def time_arms(plan: Plan, choice: Choice, questions: int = QUESTIONS, rounds: in
     Args:
         plan: The grid.
         choice: The part of it that is wanted.
-        questions: Of the validation group.
-        rounds: Rounds in which they take turns.
+        questions: Questions of the validation group.
+        rounds: Rounds in which the arms take turns.
 
     Returns:
         What was found: by ``arm`` or ``arm/ask``, ``batch1`` and ``batch16``, with machine, time and weights. It is

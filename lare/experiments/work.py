@@ -1,4 +1,4 @@
-"""What one run needs done: train it unless it is trained, ask it whatever has no row yet, write each row as it ends.
+"""The work on one run: train it unless it is trained, ask every way that has no row yet, write each row as it ends.
 
 Training and asking are commands in processes of their own, so that a crash takes nothing else with it.
 """
@@ -27,7 +27,7 @@ from lare.files import save_text
 __all__ = ["Command", "Settings", "ask_command", "missing", "steps", "train_command"]
 
 FRESH = 300.0
-"""Seconds after which a log that nobody writes to is taken for that of a run that has ended."""
+"""Seconds without a new line after which a log is taken for that of a run that has ended."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Command:
 
     Attributes:
         words: Its command line.
-        log: Where its output goes.
+        log: File of its output.
         what: What it does, for messages.
     """
 
