@@ -110,8 +110,10 @@ def test_beyond_the_paper_lists_what_helped(words):
 
 
 @pytest.mark.parametrize(
-    "word", ["*look*", "*fetch*", "*way*", "**fine tokens", "**lift**", "*row*", "**start**", "**mimetic start**"]
-)
+    "word",
+    ["*look*", "*fetch*", "*way*", "**fine tokens", "**lift**", "*row*", "**start**", "**mimetic start**", "**spent**",
+     "**backbone**", "**intervention**", "**bank**", "**mark**", "**preset, block, slot**"],
+)  # fmt: skip
 def test_glossary_defines_the_projects_own_words(word):
     assert word in text_of(ROOT / "docs" / "glossary.md").lower()
 
