@@ -46,7 +46,7 @@ class Registry:
     """Names of one kind.
 
     Args:
-        kind: What they are, for messages; with underscores, its entry-point group is ``lare.<kind>s``.
+        kind: Name of the kind, for messages; with underscores, its entry-point group is ``lare.<kind>s``.
         own: LaRe's own names, each with ``module:attribute``. Another package can't replace them.
     """
 
