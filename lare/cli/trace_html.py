@@ -152,6 +152,9 @@ def write_trace(
         arrays: The answer's "saliency" (K, g, g), "windows" (K, 2) and "cross_attention" (K, n), as in a trace; a
             method without them gets no picture of its steps.
         config: The model's configuration.
+
+    Raises:
+        LareError: If the file can't be written.
     """
     figures = [(seen, "What the model saw")]
     looked_at = np.shape(arrays.get("cross_attention", ()))  # a method may have another window than its model

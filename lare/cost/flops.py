@@ -124,11 +124,11 @@ class Work:
     backward: dict[str, float] = field(default_factory=dict)
 
     def linear(self, part: str, count: float, weights: bool, inputs: bool) -> None:
-        """Add a product with weights."""
+        """Add `count` multiply-adds with weights; `weights` and `inputs` say which of the two take gradient."""
         self._add(part, count, count * (int(weights) + int(inputs)))
 
     def attention(self, part: str, count: float, gradient: bool) -> None:
-        """Add a product of activations, whose both sides take gradient."""
+        """Add `count` multiply-adds of two activations; with `gradient` both take it."""
         self._add(part, count, 2 * count * int(gradient))
 
     def _add(self, part: str, forward: float, backward: float) -> None:
@@ -139,7 +139,14 @@ class Work:
 def gradients(
     model: LareForConditionalGeneration, parts: Collection[str], iterations: int, fetch: bool = False
 ) -> Gradients:
-    """Where gradient flows when these parts train."""
+    """Where gradient flows.
+
+    Args:
+        model: The model.
+        parts: Parts that train.
+        iterations: K.
+        fetch: Whether teacher latents stand in place of the Extractor's.
+    """
     prompt = "language_model" in parts or "projector" in parts
     seen = "refocus_projector" in parts and getattr(model, "refocus_projector", None) is not None
     made = "extractor" in parts and not fetch

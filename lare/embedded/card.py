@@ -142,7 +142,16 @@ def card(
     evaluations: Sequence[Evaluation] = (),
     note: str = "",
 ) -> str:
-    """The model card (Markdown) of a finished run."""
+    """The model card (Markdown) of a finished run.
+
+    Args:
+        run: Folder of the run.
+        config: The run.
+        model: Its model.
+        name: Name of the checkpoint.
+        evaluations: Evaluations of these weights.
+        note: Further Markdown, such as what was tried and did not learn.
+    """
     sections = {
         "How it was made": _made(run, config, name),
         BEYOND: f"{_beyond_section(config)}\n\n{note}\n",

@@ -112,7 +112,15 @@ def evaluate(model: LareVisionModel, heads: DenseHeads, split: str, n: int = 512
 def train_encoder(
     out: Path, images: int = 96_000, batch_size: int = 64, seed: int = 0, workers: int = 1, report_every: int = 300
 ) -> Path:
-    """Train the encoder on `images` scenes and save it to `out` (resumes from its last state).
+    """Train the encoder and save it (resumes from its last state).
+
+    Args:
+        out: Folder of the encoder, its state and its history.
+        images: Training scenes to see.
+        batch_size: Scenes a step.
+        seed: Seed of the first weights.
+        workers: Processes that draw scenes.
+        report_every: Steps between two entries of the history, each with a state to resume from.
 
     Returns:
         The folder of the finished encoder; ``history.jsonl`` beside it holds loss and validation accuracy.

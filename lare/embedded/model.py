@@ -67,6 +67,12 @@ def build_model(
 ) -> LareForConditionalGeneration:
     """A fresh embedded LaRe around a trained encoder.
 
+    Args:
+        sizes: Sizes of the decoder and the Extractor.
+        encoder: The trained encoder.
+        vocab: The tokenizer's vocabulary.
+        seed: Seed of the first weights.
+
     Raises:
         LareError: If the decoder's family has other settings or modules than Llama and Qwen2 have.
     """

@@ -74,7 +74,13 @@ def renew_card(checkpoint: Path, results: Sequence[Path], figures: Path | None =
 
 
 def ship(run: Path, out: Path, results: Sequence[Path] = (), note: str = "") -> None:
-    """Write the model, its processor and its card to `out`.
+    """Write the model, its processor and its card.
+
+    Args:
+        run: Folder of a finished run.
+        out: Folder to write.
+        results: Folders of evaluations for the card.
+        note: Further Markdown for the card.
 
     Raises:
         LareError: If the run is not finished, or a result is of other weights.

@@ -57,6 +57,15 @@ def validate_world(
     A match means every supervised token of the target, rationale included; what a target only reads, such as the visual
     tokens of a box or a crop, is given. The stage's other methods that make no latents are given by their labels, where
     they read the same visual tokens.
+
+    Args:
+        model: The model; it is left in evaluation mode.
+        stage: The stage, whose last method is validated.
+        data: The world as its source.
+        processor: The model's processor.
+        features: (n, g*g, d_vis) cached features of the validation scenes; None encodes pixels.
+        scenes: Validation scenes.
+        questions: Questions of each method.
     """
     model.train(False)
     config = model.lare.config

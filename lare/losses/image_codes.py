@@ -17,7 +17,14 @@ __all__ = ["autoencoder", "build_tokenizer", "downscaling", "image_features", "i
 
 
 def autoencoder(widths: tuple[int, ...], channels: int, attend: bool, **settings: int | bool) -> AutoencoderKL:
-    """Random weights that neither depend on nor disturb the global generator's state."""
+    """An autoencoder with random weights that neither depend on nor disturb the global random state.
+
+    Args:
+        widths: Channels of each scale, the finest first.
+        channels: C, channels of a code.
+        attend: Whether the coarsest scale has attention.
+        **settings: Further settings of `AutoencoderKL`.
+    """
     down, up = ["DownEncoderBlock2D"] * len(widths), ["UpDecoderBlock2D"] * len(widths)
     if attend:  # at the coarsest scale
         down[-1], up[0] = "AttnDownEncoderBlock2D", "AttnUpDecoderBlock2D"

@@ -130,7 +130,11 @@ class Generating(Method):
         return self.answers_of(generation, inputs, sampling, budget, trace)
 
     def budget(self, prompt: int, wanted: int) -> int:
-        """Text tokens that fit after a prompt; tasks may ask for 49,152."""
+        """Text tokens that fit after a prompt of `prompt` tokens, at most `wanted`; tasks may ask for 49,152.
+
+        Raises:
+            LareError: If none fits.
+        """
         config = self.model.config
         positions = getattr(config.text_config, "max_position_embeddings", None)
         if not positions:
@@ -150,7 +154,15 @@ class Generating(Method):
         budget: int,
         trace: bool,
     ) -> list[Answer]:
-        """What was generated, as answers in the order of its rows."""
+        """Answers from what `generate` has returned, in the order of its rows.
+
+        Args:
+            generation: What was generated.
+            inputs: What it was generated from, one row an answer: input_ids and attention_mask (B, S).
+            sampling: Its stop texts cut an answer.
+            budget: Text tokens that were allowed.
+            trace: Also return the arrays of the trace.
+        """
         rows = generation.sequences.shape[0]
         prompt_lengths = inputs["attention_mask"].sum(1).tolist()
         seconds = {phase: float(spent) / rows for phase, spent in (generation.seconds or {}).items()}

@@ -73,7 +73,14 @@ class Written(NamedTuple):
 
 
 def write(model: Reasoner, state: LoopState, splicer: Splicer, options: GenerationOptions) -> Written:
-    """Decode from a prefilled state; it is spent."""
+    """Decode, and read the splicer's blocks wherever rows are due for one.
+
+    Args:
+        model: The model.
+        state: The prefilled state; it is spent.
+        splicer: What is spliced in, and when.
+        options: How text is chosen, and its limit of tokens.
+    """
     batch, device = state.attention_mask.shape[0], state.attention_mask.device
     ends = torch.tensor(eos_ids(model, options), dtype=torch.long, device=device)
     sequences = torch.zeros(batch, options.max_new_tokens, dtype=torch.long, device=device)

@@ -59,7 +59,17 @@ def generate(
 ) -> LareGeneration:
     """Answer a batch; see `LareForConditionalGeneration.generate`.
 
-    `seen` are pixels, cached features, and further inputs of images.
+    Args:
+        model: The model.
+        input_ids: (B, S) left-padded prompts, or what follows `shared_ids`.
+        attention_mask: (B, S), 0 at padding; None means no padding.
+        seen: Pixels (I, 3, H, W) or cached features (I, N_f, d_vis), and the backbone's further inputs of images.
+        options: How to generate.
+        shared_ids: (I, S0) common prompt part.
+        questions_per_image: Q with B = I * Q.
+
+    Raises:
+        LareError: If the prompts do not fit together, or a streamer is given for several answers.
     """
     answers = input_ids.shape[0] * options.num_return_sequences * options.branches
     if options.streamer is not None and answers > 1:

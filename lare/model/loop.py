@@ -153,9 +153,19 @@ def run_decoder(
     capture: LastQueryCapture | None = None,
     extra: dict[str, Any] | None = None,
 ) -> Tensor:
-    """Run T new embeddings (B, T, d) through the decoder, over the cache if any; returns its output (B, T, d).
+    """Run new positions through the decoder, over the cache if there is one.
 
-    `position_ids` are (B, T), or (axes, B, T); `extra` is what else its forward takes.
+    Args:
+        model: The model.
+        embeds: (B, T, d).
+        cache: Keys and values so far; it grows. None attends within the new positions only.
+        position_ids: (B, T), or (axes, B, T).
+        mask: From `windowed`.
+        capture: Takes the last position's layer states and attention.
+        extra: Further keyword arguments of the decoder's forward.
+
+    Returns:
+        The decoder's output (B, T, d), after its final norm.
     """
     decoder = model.decoder
     keywords: dict[str, Any] = dict(extra or {}) | ({} if capture is None else dict(capture.keywords()))
@@ -240,7 +250,16 @@ def embed_prompt(model: Reasoner, input_ids: Tensor, visual: VisualTokens) -> tu
 def start(
     model: Reasoner, visual: VisualTokens, slots: Tensor, room: int, questions: int, cells: Tensor | None = None
 ) -> LoopState:
-    """The state before the first position, with `room` spare cache positions and N_v image slots (B, N_v)."""
+    """The state before the first position.
+
+    Args:
+        model: The model.
+        visual: Visual tokens of the I images.
+        slots: (B, N_v) cache columns of the image tokens.
+        room: Spare cache positions (ignored when gradients are on).
+        questions: Q.
+        cells: As `LoopState.cells`.
+    """
     batch, device = slots.shape[0], slots.device
     empty = visual.lm.new_empty(0)
     return LoopState(

@@ -77,7 +77,16 @@ def answer(
 
 
 def visual_in_target(visual: VisualTokens, crops: Tensor | None, numbers: Tensor) -> Tensor:
-    """The visual tokens (N, d) at a target's numbers (B, T): of the fine tokens of all images, then of the crops'."""
+    """The visual tokens inside targets.
+
+    Args:
+        visual: The images' visual tokens, R * C fine ones each.
+        crops: (C, N_v, d) the crops' tokens; None without crops.
+        numbers: (B, T) as `lare.model.forward_options.ForwardOptions.target_visual`.
+
+    Returns:
+        (N, d), those with a number, in row order.
+    """
     every = visual.refocus.flatten(0, 1)
     every = every if crops is None else torch.cat((every, crops.flatten(0, 1)))
     return every[numbers[numbers >= 0]]
@@ -93,8 +102,17 @@ def target_states(
 ) -> tuple[Tensor, LoopState]:
     """Decoder outputs (B, T, d) that predict `target_ids`, teacher-forced after the state.
 
-    With delimiters <|latent_end|> is fed first and predicts the first target; without, the prompt's last position
-    does (plain LLaVA). `inputs` (B, T, d) are the targets' embeddings, where they are not those of the ids.
+    Args:
+        model: The model.
+        state: The state; it is spent.
+        target_ids: (B, T) right-padded.
+        mask: (B, T) booleans, False at padding.
+        delimiters: Whether <|latent_end|> is fed first and predicts the first target; else the prompt's last position
+            predicts it (plain LLaVA).
+        inputs: (B, T, d) the targets' embeddings, where they are not those of the ids.
+
+    Returns:
+        The outputs, and the state after the last target but one, which predicts the last.
     """
     inputs = model.embed(target_ids) if inputs is None else inputs
     if delimiters:
@@ -126,7 +144,16 @@ def text_loss(
     target_mask: Tensor | None,
     label_mask: Tensor | None,
 ) -> LareOutput:
-    """L_lm of targets (B, T) after prompts (B, S) without an image: the decoder alone, in one pass."""
+    """L_lm after prompts without an image: the decoder alone, in one pass.
+
+    Args:
+        model: The model.
+        input_ids: (B, S) left-padded prompts.
+        attention_mask: (B, S), 0 at padding; None means none.
+        target_ids: (B, T) right-padded targets.
+        target_mask: (B, T), 0 at padding; None means none.
+        label_mask: (B, T), 0 where a target token is only read; None means nowhere.
+    """
     mask = torch.ones_like(target_ids, dtype=torch.bool) if target_mask is None else target_mask.bool()
     start = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
     valid = torch.cat((start, mask[:, :-1]), dim=1)
@@ -145,6 +172,12 @@ def prefix_reconstruction(
 
     The decoder reads [<|latent_start|>, z_1..z_K, <|latent_end|>] with neither image nor question, then the prefix,
     teacher-forced; gradients flow into the latents. Rows whose mask is all off cost nothing.
+
+    Args:
+        model: The model.
+        thoughts: The latents.
+        prefix_ids: (B, P) right-padded, or (B, K, P): one rationale step for each iteration.
+        prefix_mask: As `prefix_ids`, 0 at padding; None means no padding.
 
     Returns:
         (sum, count), and the decoder outputs (B, P, d) that predict the prefix. Prefixes (B, K, P), one rationale step

@@ -63,9 +63,20 @@ def prompt_texts(
 def build_inputs(
     processor: Any, prompt: Prompt, texts: Sequence[str], images: Sequence[Image], device: torch.device
 ) -> dict[str, torch.Tensor]:
-    """What the model reads, on its device: input_ids and attention_mask (B, S) padded on the left, and the pictures.
+    """What the model reads, on its device.
 
-    A model that sees no image gets the text alone.
+    Args:
+        processor: The checkpoint's.
+        prompt: The preset's, which says how pictures are resized.
+        texts: B rendered prompts.
+        images: B pictures; a model that sees no image does not get them.
+        device: The model's.
+
+    Returns:
+        input_ids and attention_mask (B, S), padded on the left, and the processor's tensors of the pictures.
+
+    Raises:
+        LareError: If the processor refuses a prompt or a picture.
     """
     tokenizer = processor.tokenizer
     padded: dict[str, Any] = {"padding": True, "return_tensors": "pt"}

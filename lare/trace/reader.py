@@ -112,7 +112,11 @@ class TraceReader:
         raise LareError(f"a trace has no column {name!r}; it has {', '.join(self.columns)} and meta.<fact>")
 
     def select(self, **equal: Any) -> TraceReader:
-        """The answers whose columns equal the given values, such as ``select(method="lare", task="pope")``."""
+        """The answers whose columns equal the given values, such as ``select(method="lare", task="pope")``.
+
+        Raises:
+            LareError: If a name is no column of text or numbers.
+        """
         unknown = sorted(set(equal) - set(SCALARS))
         if unknown:
             raise LareError(f"can't select traces by {', '.join(unknown)}; choose from {', '.join(SCALARS)}")

@@ -69,7 +69,15 @@ class Plan:
 
 
 def make_draws(config: RunConfig, model: TrainingModel, stage: int, step: int, rows: int) -> Draws:
-    """The random numbers of an update's whole global batch."""
+    """The random numbers of an update's whole global batch.
+
+    Args:
+        config: The run.
+        model: The model that trains; its heads say what they draw.
+        stage: Number of the stage in the plan.
+        step: Number of the update.
+        rows: G, rows of the global batch.
+    """
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + stage * 10_007 + step * 7_919 + 5)
     drawn = {loss.name: _numbers(loss, config, model, rows, generator) for loss in map(get_loss, LOSSES.own)}
     fields: dict[str, Any] = {name: value for found in drawn.values() for name, value in found.items()}

@@ -81,7 +81,11 @@ def sprites(vendor: str) -> np.ndarray:
 
 @lru_cache(maxsize=4)
 def digits(split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Handwritten digits of a split: images (N, 8, 8) float32 in [0, 1] and labels (N,). No sample is in two splits."""
+    """Handwritten digits of a split: images (N, 8, 8) float32 in [0, 1] and labels (N,). No sample is in two splits.
+
+    Raises:
+        LareError: If the file is missing from the installation.
+    """
     path = ASSETS / "digits.npz"
     if not path.is_file():
         raise LareError(f"{path} is missing; reinstall lare")

@@ -49,6 +49,11 @@ def write_array(path: Path, shape: tuple[int, ...], parts: Iterable[np.ndarray])
 
     Of runs that want the same file at once, one makes it and the others wait.
 
+    Args:
+        path: The file; one of this shape that is there already is taken.
+        shape: Shape of the whole array.
+        parts: Its rows, in order.
+
     Raises:
         LareError: If the disk is full, or if making a part raises it; nothing but the lock file stays on disk.
     """
@@ -80,8 +85,8 @@ def cache_packed_features(
 ) -> PackedFeatures:
     """Encode a packed data set's images, or open what an earlier call left beside it.
 
-    Images that can't be read are counted and told, and their features are NaN: the loader puts other samples in the
-    place of theirs.
+    Images that can't be read are counted and reported, and their features are NaN: the loader takes other samples
+    instead of theirs.
 
     Raises:
         LareError: If an image can't be read and the data are strict, none can be read, or the disk is full.

@@ -64,6 +64,9 @@ def targets_of(
         layout: Their layout.
         config: The model's.
         per_image: Rows an image; those of an image are neighbours.
+
+    Raises:
+        LareError: If a target holds visual tokens and the model is not LaRe's own assembly.
     """
     targets = Targets([], [], [], [])
     images, cells = len(rows) // per_image, config.grid**2
@@ -191,10 +194,18 @@ def encode_rows(
     """Ids to the text arguments of the model's forward, and the rationale's ids and mask for the alignment.
 
     Where a row has no rationale its answer stands for it in the losses on latents, and the text leaves nothing out.
-    Turns after the first answer (`rests`: ids and roles) follow as text. Their rationales are written where the first
-    one's is, and whole, since no latents stand for them. Targets of a method's `own` stand in place of rationale and
-    answer; ``crops`` then names the crops that they hold. `ends` tells where each rationale's steps end, for a layout
-    `by_step`.
+
+    Args:
+        prompts: Ids of each row's prompt.
+        rationales: Ids of its rationale; empty where it has none.
+        answers: Ids of its answer.
+        mode: The rows' layout.
+        config: The model's.
+        fill: Id of padding.
+        rests: Ids and roles of the turns after the first answer. They follow as text; their rationales are written
+            where the first one's is, and whole, since no latents stand for them.
+        own: Targets that a method has arranged, in place of rationale and answer; ``crops`` then names their crops.
+        ends: Where each rationale's steps end, for a layout `by_step`.
     """
     inputs: dict[str, Any] = {"iterations": mode.iterations, "delimiters": mode.delimiters, "window_mode": mode.window}
     if not mode.refocus:

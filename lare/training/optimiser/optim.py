@@ -55,7 +55,18 @@ def make_optimisers(named: Named, stage: StageConfig, config: OptimiserConfig) -
 def set_rates(
     optimisers: Sequence[torch.optim.Optimizer], step: int, steps: int, stage: StageConfig, config: OptimiserConfig
 ) -> float:
-    """Set every group's rate for an update; returns the schedule's factor of the peak."""
+    """Set every group's learning rate for an update.
+
+    Args:
+        optimisers: From `make_optimisers`.
+        step: Number of the update, from 0.
+        steps: Updates of the stage.
+        stage: The stage; its floor comes before the optimiser's.
+        config: Settings of the optimiser.
+
+    Returns:
+        The schedule's factor of the peak rates.
+    """
     floor = config.floor if stage.floor is None else stage.floor
     factor = learning_rate(1.0, step, steps, floor, config.warmup)
     for optimiser in optimisers:

@@ -89,7 +89,16 @@ def read_mixture(methods: Mapping[str, Any], stage: str, label: str) -> tuple[En
 
 
 def entry_of(key: str, value: Any, label: str) -> Entry:
-    """One entry of a mixture; see `read_mixture`."""
+    """One entry of a mixture.
+
+    Args:
+        key: A method's name, or a label.
+        value: Its share, or share and options.
+        label: Names the stage in messages.
+
+    Raises:
+        LareError: If the method is unknown or can't be trained, or share or an option is impossible.
+    """
     options: dict[str, Any] = dict(value) if isinstance(value, Mapping) else {"share": value}
     name, share = str(options.pop("method", key)), options.pop("share", 1.0)
     number = isinstance(share, (int, float)) and not isinstance(share, bool) and 0 < share <= 1 + 1e-9

@@ -75,7 +75,11 @@ class DataConfig:
         require(self.limit is None or self.limit >= 1, f"data limit is {self.limit}; give at least 1, or leave it out")
 
     def check_source(self) -> None:
-        """Refuse a source that names no file of a known format."""
+        """Refuse a source that names no file of a known format.
+
+        Raises:
+            LareError: If format or path is impossible.
+        """
         if self.format != "auto":
             from lare.data import FORMATS  # only now: it brings the readers of all formats
 

@@ -103,6 +103,14 @@ def save_step(
 ) -> Path:
     """Write a checkpoint of an update and drop the oldest ones.
 
+    Args:
+        stage: The stage's folder.
+        step: Updates made.
+        model: What gives the weights.
+        optimisers: What give the optimisers' states.
+        meta: Written beside them as ``meta.json``.
+        keep: Checkpoints to keep.
+
     Raises:
         LareError: If the disk is full; earlier checkpoints stay.
     """
