@@ -72,6 +72,10 @@ class Intervention:
         """Whether a question by itself is enough; else whoever asks has to give more."""
         return not (self.exchanges or self.needs & {"bank", "boxes"} or self.group == "input")
 
+    def dots(self, latents: int) -> str:
+        """Plain text in the place of so many latents, for `filler`: a dot each, at least one; else no text."""
+        return f" ({' '.join('.' * max(1, latents))})" if self.filler else ""
+
 
 def intervention_names() -> list[str]:
     """All names: LaRe's own in the order in which tables list them, then those of other packages."""

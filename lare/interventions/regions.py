@@ -10,7 +10,7 @@ from lare.errors import LareError
 from lare.interventions.asked import Asked, generator_of
 from lare.interventions.replacing import Setting
 
-__all__ = ["Point", "points_of"]
+__all__ = ["Point", "cell_at", "points_of"]
 
 Point = tuple[float, float]
 """Across and down, as shares of the picture."""
@@ -35,6 +35,20 @@ def points_of(asked: Sequence[Asked], setting: Setting, steps: int, grid: int) -
         middles = [[((b[0] + b[2]) / 2, (b[1] + b[3]) / 2) for b in one.boxes] for one in asked]
         return [[one[min(step, len(one) - 1)] for step in range(steps)] for one in middles]
     return [_elsewhere(one, setting.seed, steps, grid) for one in asked]
+
+
+def cell_at(point: Point, rows: int, columns: int, canvas: int | None = None) -> int:
+    """Number of the cell that holds a point of a picture.
+
+    Args:
+        point: The point.
+        rows: Rows of the picture's grid.
+        columns: Its columns.
+        canvas: Columns of the canvas at whose top left the grid lies; None for the grid alone.
+    """
+    across, down = point
+    row, column = min(int(down * rows), rows - 1), min(int(across * columns), columns - 1)
+    return row * (columns if canvas is None else canvas) + column
 
 
 def _elsewhere(one: Asked, seed: int, steps: int, grid: int) -> list[Point]:

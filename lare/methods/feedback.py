@@ -89,8 +89,7 @@ class Feedback(Foreign):
             found |= {place: (call.write(batch.settings[place], place == marked[-1]), inputs) for place in marked}
         for place, setting in enumerate(batch.settings):
             if place not in found:
-                dots = f" ({' '.join('.' * max(1, self.most))})" if setting.intervention.filler else ""
-                inputs = self.inputs(batch, dots)
+                inputs = self.inputs(batch, setting.intervention.dots(self.most))
                 plan = Plan(self.tokens, banned=() if self.tokens.start is None else (self.tokens.start,))
                 room = self.room(inputs)
                 stream = Stream(self.model, inputs, *self._reading(batch.watch))

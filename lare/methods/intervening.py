@@ -30,7 +30,7 @@ from lare.interventions import (
     question_key,
     read_bank,
 )
-from lare.interventions.regions import Point, points_of
+from lare.interventions.regions import Point, cell_at, points_of
 from lare.methods.base import Answer, Sampling, option
 from lare.methods.generating import Generating, GeneratingOptions
 from lare.model.thinking import rms_normalise
@@ -148,11 +148,10 @@ class Intervening(Generating):
         model, made = self.model, self.inputs(images, ["?"] * len(images))
         further = {name: made[name] for name in model.backbone.image_inputs}
         visual = model.encode_images(made["pixel_values"], image_inputs=further)
-        columns = visual.shape[1]
         sizes = [visual.shape] * len(points) if visual.sizes is None else visual.sizes.tolist()
         cells = [
-            [min(int(y * high), high - 1) * columns + min(int(x * wide), wide - 1) for x, y in one]
-            for one, (high, wide) in zip(points, sizes, strict=True)
+            [cell_at(point, rows, columns, visual.shape[1]) for point in one]
+            for one, (rows, columns) in zip(points, sizes, strict=True)
         ]
         tokens = visual.refocus[torch.arange(len(cells))[:, None], torch.tensor(cells, device=model.device)]
         scaled = rms_normalise(tokens) * model.embedding_rms() if model.config.rms_scale else tokens
@@ -161,7 +160,7 @@ class Intervening(Generating):
     def _without_marks(self, setting: Setting) -> Unmarked:
         own = {name: getattr(self.options, name) for name in GeneratingOptions.names()}
         plain = Unmarked(self.model, self.processor, GeneratingOptions(**own))
-        plain.opening = f" ({' '.join('.' * max(1, self.own_steps))})" if setting.intervention.filler else ""
+        plain.opening = setting.intervention.dots(self.own_steps)
         return plain
 
 

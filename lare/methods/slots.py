@@ -71,7 +71,7 @@ class Slots(Foreign):
         one, row = setting.intervention, self.row
         if one.steps is not None:
             row = (row * 2)[: one.steps(len(row))]
-        opening = self.slots.before + "".join(row) + self.slots.after if one.marks else self._dots(setting)
+        opening = self.slots.before + "".join(row) + self.slots.after if one.marks else one.dots(len(self.row))
         inputs = self.inputs(batch, opening)
         prompt, tail = _split(inputs, self.tokens.slots, len(row))
         stream, states = self._stream(prompt, batch), None
@@ -101,14 +101,11 @@ class Slots(Foreign):
         elif one.steps is not None and tokens.start is not None and tokens.end is not None:
             empty = torch.zeros(len(batch.asked), 1, dtype=torch.long)
             plan = Plan(tokens, Block(), None, empty, (tokens.end,), banned=tokens.slots)
-        inputs = self.inputs(batch, self._dots(setting))
+        inputs = self.inputs(batch, one.dots(len(self.row)))
         replies = self._write(self._stream(inputs, batch), plan, batch, inputs, Watch() if batch.watch else None)
         return replace(
             replies, latents=replies.states, lengths=[[len(s)] * bool(len(s)) for s in replies.states]
         ), inputs
-
-    def _dots(self, setting: Setting) -> str:
-        return f" ({' '.join('.' * max(1, len(self.row)))})" if setting.intervention.filler else ""
 
     def _stream(self, prompt: Inputs, batch: Batch) -> Stream:
         return Stream(self.model, prompt, self.preset.prompt.positions == "sequential", batch.watch)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lare.errors import LareError
 from lare.interventions import Asked, Bank, Replacer, Setting
-from lare.interventions.regions import points_of
+from lare.interventions.regions import cell_at, points_of
 from lare.reasoners.blocks import Change
 from lare.reasoners.loop import Replies
 from lare.reasoners.stream import Stream
@@ -95,6 +95,6 @@ def region_latents(
         else:
             down = across = round(len(tokens) ** 0.5)
         (points,) = points_of([one], setting, steps, min(down, across))
-        cells = [min(int(y * down), down - 1) * across + min(int(x * across), across - 1) for x, y in points]
+        cells = [cell_at(point, down, across) for point in points]
         found.append(tokens[torch.tensor(cells, device=tokens.device)])
     return torch.stack(found)[:, :, None]
