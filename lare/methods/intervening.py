@@ -33,7 +33,7 @@ from lare.interventions import (
 from lare.interventions.regions import Point, cell_at, points_of
 from lare.methods.base import Answer, Sampling, option
 from lare.methods.generating import Generating, GeneratingOptions
-from lare.model.thinking import rms_normalise
+from lare.model.refocusing import rms_normalise
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -4,7 +4,8 @@ A map, in reading order:
 
 - `configuration_lare`: every setting; `processing_lare`: images and questions to inputs.
 - `vision`: images to visual tokens; `backbone`: what differs between vision-language models.
-- `loop`: prefill and cached extension; `thinking`: the latent loop, with `window`, `extractor`, `halting`, `attention`.
+- `loop`: prefill and cached extension; `thinking`: the latent loop; `refocusing`: one step of it, with `window`,
+  `extractor` and `attention`; `halting`, `stop_head`, `compaction`: when it ends.
 - `forward_options`, `losses`: a training step; `generation_options`, `generation`, `cache`: answers.
 - `families`: what decoders do differently, checked by `family_check`.
 - `modeling_lare` ties them together.

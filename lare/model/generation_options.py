@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from lare.errors import LareError
-from lare.model.thinking import LatentOverride
+from lare.model.refocusing import LatentOverride
 
 __all__ = ["GenerationOptions", "StopCheck", "read_options"]
 

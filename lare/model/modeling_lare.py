@@ -1,8 +1,8 @@
 """LaRe: a frozen encoder, a projector, a causal decoder, and an Extractor that makes latent tokens between the two.
 
 Reading order: `reasoner` (what the loop needs of a model), `loop` (prefill and cached extension), `thinking` (the
-latent iterations), `extractor` (one refocus step), `losses` (training), `generation` (answers). This file wires them to
-transformers' conventions.
+latent iterations), `refocusing` and `extractor` (one of them), `losses` (training), `generation` (answers). This file
+wires them to transformers' conventions.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from torch import Tensor
 from lare.model import LareForConditionalGeneration
 from lare.model.loop import LoopState, extend, start
 from lare.model.reading import Reading
-from lare.model.thinking import choose_look, make_latents
+from lare.model.refocusing import choose_look, make_latents
 
 from .vlms import Vlm, fresh
 
