@@ -16,3 +16,17 @@ def _photos_blind(reports: Reports) -> str:
             shares = [f"{100 * row[name]:.1f}" for name in ("majority", "question_only")]
             lines.append((f"`{source}`", row["family"].replace("_", " "), *counts, *shares))
     return table(head, lines, left=2)
+
+
+@block
+def _photos_probes(reports: Reports) -> str:
+    """What a linear probe reads from the frozen encoder at each grid."""
+    found = reports.read("photos/probes.json")
+    grids = list(found["rows"][0]["right"])
+    head = ("family", "pixels", "photographs", "majority", *(f"{grid} x {grid}" for grid in grids))
+    lines = []
+    for row in found["rows"]:
+        shares = [f"{100 * row['right'][grid]:.1f} ± {100 * row['sd'][grid]:.1f}" for grid in grids]
+        about = [row["family"].replace("_", " "), str(row["side"]), f"{row['n']:,}", f"{100 * row['majority']:.1f}"]
+        lines.append([*about, *shares])
+    return table(head, lines)
