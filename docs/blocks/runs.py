@@ -70,6 +70,26 @@ def _comparison(reports: Reports) -> str:
 
 
 @block
+def _comparison_test(reports: Reports) -> str:
+    """Test rows of the two arms whose contrast was declared beforehand."""
+    from lare.experiments.plan import Plan
+    from lare.experiments.table import table as compared
+
+    plan = Plan(ROOT / "lare/configs/experiments/comparison.yaml", reports=reports.folder / "experiments")
+    return compared(plan, "test", [], markdown=True)
+
+
+@block
+def _primary(reports: Reports) -> str:
+    """The declared contrast in a phrase: effect, interval, starts, questions."""
+    (row,) = (one for one in reports.rows("claims", "claims") if one["id"] == "primary-comparison")
+    low, high = row["interval"]
+    return (
+        f"{row['effect']:+.1f} points {interval(low, high)}, t over {row['starts'].split()[0]} starts, n = {row['n']:,}"
+    )
+
+
+@block
 def _finding(reports: Reports) -> str:
     """The search on one start: every arm's first row, in the order of its grid."""
     rows = []
