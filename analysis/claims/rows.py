@@ -145,8 +145,8 @@ def compared(asked: Compared, grids: Grids) -> Finding:
         there = [one for one in found if one is not None]
         if len(there) == len(asked.names):
             return _judged(_measured(base, asked, plans, split, there), asked, plans, split, there)
-    folders = " and ".join(dict.fromkeys(_shown(plan.out / "rows") for plan in plans))
-    lacking = f"no rows of {' and '.join(asked.names)} in {folders}"
+    files = " and ".join(dict.fromkeys(plan.file.name for plan in plans))
+    lacking = f"no rows of {' and '.join(asked.names)} yet ({files})"
     return replace(base, reason=lacking, command=_command(plans, asked))
 
 
