@@ -26,6 +26,7 @@ from lare.backbones.joining import fill
 from lare.backbones.tokens import add_end, add_rows, set_ends
 from lare.errors import LareError
 from lare.model.backbone import OWN, VisionLanguage, backbone_of
+from lare.model.closer import FINER
 from lare.model.configuration_lare import LareConfig
 from lare.model.loading import check_template, loaded, loaded_whole, quiet
 from lare.model.modeling_lare import LareForConditionalGeneration
@@ -81,6 +82,8 @@ def adopt(
     set_ends(text, whole.generation_config, processor.tokenizer)
     add_end(text, processor)
     made = adopted_config(whole.config, settings or {}, processor, dtype)
+    if made.looks_closer:
+        processor.backbone_settings[FINER] = made.fine_scale
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         with torch.device("meta"), quiet():

@@ -6,6 +6,7 @@ of the tiles side by side, or of the small picture where there are none.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +87,17 @@ class Idefics3(VisionLanguage):
         grids = [(int(rows[0]), int(columns[0])) for rows, columns in zip(made["rows"], made["cols"], strict=True)]
         seen = {name: made[name] for name in ("pixel_values", "pixel_attention_mask")}
         return seen | {"tiles": torch.tensor(grids)}, grids
+
+    def crops(self, eyes: Any, crops: Sequence[Image], cells: Sequence[Shape]) -> dict[str, Tensor]:
+        """See `Backbone`; as few tiles as give ``finer`` times as many tokens as cells, or more."""
+        own, side = eyes.image_processor, int(eyes.backbone_settings["grid"])
+        sized = []
+        for crop, shown in zip(crops, cells, strict=True):
+            tiles = math.ceil(max(shown) * int(eyes.backbone_settings["finer"]) / side)
+            scale = tiles * int(own.max_image_size["longest_edge"]) / max(crop.size)
+            width, height = (max(1, round(edge * scale)) for edge in crop.size)
+            sized.append(crop.resize((width, height), resample=own.resample))
+        return dict(self.pictures(eyes, sized, do_resize=False, do_image_splitting=True)[0])
 
     def image_text(self, processor: LareProcessor, grid: Any) -> str:
         """See `Backbone`."""

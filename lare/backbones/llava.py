@@ -85,6 +85,19 @@ class Llava(VisionLanguage):
         """See `Backbone`."""
         return self.image_token(processor) * int(grid[0] * grid[1])
 
+    def region(self, eyes: Any, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """See `Backbone`; what the image processor leaves of a picture."""
+        own, (width, height) = eyes.image_processor, size
+        if not own.do_center_crop:
+            return super().region(eyes, size)
+        wanted, crop = dict(own.size), dict(own.crop_size)
+        edge = wanted.get("shortest_edge")
+        scale = edge / min(size) if edge else None
+        wide = min(width, width * crop["width"] / (width * scale if scale else wanted["width"]))
+        tall = min(height, height * crop["height"] / (height * scale if scale else wanted["height"]))
+        left, top = (width - wide) / 2, (height - tall) / 2
+        return left, top, left + wide, top + tall
+
 
 class LlavaOneVision(Llava):
     """LLaVA-OneVision."""
@@ -125,6 +138,22 @@ class LlavaOneVision(Llava):
         sizes = torch.as_tensor(made["image_sizes"])
         grids = [tile_grid((int(size[0]), int(size[1])), processor.backbone_settings) for size in sizes.tolist()]
         return {"pixel_values": made["pixel_values"], "image_sizes": sizes}, grids
+
+    def region(self, eyes: Any, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """See `Backbone`; all of it."""
+        return VisionLanguage.region(self, eyes, size)
+
+    def crops(self, eyes: Any, crops: Sequence[Image], cells: Sequence[Shape]) -> dict[str, Tensor]:
+        """See `Backbone`; enlarged, so that the image processor gives it ``finer`` times as many tokens, or more."""
+        settings = eyes.backbone_settings
+        side = int(settings["side"]) / int(settings["grid"]) * int(settings["finer"])
+        sized = [
+            crop.resize(
+                (max(1, round(columns * side)), max(1, round(rows * side))), resample=eyes.image_processor.resample
+            )
+            for crop, (rows, columns) in zip(crops, cells, strict=True)
+        ]
+        return dict(self.pictures(eyes, sized)[0])
 
     def image_text(self, processor: LareProcessor, grid: Any) -> str:
         """See `Backbone`."""

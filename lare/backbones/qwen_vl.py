@@ -122,6 +122,16 @@ class QwenVL(VisionLanguage):
         grids = [(int(rows) // merge, int(columns) // merge) for _, rows, columns in made["image_grid_thw"].tolist()]
         return {name: made[name] for name in ("pixel_values", "image_grid_thw")}, grids
 
+    def crops(self, eyes: Any, crops: Sequence[Image], cells: Sequence[Shape]) -> dict[str, Tensor]:
+        """See `Backbone`; a crop gets exactly ``finer`` times as many tokens a side as cells."""
+        own = eyes.image_processor
+        side = int(own.patch_size) * int(own.merge_size) * int(eyes.backbone_settings["finer"])
+        sized = [
+            crop.resize((columns * side, rows * side), resample=own.resample)
+            for crop, (rows, columns) in zip(crops, cells, strict=True)
+        ]
+        return dict(self.pictures(eyes, sized, do_resize=False)[0])
+
     def image_text(self, processor: LareProcessor, grid: Any) -> str:
         """See `Backbone`; the marks around it are the chat template's."""
         return self.image_token(processor) * int(grid[0] * grid[1])

@@ -209,13 +209,15 @@ def _vision(
     work: Work, model: LareForConditionalGeneration, row: Row, grad: Gradients, costs: Mapping[str, float]
 ) -> None:
     config = model.config
-    work.linear(ENCODER, costs.get(ENCODER, 0), False, False)
+    # Windows that are encoded anew count as a usual picture each (`lare.model.closer`).
+    pictures = 1 + (row.iterations if config.looks_closer else 0)
+    work.linear(ENCODER, pictures * costs.get(ENCODER, 0), False, False)
     # A shared projector sees the fine grid, whose tokens are pooled after it.
     side = config.grid if config.shared_projector else row.lm_grid or config.lm_grid
     if config.backbone_config is not None:
         inside = dict(model.named_modules())
         weights = sum(layer_weights(inside[path.removesuffix(".")]) for path in model.backbone.projector)
-        work.linear("projector", side**2 * weights, "projector" in grad.parts, False)
+        work.linear("projector", pictures * side**2 * weights, "projector" in grad.parts, False)
         return
     for part, cells in (("projector", side**2), ("refocus_projector", config.grid**2)):
         projector = getattr(model, part)

@@ -52,7 +52,7 @@ class Generating(Method):
         config, side = self.model.config, self.options.lm_grid
         if side is None or side == config.lm_grid:
             return
-        if config.refocus_source != "fine":
+        if config.refocus_source != "fine" or config.backbone_config is not None:
             raise LareError(f"lm_grid is {side}, but this checkpoint has one grid of {config.grid}; leave lm_grid out")
         if config.grid % side:
             raise LareError(f"lm_grid is {side}; give a divisor of the fine grid's {config.grid} cells a side")

@@ -14,6 +14,8 @@ from lare.methods.base import option
 from lare.methods.intervening import InterveneOptions, Intervening
 from lare.methods.layout import Layout, Row, Segment, Text
 from lare.methods.training import ModelSettings, StageSettings, Training, TrainingOptions
+from lare.model.closer import refocusing_on
+from lare.model.configuration_lare import check_source
 from lare.model.halting import STOP_HELP, parse_stop
 from lare.window_modes import WINDOW_MODES, check_window_mode
 
@@ -32,6 +34,7 @@ class LareOptions(InterveneOptions):
             checkpoint's.
         window_mode: "saliency" is the method; "random" draws windows evenly and "full" takes the whole grid (controls).
             Windows and noise are drawn anew for each batch, so a question's depend on its place in the batch.
+        refocus_source: "lm" or "fine" on a vision-language model (`lare.model.closer`); None takes the checkpoint's.
         latents: "own" is the method; "zeros" and "noise" (as long as each latent) are fed in place of what the
             Extractor makes. `intervene` has these and more, with draws that depend on the question alone.
         hide_image: Mask the image once thinking is done, so that latents and the question's own tokens alone carry it
@@ -43,6 +46,7 @@ class LareOptions(InterveneOptions):
     window: int | None = option(None, "side of the window in cells of the fine grid", least=1, always=True)
     stop: str | None = option(None, STOP_HELP, check=parse_stop, always=True)
     window_mode: str = option("saliency", "saliency, or the controls random and full", choices=WINDOW_MODES)
+    refocus_source: str | None = option(None, "lm; or fine, where a VLM encodes windows anew", choices=("lm", "fine"))
     latents: str = option("own", "own, or the controls zeros and noise", choices=("own", "zeros", "noise"))
     hide_image: bool = option(False, "hide the image from the text (control)")
     seed: int = option(0, "seed of random windows, of noise and of interventions")
@@ -120,6 +124,7 @@ class Lare(Intervening):
         window, grid = self.options.window, self.model.config.grid
         if window is not None and window > grid:
             raise LareError(f"window is {window}, but the grid has {grid} cells a side; give at most that")
+        check_source(self.model.config, self.options.refocus_source)
 
     @property
     def longest_steps(self) -> int:
@@ -128,19 +133,14 @@ class Lare(Intervening):
 
     @contextmanager
     def configured(self) -> Iterator[None]:
-        """See `Generating.configured`; the window as well."""
-        config, before = self.model.config, self.model.config.window
-        config.window = before if self.options.window is None else self.options.window
-        try:
-            with super().configured():
-                yield
-        finally:
-            config.window = before
+        """See `Generating.configured`; window and source of the visual tokens as well."""
+        own = self.options
+        with refocusing_on(self.model.config, self.processor, own.window, own.refocus_source), super().configured():
+            yield
 
     def arguments_of_generate(self) -> dict[str, Any]:
         """See `Generating.arguments_of_generate`."""
-        options = self.options
-        made: dict[str, Any] = {"iterations": options.iterations, "stop": options.stop}
+        options, made = self.options, dict[str, Any](iterations=self.options.iterations, stop=self.options.stop)
         if options.window_mode != "saliency":
             made["window_mode"] = options.window_mode
         if options.latents != "own":

@@ -95,6 +95,22 @@ class Backbone(ABC):
         """What the prompt holds for one picture."""
         raise NotImplementedError
 
+    # A closer look (`lare.model.closer`); `eyes` are a processor's image processor and settings ---------------------
+
+    def region(self, eyes: Any, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom, in pixels, of the part that the grid covers of a picture of width and height."""
+        return 0.0, 0.0, float(size[0]), float(size[1])
+
+    def crops(self, eyes: Any, crops: Sequence[Image], cells: Sequence[Shape]) -> dict[str, Tensor]:
+        """Pixels and further `image_inputs` of windows' crops, each a picture of its own.
+
+        Args:
+            eyes: Its `backbone_settings` have ``finer``, the factor for towers that take any size.
+            crops: Cut out of pictures.
+            cells: Rows and columns of visual tokens that each shows.
+        """
+        return dict(self.pictures(eyes, crops)[0])
+
 
 def read_prompt(model: Any, input_ids: Tensor, visual: VisualTokens) -> Reading:
     """Prompts whose positions simply count on."""

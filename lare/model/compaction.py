@@ -131,7 +131,8 @@ def _rows_of(state: LoopState, rows: Tensor, images: Tensor) -> LoopState:
     """The state of some rows, each with its image for itself; the cache is the caller's."""
     visual = state.visual
     sizes = None if visual.sizes is None else visual.sizes[images]
-    own = replace(visual, refocus=visual.refocus[images], sizes=sizes)
+    pictures = None if visual.pictures is None else visual.pictures.taken(images)
+    own = replace(visual, refocus=visual.refocus[images], sizes=sizes, pictures=pictures)
     seen = _seen_of(state, rows)
     cells = None if state.cells is None else state.cells[rows]
     padded = state.padded and not bool(seen.attention_mask.all())

@@ -17,7 +17,7 @@ from lare.errors import LareError, require
 from lare.model.halting import parse_stop
 from lare.model.lora import check_lora
 
-__all__ = ["LareConfig"]
+__all__ = ["LareConfig", "check_source"]
 
 _DEFAULT_TEXT = "llama"
 _DEFAULT_VISION = "clip_vision_model"
@@ -35,7 +35,10 @@ class LareConfig(PreTrainedConfig):
         grid: Side g of the encoder's feature grid; N_f = g * g fine tokens.
         lm_grid: Side of the grid of visual tokens that the decoder reads; None means `grid`.
         refocus_source: "lm": the Extractor attends to the decoder's visual tokens (the paper). "fine": the decoder
-            reads mean-pooled tokens, the Extractor attends to the window's tokens at full resolution.
+            reads mean-pooled tokens, the Extractor attends to the window's tokens at full resolution. On a
+            vision-language model the window's crop is encoded again by the model's own tower (`lare.model.closer`).
+        fine_scale: With "fine" on a vision-language model, how many times as many tokens a side the crop has as the
+            window, where the tower takes pictures of any size or tiles; a tower of one size has its own number.
         shared_projector: With "fine", one projector for both: the decoder's tokens are averages of the Extractor's.
         lm_token_scale: Factor of those averages; an average of many tokens has a small norm.
         iterations: K, latent iterations of the fixed schedule.
@@ -111,13 +114,14 @@ class LareConfig(PreTrainedConfig):
         backbone: str | None = None,
         backbone_config: PreTrainedConfig | dict[str, Any] | None = None,
         lora: dict[str, Any] | None = None,
+        fine_scale: int = 2,
         **kwargs: Any,
     ) -> None:
         self._set_models(text_config, vision_config, backbone, backbone_config)
         self.lora = None if lora is None else dict(lora)
         self.image_size, self.grid = image_size, grid
         self.lm_grid = grid if lm_grid is None else lm_grid
-        self.refocus_source, self.lm_token_scale = refocus_source, lm_token_scale
+        self.refocus_source, self.fine_scale, self.lm_token_scale = refocus_source, fine_scale, lm_token_scale
         self.shared_projector, self.projector_dim = shared_projector, projector_dim
         self.iterations, self.latents_per_iteration, self.window = iterations, latents_per_iteration, window
         self.use_extractor, self.use_window = use_extractor, use_window
@@ -151,6 +155,11 @@ class LareConfig(PreTrainedConfig):
         self.image_token_id = vocabulary - 3 if image is None else image
         self.latent_start_id = vocabulary - 2 if start is None else start
         self.latent_end_id = vocabulary - 1 if end is None else end
+
+    @property
+    def looks_closer(self) -> bool:
+        """Whether the Extractor looks at crops that are encoded anew."""
+        return self.backbone_config is not None and self.refocus_source == "fine"
 
     def to_dict(self) -> dict[str, Any]:
         """All fields; a backbone's halves are written once, inside its own configuration."""
@@ -203,18 +212,17 @@ def _check_grids(config: LareConfig) -> None:
         config.refocus_source in ("lm", "fine"),
         f'refocus_source is {config.refocus_source!r}; give "lm" (the paper) or "fine".',
     )
-    require(
-        config.backbone_config is None or config.refocus_source == "lm",
-        f'refocus_source is {config.refocus_source!r}; a {config.backbone} model has one grid, so give "lm".',
-    )
-    if config.refocus_source == "lm":
+    _check_closer(config)
+    if config.refocus_source == "lm" or config.backbone_config is not None:
         require(
             lm_grid == grid,
             f'lm_grid {lm_grid} differs from grid {grid} while refocus_source is "lm"; '
-            f'set lm_grid={grid} or refocus_source="fine".',
+            f'set lm_grid={grid} or refocus_source="fine".'
+            if config.backbone_config is None
+            else f"lm_grid is {lm_grid}; a {config.backbone} model has one grid, so leave it out.",
         )
     require(
-        not config.shared_projector or config.refocus_source == "fine",
+        not config.shared_projector or (config.refocus_source == "fine" and config.backbone_config is None),
         'shared_projector is for refocus_source="fine" (with "lm" there is one projector anyway); leave it out.',
     )
     require(config.lm_token_scale > 0, f"lm_token_scale is {config.lm_token_scale}; give a number above 0.")
@@ -223,6 +231,32 @@ def _check_grids(config: LareConfig) -> None:
         f"lm_grid {lm_grid} does not divide grid {grid}; give a divisor of grid.",
     )
     require(config.window <= grid, f"window {config.window} is wider than the grid {grid}; give at most {grid}.")
+
+
+def _check_closer(config: LareConfig) -> None:
+    scale = config.fine_scale
+    require(isinstance(scale, int) and scale >= 1, f"fine_scale is {scale}; give a whole number of at least 1.")
+    if config.looks_closer:
+        check_source(config, "fine")
+
+
+def check_source(config: LareConfig, source: str | None) -> None:
+    """Refuse another `refocus_source` than the configuration's; None is its own.
+
+    Raises:
+        LareError: If the model can't read it.
+    """
+    if source is None or (source == config.refocus_source and config.backbone_config is None):
+        return
+    require(
+        config.backbone_config is not None,
+        f"refocus_source is {source}; this model was made with {config.refocus_source}, so leave it out.",
+    )
+    require(
+        source == "lm" or (config.use_extractor and config.use_window and config.latent_maker is None),
+        f"refocus_source=fine on a {config.backbone} model encodes the window's crop for the Extractor; it needs "
+        "use_extractor and use_window, and no latent_maker.",
+    )
 
 
 def _check_loop(config: LareConfig) -> None:

@@ -18,6 +18,7 @@ from lare.errors import LareError
 from lare.model.attention import attention_name, layer_output_hook
 from lare.model.backbone import Backbone, backbone_of
 from lare.model.checkpointing import checkpoint_layers, plain_layers
+from lare.model.closer import PICTURES, Pictures
 from lare.model.configuration_lare import LareConfig
 from lare.model.extractor import Extractor, VisualMemory, build_extractor
 from lare.model.families import attention_of, check_family, embedding_scale
@@ -161,10 +162,14 @@ class LareForConditionalGeneration(StrictLoading, GenerationMixin):
         if lm_grid is not None and self.config.backbone_config is not None:
             raise LareError(f"lm_grid is {lm_grid}; a {self.config.backbone} model has one grid, so leave it out.")
         given = dict(image_inputs or {})
+        pictures = given.pop(PICTURES, None)
         missing = [name for name in self.backbone.image_inputs if given.get(name) is None]
         if missing:
             raise LareError(f"{missing[0]} is missing beside pixel_values; give all that LareProcessor makes.")
-        return self.backbone.see(self, pixel_values, given, lm_grid)
+        visual = self.backbone.see(self, pixel_values, given, lm_grid)
+        if self.config.looks_closer and pictures is not None:
+            visual.pictures = cast(Pictures, pictures)
+        return visual
 
     def encode_features(self, features: Tensor, lm_grid: int | None = None) -> VisualTokens:
         """Cached encoder features (B, N_f, d_vis) -> visual tokens.
@@ -196,6 +201,10 @@ class LareForConditionalGeneration(StrictLoading, GenerationMixin):
         lm = self.projector(pool_grid(features, config.grid, side))
         refocus = lm if self.refocus_projector is None else self.refocus_projector(features)
         return VisualTokens(lm, refocus, *shapes)
+
+    def _image_inputs(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Take what belongs to images out of a call's options."""
+        return {name: options.pop(name) for name in (*self.backbone.image_inputs, PICTURES) if name in options}
 
     def visual_tokens(
         self,
@@ -269,7 +278,7 @@ class LareForConditionalGeneration(StrictLoading, GenerationMixin):
         Raises:
             LareError: If the arguments do not fit together.
         """
-        pictured = {name: options.pop(name) for name in self.backbone.image_inputs if name in options}
+        pictured = self._image_inputs(options)
         how = read_forward_options(options, self.config.iterations, prefix_ids is not None)
         self._refuse_checkpointing()
         if pixel_values is None and visual_features is None and not how.delimiters and target_ids is not None:
@@ -324,7 +333,7 @@ class LareForConditionalGeneration(StrictLoading, GenerationMixin):
         Raises:
             LareError: If an option is impossible, can't be supported (beams, ...), or the inputs do not fit together.
         """
-        pictured = {name: options.pop(name) for name in self.backbone.image_inputs if name in options}
+        pictured = self._image_inputs(options)
         chosen = read_options(self.generation_config, generation_config, options, self.config.text_config)
         made = generate(
             self,

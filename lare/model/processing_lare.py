@@ -7,17 +7,19 @@ one image per prompt: LaRe's loop looks back at one grid.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from PIL.Image import Image
 from tokenizers import AddedToken
 from torch import Tensor
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
-from transformers.image_utils import load_image
+from transformers.image_transforms import to_pil_image
 
 from lare.errors import LareError
 from lare.model.backbone import Backbone, backbone_of
+from lare.model.closer import FINER, PICTURES, Eyes, Pictures
+from lare.model.messages import IMAGE_PLACEHOLDER, flatten, parts_of, text_part
 from lare.model.user_text import UserText, user_text
 
 __all__ = [
@@ -30,7 +32,6 @@ __all__ = [
     "add_special_tokens",
 ]
 
-IMAGE_PLACEHOLDER = "<image>"
 IMAGE_TOKEN = "<|image|>"
 LATENT_START = "<|latent_start|>"
 LATENT_END = "<|latent_end|>"
@@ -142,11 +143,11 @@ class LareProcessor(ProcessorMixin):
         Raises:
             LareError: If a question is empty, names two images, or can't be kept as plain text.
         """
-        before = [{"role": "system", "content": _text_part(system)}] if system.strip() else []
+        before = [{"role": "system", "content": text_part(system)}] if system.strip() else []
         prompts = []
         for index, question in enumerate(questions):
             asked = _checked_question(question, index)
-            turns = [*before, {"role": "user", "content": [{"type": "image"}, *_text_part(asked)]}]
+            turns = [*before, {"role": "user", "content": [{"type": "image"}, *text_part(asked)]}]
             try:
                 prompt = str(self.apply_chat_template(turns, add_generation_prompt=True))
             except LareError as error:
@@ -189,7 +190,7 @@ class LareProcessor(ProcessorMixin):
 
         template = options.pop("chat_template", None) or self.chat_template
         if self.backbone:
-            messages = [{**message, "content": _parts(message.get("content"))} for message in messages]
+            messages = [{**message, "content": parts_of(message.get("content"))} for message in messages]
         try:
             text = str(self.tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, **options))
             if not self.backbone:
@@ -236,7 +237,7 @@ class LareProcessor(ProcessorMixin):
         prompts = []
         for messages in conversation if batched else [conversation]:
             escape = self.user_text.escape
-            flat = [{**message, "content": _flatten(message.get("content"), images, escape)} for message in messages]
+            flat = [{**message, "content": flatten(message.get("content"), images, escape)} for message in messages]
             prompts.append(self._render(flat, **options))
         if not tokenize:
             return prompts if batched else prompts[0]
@@ -277,7 +278,7 @@ class LareProcessor(ProcessorMixin):
         for index, prompt in enumerate(prompts):
             _check_prompt(prompt, index, self.image_token)
         kwargs.pop("padding", None)
-        seen, grids = self.family.pictures(self, pictures, return_tensors=return_tensors, **kwargs)
+        seen, grids = self.pictures(pictures, return_tensors=return_tensors, **kwargs)
         texts = [self.family.image_text(self, grid) for grid in grids]
         ids = self.encode_text(
             [prompt.replace(IMAGE_PLACEHOLDER, text) for prompt, text in zip(prompts, texts, strict=True)],
@@ -286,6 +287,18 @@ class LareProcessor(ProcessorMixin):
         self._check_lengths(ids)
         padded = self.tokenizer.pad({"input_ids": ids}, return_attention_mask=True, return_tensors=return_tensors)
         return BatchFeature({**padded, **seen})
+
+    def pictures(self, images: Sequence[Any], **options: Any) -> tuple[dict[str, Any], list[Any]]:
+        """What a model reads of pictures, and of each what `Backbone.image_text` is told.
+
+        Where windows are encoded anew (`lare.model.closer`), the pictures themselves are among it.
+        """
+        seen, grids = self.family.pictures(self, images, **options)
+        if not self.backbone_settings.get(FINER):
+            return seen, grids
+        own = [image if isinstance(image, Image) else to_pil_image(image) for image in images]
+        eyes = Eyes(self.image_processor, dict(self.backbone_settings))
+        return {**seen, PICTURES: Pictures([one.convert("RGB") for one in own], eyes)}, grids
 
     def on_picture(self, ids: Sequence[int], grid: Any) -> list[int]:
         """Ids of a prompt, kept with `packed_image` image tokens, for the picture that `grid` tells of.
@@ -366,34 +379,3 @@ def _flat_images(images: Any) -> list[Any]:
             entry = entry[0]
         flat.append(entry.convert("RGB") if isinstance(entry, Image) else entry)
     return flat
-
-
-def _parts(content: Any) -> Any:
-    """A message's text as the parts that chat templates of vision-language models loop over."""
-    if not isinstance(content, str):
-        return content
-    before, image, after = content.partition(IMAGE_PLACEHOLDER)
-    if not image:
-        return _text_part(content)
-    parts = [*_text_part(before), {"type": "image"}, *_text_part(after.removeprefix("\n"))]
-    return [part for part in parts if part.get("text", "?")]
-
-
-def _text_part(text: str) -> list[dict[str, str]]:
-    return [{"type": "text", "text": text}]
-
-
-def _flatten(content: Any, images: list[Any], escape: Callable[[str], str]) -> str:
-    """Write a message's parts as one text with `<image>` in place of images, which are collected in `images`."""
-    if isinstance(content, str):
-        return IMAGE_PLACEHOLDER.join(map(escape, content.split(IMAGE_PLACEHOLDER)))
-    pieces = []
-    for part in content or []:
-        if part.get("type") == "image":
-            source = next((part[key] for key in ("image", "url", "path") if part.get(key) is not None), None)
-            if source is not None:
-                images.append(load_image(source) if isinstance(source, str) else source)
-            pieces.append(IMAGE_PLACEHOLDER)
-        else:
-            pieces.append(escape(str(part.get("text", ""))))
-    return "\n".join(pieces)

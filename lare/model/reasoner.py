@@ -44,6 +44,10 @@ class Reasoner(Protocol):
         """A method's own `lare.model.latent_maker.LatentMaker`, in the place of the Extractor; None as a rule."""
 
     @property
+    def backbone(self) -> Any:
+        """What it runs on, a `lare.model.backbone.Backbone`."""
+
+    @property
     def device(self) -> torch.device:
         """Where its weights are."""
 

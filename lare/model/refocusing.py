@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lare.errors import LareError
+from lare.model.closer import look_closer
 from lare.model.extractor import VisualMemory
 from lare.model.loop import LoopState
 from lare.model.reasoner import Reasoner
@@ -25,6 +27,7 @@ __all__ = [
     "choose_look",
     "fed_back",
     "fetched",
+    "looks_closer",
     "make_latents",
     "override_latents",
     "rms_normalise",
@@ -89,6 +92,8 @@ def make_latents(
 ) -> Tensor:
     """The next latent tokens (B, m, d); also leaves the Extractor's attention in `look`.
 
+    `memory` is what `Reasoner.remember` has made, or None where no visual tokens are looked at, or crops are instead.
+
     z = scale(norm(h_last) + Extractor(H, V_t)); `scale` None leaves norms alone. Without the Extractor, the normalised
     last hidden state averaged with the normalised mean of the window's visual tokens, or alone when the window is off
     too. A method's own module makes them in its own way.
@@ -99,9 +104,8 @@ def make_latents(
         return latents if scale is None else rms_normalise(latents) * scale
     last = state.last_hidden if scale is None else rms_normalise(state.last_hidden)
     feedback = last.unsqueeze(1)
-    if model.extractor is not None and memory is not None:
-        latents, attention = model.extractor(state.layer_hidden, memory, look.mask)
-        look.attention = attention if look.cells is None else attention.gather(1, look.cells)
+    if model.extractor is not None and (memory is not None or config.looks_closer):
+        latents = _refocused(model, state, look, memory)
         if config.residual_feedback:
             latents = latents + feedback
     elif config.use_window:
@@ -111,6 +115,36 @@ def make_latents(
     else:
         latents = feedback.expand(-1, config.latents_per_iteration, -1)
     return latents if scale is None else rms_normalise(latents) * scale
+
+
+def _refocused(model: Reasoner, state: LoopState, look: Look, memory: VisualMemory | Any) -> Tensor:
+    """The Extractor's output (B, m, d) for the window's tokens, or for its crop's; its attention stays in `look`."""
+    assert model.extractor is not None
+    if memory is None:
+        seen = look_closer(model, state.visual, look.corner)
+        latents, attention = model.extractor(state.layer_hidden, seen.tokens, seen.mask)
+        look.attention = seen.by_cells(attention, model.config.window)
+    else:
+        latents, attention = model.extractor(state.layer_hidden, memory, look.mask)
+        look.attention = attention if look.cells is None else attention.gather(1, look.cells)
+    found: Tensor = latents
+    return found
+
+
+def looks_closer(model: Reasoner, mode: str) -> bool:
+    """Whether windows are encoded anew, under a way of choosing them (`lare.model.closer`).
+
+    Raises:
+        LareError: If they are, and the way is a mixture of windows.
+    """
+    if not model.config.looks_closer or mode == "full":
+        return False
+    if soft_temperature(mode) is not None:
+        raise LareError(
+            f"window_mode {mode} weighs all of a picture's tokens, and with refocus_source fine a window is encoded "
+            "anew; give saliency, or refocus_source lm"
+        )
+    return True
 
 
 def fed_back(model: Reasoner, state: LoopState, scale: Tensor | None) -> Tensor:

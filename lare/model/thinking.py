@@ -21,6 +21,7 @@ from lare.model.refocusing import (
     choose_look,
     fed_back,
     fetched,
+    looks_closer,
     make_latents,
     override_latents,
     rms_normalise,
@@ -98,7 +99,8 @@ def think(
     _check_options(model, state, limit, window_mode, latent_override)
     # What is drawn, or told by row, belongs to the whole batch.
     by_row = latent_override is not None or fetch is not None or window_mode not in ("saliency", "full")
-    loop = _Loop(model, state, rule, limit, compact and not by_row, remember=fetch is None and refocus)
+    remember = fetch is None and refocus and not looks_closer(model, window_mode)
+    loop = _Loop(model, state, rule, limit, compact and not by_row, remember)
     for step in range(limit):
         if step_limits is not None and not loop.stop(loop.of(step_limits) <= step):
             break

@@ -1,7 +1,8 @@
 """From pixels to visual tokens: a frozen encoder, a feature grid, and the projectors into the decoder's space.
 
 The decoder and the Extractor may see different things: with `refocus_source="fine"` the decoder reads a mean-pooled
-grid, and the Extractor attends to the full one, so that a refocus step brings what the decoder does not have.
+grid, and the Extractor attends to the full one, so that a refocus step brings what the decoder does not have. On a
+vision-language model it looks at crops that are encoded anew (`lare.model.closer`).
 
 Shapes: B images, N_f = g * g fine tokens, N_v = lm_grid * lm_grid decoder tokens, d_vis encoder width, d decoder width.
 """
@@ -9,7 +10,7 @@ Shapes: B images, N_f = g * g fine tokens, N_v = lm_grid * lm_grid decoder token
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,9 @@ from lare.errors import LareError
 from lare.model.configuration_lare import LareConfig
 from lare.model.patch_grids import TIMM, own_grid, width_of
 from lare.registry import MODEL_TYPES
+
+if TYPE_CHECKING:
+    from lare.model.closer import Pictures
 
 __all__ = ["Projector", "Shape", "VisionTower", "VisualTokens", "pool_grid"]
 
@@ -45,6 +49,7 @@ class VisualTokens:
             tokens are the cells, row by row.
         sizes: (B, 2) rows and columns that an image takes of the canvas of `refocus`; None where each fills it.
         extra: Further values of the images that a backbone's prefill reads.
+        pictures: The images as they came, where the Extractor looks at crops of them (`lare.model.closer`).
     """
 
     lm: Tensor
@@ -55,6 +60,7 @@ class VisualTokens:
     places: Tensor | None = None
     sizes: Tensor | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+    pictures: Pictures | None = None
 
     @property
     def lm_grid(self) -> int:

@@ -28,6 +28,7 @@ def recomputed(model: LareForConditionalGeneration, inputs: dict[str, Tensor]) -
     ids, mask, pixels = (given.pop(name) for name in ("input_ids", "attention_mask", "pixel_values"))
     visual = model.visual_tokens(pixels, None, image_inputs=given)
     first = model.read(ids, mask.bool(), visual)
+    memory = None if model.config.looks_closer else model.remember(visual)
     made: list[Tensor] = []
     windows = []
     for step in range(STEPS + 1):
@@ -49,7 +50,7 @@ def recomputed(model: LareForConditionalGeneration, inputs: dict[str, Tensor]) -
         if step == STEPS:
             break
         look = choose_look(model, state, "saliency", None)
-        made.append(make_latents(model, state, look, model.remember(visual), model.embedding_rms()))
+        made.append(make_latents(model, state, look, memory, model.embedding_rms()))
         windows.append(look.corner)
     return torch.stack(made, dim=1), torch.stack(windows, dim=1), state
 

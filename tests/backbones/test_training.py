@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Iterator
@@ -22,7 +23,8 @@ from lare.training.model import TrainingModel
 from lare.training.plan.run_file import load_run_config
 from lare.training.plan.stages import freeze_all_but
 
-from .vlms import SETTINGS, SIZES, Vlm, fresh, load_vlm, picture, write_vlm
+from .runs import with_images, write_run
+from .vlms import FAMILIES, SETTINGS, SIZES, Vlm, fresh, load_vlm, picture, write_vlm
 
 QUESTIONS = ["Is it red?", "What is the colour of the cat in the image?", "Where?"]
 
@@ -133,31 +135,10 @@ def test_impossible_adapters_are_refused(lora: dict[str, Any]) -> None:
 # lare train ---------------------------------------------------------------------------------------------------------
 
 
-def write_run(folder: Path, place: Path, **changes: Any) -> Path:
-    """A run of all four stages on eight samples."""
-    rows = []
-    for number in range(8):
-        picture(*SIZES[number % 3], seed=number).save(folder / f"{number}.png")
-        reply = f"<think>One sees {number} things in it.</think> <answer>{number}</answer>"
-        turns = [{"from": "human", "value": "<image>\nHow many?"}, {"from": "gpt", "value": reply}]
-        rows.append({"id": str(number), "image": f"{number}.png", "conversations": turns})
-    (folder / "r1.json").write_text(json.dumps(rows))
-    data = [{"format": "vision_r1", "path": str(folder / "r1.json")}]
-    stage = {"batch": 4, "samples": 8, "data": data, "micro_batch": 2}
-    content: dict[str, Any] = {
-        "out": str(folder / "run"),
-        "model": {"vlm": str(place), "settings": SETTINGS | {"text_prefix": 4}},
-        "losses": {"image": 0.0},
-        "tensorboard": False,
-        "log_every": 1,
-        "stages": [{"stage": name, **stage} for name in ("I", "II", "III", "IV")],
-    }
-    path = folder / "run.yaml"
-    path.write_text(yaml.safe_dump(content | changes))
-    return path
+QUICK = "qwen3_vl"
 
 
-@pytest.fixture(params=["qwen3_vl", pytest.param("llava_onevision", marks=pytest.mark.slow)])
+@pytest.fixture(params=[QUICK, *(pytest.param(kind, marks=pytest.mark.slow) for kind in FAMILIES if kind != QUICK)])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     yield write_vlm(str(request.param), tmp_path / "vlm")
 
@@ -189,10 +170,11 @@ def test_four_stages_a_resume_and_an_answer(place: Path, tmp_path: Path, capsys:
 
 
 @pytest.mark.slow
-def test_a_resumed_run_ends_in_the_same_weights(tmp_path: Path) -> None:
-    """Killed after its first update and resumed, against one that was not."""
-    place = write_vlm("qwen2_5_vl", tmp_path / "vlm")
-    run = write_run(tmp_path, place, save_every=1, keep=2)
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_a_resumed_run_ends_in_the_same_weights(kind: str, tmp_path: Path) -> None:
+    """Killed after its first update and resumed, against one that was not; with image reconstruction (eq. 7)."""
+    place = write_vlm(kind, tmp_path / "vlm")
+    run = write_run(tmp_path, place, save_every=1, keep=2, **with_images(tmp_path))
     plan = yaml.safe_load(run.read_text())
     plan["stages"] = plan["stages"][3:]
     run.write_text(yaml.safe_dump(plan))
@@ -210,8 +192,8 @@ def test_a_resumed_run_ends_in_the_same_weights(tmp_path: Path) -> None:
 def test_settings_that_do_not_go_together_are_refused(tmp_path: Path, vlm: Vlm) -> None:
     with pytest.raises(LareError, match="lm_grid"):
         vlm.model(**batch_of(vlm, 1), lm_grid=2)
-    with pytest.raises(LareError, match="refocus_source"):
-        LareConfig(backbone_config=vlm.model.config.backbone_config, refocus_source="fine")
+    with pytest.raises(LareError, match="lm_grid"):
+        LareConfig(backbone_config=copy.deepcopy(vlm.model.config.backbone_config), lm_grid=1)
     run = write_run(tmp_path, tmp_path / "vlm")
     with pytest.raises(LareError, match="cache_features"):
         load_run_config(run, ["cache_features=true"])

@@ -204,7 +204,7 @@ class PackedBatches(StageBatches):
         images = [one.image for one in found if one.image is not None]
         features = [one.features for one in found if one.features is not None]
         processor = self.processor
-        seen, grids = processor.family.pictures(processor, images) if images else ({}, [])
+        seen, grids = processor.pictures(images) if images else ({}, [])
         inputs, rationale, mask = self._text(found, entry, layout, grids)
         if features:
             inputs["visual_features"] = torch.from_numpy(np.stack(features))
