@@ -21,12 +21,14 @@ import numpy.typing as npt
 import pandas as pd
 
 from analysis.heatmaps.numbers import cover, lay_out
+from analysis.heatmaps.resampled import on_one_grid, resample
 from analysis.shared.boxes import box_shares
 from analysis.shared.options import Options, option
 from analysis.shared.pictures import own_grids
 from analysis.shared.questions import Question
 from analysis.shared.traces import frame, open_traces, scores_beside
 from lare.embedded.world.benchmark import stand_in
+from lare.embedded.world.scene import IMAGE_SIZE
 from lare.errors import LareError
 from lare.trace import TraceReader
 
@@ -79,6 +81,8 @@ class Maps:
         grid: Cells a side g.
         boxes: Boxes of the things that each question needs, in the order they are needed, as shares of the image.
         checkpoint: Fingerprint of the weights.
+        even: Windows looked at evenly, (N, K, g, g), where pictures had grids of their own and were brought to one
+            (`analysis.heatmaps.resampled`); None where the maps are as they were made.
     """
 
     table: pd.DataFrame
@@ -89,6 +93,7 @@ class Maps:
     grid: int
     boxes: list[Boxes]
     checkpoint: str
+    even: npt.NDArray[np.float64] | None = None
 
     @property
     def steps(self) -> int:
@@ -97,8 +102,20 @@ class Maps:
 
     @property
     def window(self) -> int:
-        """Cells a side of a window."""
-        return int(round(float(self.inside[0, 0].sum()) ** 0.5))
+        """Cells a side of a window; of the mean one, where they differ."""
+        inside = self.inside[0, 0].sum() if self.even is None else self.inside.sum((-2, -1)).mean()
+        return int(round(float(inside) ** 0.5))
+
+    @property
+    def evenly(self) -> npt.NDArray[np.float64]:
+        """Maps of windows that are looked at evenly, (N, K, g, g)."""
+        return self.inside / self.window**2 if self.even is None else self.even
+
+    def window_at(self, row: int, step: int) -> tuple[int, int, int, int]:
+        """Top row, left column, rows and columns of a step's window, in cells."""
+        inside = self.inside[row, step]
+        top, left = (int(value) for value in self.corners[row, step])
+        return top, left, int(inside.any(1).sum()), int(inside.any(0).sum())
 
     @property
     def hops(self) -> npt.NDArray[np.int64]:
@@ -121,11 +138,12 @@ class Maps:
             self.grid,
             [self.boxes[row] for row in rows],
             self.checkpoint,
+            None if self.even is None else self.even[rows],
         )
 
 
 def read_maps(path: str | Path) -> Maps:
-    """Read a setting's traces.
+    """Read a setting's traces; grids of several sizes are brought to the model's usual one.
 
     Raises:
         LareError: If they are damaged (see `open_traces`), of a run without latent steps, or say nothing of their grid.
@@ -133,11 +151,6 @@ def read_maps(path: str | Path) -> Maps:
     reader = open_traces([path])
     table = frame(reader, scores_beside([path]))
     facts = _configuration(reader, path)
-    if own_grids(reader):
-        raise LareError(
-            f"the pictures of {str(path)!r} have grids of several sizes, and maps are compared on one; give traces of "
-            "a model with one grid, or look at single answers with lare ask --trace"
-        )
     attention, corners = reader.column("cross_attention"), reader.column("windows")
     steps = sorted({shape[0] for shape in attention.shapes})
     if steps[0] == 0 or len(steps) > 1:
@@ -145,15 +158,23 @@ def read_maps(path: str | Path) -> Maps:
         raise LareError(
             f"the answers of {str(path)!r} have {counts} latent steps; give traces of a fixed number of steps above 0"
         )
-    places = np.asarray(corners.stack(), np.int64)
-    extractor, inside = lay_out(attention.stack(), places, int(facts["grid"]))
-    saliency = np.asarray(reader.column("saliency").stack(), np.float64)
+    places, grid, even = np.asarray(corners.stack(), np.int64), int(facts["grid"]), None
+    if own_grids(reader):
+        column = reader.column("saliency")
+        shapes = [(int(shape[1]), int(shape[2])) for shape in column.shapes]
+        found = on_one_grid(np.asarray(attention.stack(), np.float64), places, shapes, grid)
+        extractor, inside, places, even = found.extractor, found.inside, found.corners, found.even
+        saliency = np.stack([resample(np.asarray(column[row], np.float64), grid) for row in range(len(shapes))])
+    else:
+        extractor, inside = lay_out(attention.stack(), places, grid)
+        saliency = np.asarray(reader.column("saliency").stack(), np.float64)
     total = saliency.sum((-2, -1), keepdims=True)
     saliency = np.divide(saliency, total, out=np.zeros_like(saliency), where=total > 0)
-    size = float(facts["image_size"])
+    # A vision-language model scales pictures by itself, so boxes are in pixels of the picture that was drawn.
+    size = float(IMAGE_SIZE if facts.get("backbone_config") else facts["image_size"])
     boxes = [boxes_of(value, size, path) for value in table["boxes"]]
     checkpoint = str(table["checkpoint"].iloc[0])
-    return Maps(table, extractor, inside, saliency, places, int(facts["grid"]), boxes, checkpoint)
+    return Maps(table, extractor, inside, saliency, places, grid, boxes, checkpoint, even)
 
 
 def _configuration(reader: TraceReader, path: str | Path) -> dict[str, Any]:
@@ -176,14 +197,14 @@ def with_questions(maps: Maps, questions: Mapping[tuple[str, int], Question]) ->
     """Boxes as the tasks' rows have them, where a task of lmms-eval has any, in shares of its own picture.
 
     Traces know the side of the encoder's picture alone, which is right for pictures of that side. A picture that is not
-    square reaches the encoder cut or stretched, so its boxes are left out.
+    square reaches the encoder cut or stretched, so its boxes are left out, unless pictures have grids of their own.
     """
     boxes = list(maps.boxes)
     for row, key in enumerate(zip(maps.table["task"], maps.table["doc_id"], strict=True)):
         one = questions.get((str(key[0]), int(key[1])))
         if stand_in(str(key[0])) is None:
-            square = one is not None and one.image.width == one.image.height
-            boxes[row] = [(a, b, c, d) for a, b, c, d in one.boxes] if one is not None and square else []
+            whole = one is not None and (maps.even is not None or one.image.width == one.image.height)
+            boxes[row] = [(a, b, c, d) for a, b, c, d in one.boxes] if one is not None and whole else []
     return replace(maps, boxes=boxes)
 
 

@@ -144,7 +144,7 @@ def _extractor_steps(
         Step(
             label=f"step {k + 1} of {maps.steps}",
             inside=_packed(maps.inside[row, k].astype(np.uint8)),
-            window=(*(int(value) for value in maps.corners[row, k]), maps.window, maps.window),
+            window=maps.window_at(row, k),
             boxes=tuple(maps.boxes[row]),
             text=words[k],
             numbers={name: _rounded(values[row, k]) for name, values in numbers.items()},
@@ -160,7 +160,7 @@ def _saliency_steps(maps: Maps, row: int) -> tuple[Step, ...]:
     for k in range(maps.steps):
         coarse = maps.saliency[row, k]
         fine = np.repeat(np.repeat(coarse, factor, 0), factor, 1)  # a coarse cell's value on each fine cell it covers
-        window = (*(int(value) for value in maps.corners[row, k]), maps.window, maps.window)
+        window = maps.window_at(row, k)
         in_window = float((fine * maps.inside[row, k]).sum() / fine.sum()) if fine.sum() else float("nan")
         numbers = {
             "of it in the window (%)": _rounded(100 * in_window),

@@ -96,7 +96,7 @@ def measure(maps: Maps, random: Maps | None, seed: int) -> Measured | None:
     covered = boxed.covered()
     area = covered.sum((-2, -1))[:, None]
     average = mean_of_others(maps.extractor, list(maps.table["cluster"]))[rows]
-    sources = {OWN: boxed.extractor, EVEN: boxed.inside / boxed.window**2, MEAN: average}
+    sources = {OWN: boxed.extractor, EVEN: boxed.evenly, MEAN: average}
     inside = {OWN: boxed.inside}
     if random is not None:
         part = random.take(rows)

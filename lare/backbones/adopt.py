@@ -26,10 +26,10 @@ from lare.backbones.joining import fill
 from lare.backbones.tokens import add_end, add_rows, set_ends
 from lare.errors import LareError
 from lare.model.backbone import OWN, VisionLanguage, backbone_of
-from lare.model.closer import FINER
 from lare.model.configuration_lare import LareConfig
 from lare.model.loading import check_template, loaded, loaded_whole, quiet
 from lare.model.modeling_lare import LareForConditionalGeneration
+from lare.model.pictures import FINER
 from lare.model.processing_lare import LareProcessor
 from lare.registry import BACKBONES
 

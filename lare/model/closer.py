@@ -16,73 +16,27 @@ Shapes: B rows, I images, Q = B / I, w side of the window, R x C canvas of the c
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from lare.errors import LareError
+from lare.model.pictures import FINER
 from lare.model.vision import Shape, VisualTokens
 from lare.model.window import image_cells
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from lare.model.configuration_lare import LareConfig
     from lare.model.reasoner import Reasoner
 
-__all__ = [
-    "FINER",
-    "PICTURES",
-    "Eyes",
-    "Glimpse",
-    "Pictures",
-    "crop_box",
-    "look_closer",
-    "refocusing_on",
-    "shares_of_cells",
-]
-
-PICTURES = "pictures"
-"""Name of the input that holds them, beside ``pixel_values``."""
-FINER = "finer"
-"""Name of the factor in `LareProcessor.backbone_settings`; where it stands, the processor hands the pictures over."""
+__all__ = ["Glimpse", "crop_box", "look_closer", "refocusing_on", "shares_of_cells"]
 
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom, in pixels."""
-
-
-@dataclass(frozen=True)
-class Eyes:
-    """What a backbone's processor half needs to make pixels; a processor without its tokenizer, so that it is light.
-
-    Attributes:
-        image_processor: The family's own.
-        backbone_settings: As `LareProcessor` has them.
-    """
-
-    image_processor: Any
-    backbone_settings: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """I pictures as they came, and what makes pixels of a part of one.
-
-    Attributes:
-        images: RGB pictures.
-        eyes: Makes pixels.
-    """
-
-    images: Sequence[Image]
-    eyes: Eyes
-
-    def taken(self, rows: Tensor) -> Pictures:
-        """Those of some images, by number."""
-        return Pictures([self.images[row] for row in rows.tolist()], self.eyes)
 
 
 @dataclass
@@ -202,4 +156,4 @@ def look_closer(model: Reasoner, visual: VisualTokens, corner: Tensor) -> Glimps
 
 
 def _shape(pair: Sequence[int]) -> Shape:
-    return cast(Shape, (int(pair[0]), int(pair[1])))
+    return int(pair[0]), int(pair[1])

@@ -18,7 +18,6 @@ from lare.errors import LareError
 from lare.model.attention import attention_name, layer_output_hook
 from lare.model.backbone import Backbone, backbone_of
 from lare.model.checkpointing import checkpoint_layers, plain_layers
-from lare.model.closer import PICTURES, Pictures
 from lare.model.configuration_lare import LareConfig
 from lare.model.extractor import Extractor, VisualMemory, build_extractor
 from lare.model.families import attention_of, check_family, embedding_scale
@@ -31,6 +30,7 @@ from lare.model.loop import prefill
 from lare.model.lora import add_lora
 from lare.model.losses import answer, prefix_reconstruction, text_loss
 from lare.model.outputs import LareGeneration, LareOutput
+from lare.model.pictures import PICTURES, Pictures
 from lare.model.reading import Reading
 from lare.model.vision import VisualTokens, pool_grid
 

@@ -18,8 +18,8 @@ from transformers.image_transforms import to_pil_image
 
 from lare.errors import LareError
 from lare.model.backbone import Backbone, backbone_of
-from lare.model.closer import FINER, PICTURES, Eyes, Pictures
 from lare.model.messages import IMAGE_PLACEHOLDER, flatten, parts_of, text_part
+from lare.model.pictures import FINER, PICTURES, Eyes, Pictures
 from lare.model.user_text import UserText, user_text
 
 __all__ = [

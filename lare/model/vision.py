@@ -22,7 +22,7 @@ from lare.model.patch_grids import TIMM, own_grid, width_of
 from lare.registry import MODEL_TYPES
 
 if TYPE_CHECKING:
-    from lare.model.closer import Pictures
+    from lare.model.pictures import Pictures
 
 __all__ = ["Projector", "Shape", "VisionTower", "VisualTokens", "pool_grid"]
 

@@ -17,7 +17,8 @@ from lare.backbones.adopt import adopt
 from lare.methods import load_method
 from lare.methods.base import Sampling
 from lare.model import LareConfig, LareForConditionalGeneration
-from lare.model.closer import PICTURES, crop_box, look_closer, shares_of_cells
+from lare.model.closer import crop_box, look_closer, shares_of_cells
+from lare.model.pictures import PICTURES
 
 from .test_latents import QUESTIONS, recomputed
 from .vlms import NATIVE, SETTINGS, Vlm, lively
