@@ -26,12 +26,14 @@ class Entry:
         title: Its title in tables.
         rows: Its rows.
         tuned: Whether its learning rate was chosen among several.
+        rates: How many it was chosen among, or was to be when the first row was written.
     """
 
     asked: Asked
     title: str
     rows: tuple[Mapping[str, Any], ...]
     tuned: bool
+    rates: int
 
     @property
     def name(self) -> str:
@@ -63,7 +65,8 @@ def gather(plan: Plan, split: str) -> list[Entry]:
                 title = title or f"{about.title or arm} ({ask})"
                 tuned = rate is not None and len(plan.tried) > 1
                 timed = [{**row, "ms": times.get(name)} for row in rows]
-                found.append(Entry(_asked(plan, name, rows), title, tuple(timed), tuned))
+                rates = len(plan.tried) if tuned else len(rows[0]["tried"])
+                found.append(Entry(_asked(plan, name, rows), title, tuple(timed), tuned, rates))
     return found
 
 

@@ -120,8 +120,8 @@ def _terms(entries: Sequence[Entry]) -> Rows:
                 _whole(one.mean("samples")),
                 _whole(one.mean("updates")),
                 _whole(one.mean("start_samples")),
-                str(len(first["tried"])),
-                f"x {first['rate']:g}" + ("" if one.tuned or len(first["tried"]) == 1 else " (not chosen yet)"),
+                str(one.rates),
+                f"x {first['rate']:g}" + ("" if one.tuned or one.rates == 1 else " (not chosen yet)"),
             ]
         )
     return rows

@@ -17,6 +17,7 @@ import yaml
 
 from lare.cli import main as lare
 from lare.experiments import runner, store
+from lare.experiments.gather import gather
 from lare.experiments.order import Choice, chosen_rate, jobs
 from lare.experiments.record import declared_at
 from lare.experiments.store import Slot, pack, read_questions, unpack
@@ -219,6 +220,15 @@ def test_every_arm_tries_the_same_rates_and_the_best_is_taken(world: World, caps
     assert lare(world.words("status")) == 0
     assert "rates x 2 of 2 tried" in capsys.readouterr().out
     assert not jobs(plan, Choice(), Settings())
+
+
+def test_a_rate_that_is_tried_later_counts_for_rows_of_before(world: World) -> None:
+    world.write(tuning={"rates": [1.0, 2.0]})
+    assert lare(world.words("run")) == 0
+    world.write(tuning={"rates": [1.0, 2.0, 0.5]})
+    assert {one.rates for one in gather(world.plan, "validation")} == {2}  # not tried yet
+    assert lare(world.words("run")) == 0
+    assert {one.rates for one in gather(world.plan, "validation")} == {3}
 
 
 def test_test_questions_are_asked_once(world: World, capsys: pytest.CaptureFixture[str]) -> None:
