@@ -1,0 +1,72 @@
+"""Blocks about LaRe's own rows: what a number of steps is worth."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from blocks.source import ROOT, Reports, block, table
+
+from lare.experiments.compare import Contrast, Mask, contrast
+from lare.experiments.gather import Entry, gather
+from lare.experiments.plan import Plan
+
+
+def _asked(reports: Reports, arm: str) -> dict[int, Entry]:
+    """An arm's validation rows by the number of steps that were asked for."""
+    plan = Plan(ROOT / "lare/configs/experiments/own.yaml", reports=reports.folder / "experiments")
+    own = plan.grid.arms[arm].own
+    found = {}
+    for one in gather(plan, "validation"):
+        name, _, ask = one.name.partition("/")
+        if name == arm:
+            found[int((ask or own).removeprefix("K"))] = one
+    return dict(sorted(found.items()))
+
+
+def _by_steps(reports: Reports, arm: str) -> str:
+    entries = _asked(reports, arm)
+    if not entries:
+        return "No rows yet."
+    lines = []
+    for steps, one in entries.items():
+        questions = one.asked.questions
+        tasks = [100 * one.asked.values[:, questions.task == task].mean() for task in questions.tasks]
+        many = 100 * one.asked.values[:, questions.hops > 1].mean()
+        tokens = sum(one.mean("costs", name) or 0 for name in ("text_tokens", "latent_steps"))
+        cells = [f"{value:.1f}" for value in (np.mean(tasks), many, *tasks, tokens)]
+        lines.append([str(steps), str(len(one.asked.starts)), *cells])
+    names = [task.rpartition("_")[2] for task in next(iter(entries.values())).asked.questions.tasks]
+    return table(["K", "starts", "mean", "two hops or more", *names, "tokens"], lines)
+
+
+@block
+def _steps_dial(reports: Reports) -> str:
+    """The model that was trained with K of 1 to 6: what each K gives."""
+    return _by_steps(reports, "dial")
+
+
+@block
+def _steps_dial_gains(reports: Reports) -> str:
+    """Differences between numbers of steps of that model, by hops."""
+    return _gains(reports, "dial", ((1, 0), (2, 1), (4, 1)))
+
+
+def _gains(reports: Reports, arm: str, pairs: tuple[tuple[int, int], ...]) -> str:
+    entries, lines = _asked(reports, arm), []
+    for more, less in pairs:
+        if {more, less} <= set(entries):
+            for label, mask in _HOPS.items():
+                found = contrast(entries[more].asked, entries[less].asked, mask, pooled=True)
+                lines.append([f"{more} - {less}", label, *_told(found)])
+    return table(["K", "hops", "n", "starts", "points", "95 %", "p", "effect size"], lines, 2)
+
+
+_HOPS = {"1": Mask(hops=1), "2": Mask(hops=2), "3 or more": Mask(least_hops=3)}
+
+
+def _told(found: Contrast) -> list[str]:
+    """n, starts, points, t interval over starts, p and effect size."""
+    ends = [f"{100 * end:+.1f}" for end in (found.t_low, found.t_high) if math.isfinite(end)]
+    test = [" to ".join(ends), f"{found.p:.2g}", f"{found.effect:.2f}"] if ends else ["", "", ""]
+    return [f"{found.questions:,}", str(len(found.starts)), f"{100 * found.estimate:+.1f}", *test]
