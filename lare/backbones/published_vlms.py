@@ -95,7 +95,7 @@ VLMS: dict[str, PublishedVlm] = {
         "qwen2_5_vl",
         _text(2048, 11008, 36, 16, 2, 151936, rope_parameters=_ROPE_2_5, max_position_embeddings=128000),
         _QWEN_2_5 | {"out_hidden_size": 2048},
-        3_754_622_976,
+        3_754_622_976,  # files of 3.98 and 3.53 GB in bf16, huggingface.co/unsloth/Qwen2.5-VL-3B-Instruct/tree/main
         _TOKENS,
         {"tie_word_embeddings": True},
     ),
@@ -103,7 +103,7 @@ VLMS: dict[str, PublishedVlm] = {
         "qwen2_5_vl",
         _text(3584, 18944, 28, 28, 4, 152064, rope_parameters=_ROPE_2_5, max_position_embeddings=128000),
         _QWEN_2_5 | {"out_hidden_size": 3584},
-        8_292_166_656,
+        8_292_166_656,  # model.safetensors.index.json: total_size 16,584,333,312 bytes in bf16
         _TOKENS,
         {"tie_word_embeddings": False},
     ),
@@ -113,7 +113,7 @@ VLMS: dict[str, PublishedVlm] = {
         _QWEN_3
         | dict(depth=24, hidden_size=1024, intermediate_size=4096, out_hidden_size=2560)
         | dict(deepstack_visual_indexes=[5, 11, 17]),
-        4_437_815_808,
+        4_437_815_808,  # model.safetensors.index.json: total_size 8,875,631,616 bytes in bf16
         _TOKENS + 4,
         {"tie_word_embeddings": True},
     ),
@@ -123,18 +123,23 @@ VLMS: dict[str, PublishedVlm] = {
         _QWEN_3
         | dict(depth=27, hidden_size=1152, intermediate_size=4304, out_hidden_size=4096)
         | dict(deepstack_visual_indexes=[8, 16, 24]),
-        8_767_123_696,
+        8_767_123_696,  # model.safetensors.index.json: total_size 17,534,247,392 bytes in bf16
         _TOKENS + 4,
         {"tie_word_embeddings": False},
     ),
     "llava-hf/llava-1.5-7b-hf": PublishedVlm(
-        "llava", _VICUNA, _CLIP_336, 7_063_427_072, 32002, {"image_token_id": 32000, "tie_word_embeddings": False}
+        "llava",
+        _VICUNA,
+        _CLIP_336,
+        7_063_427_072,  # 7.06 B on the hub's pages of models of this class, such as SurendraKumarDhaka/llava
+        32002,
+        {"image_token_id": 32000, "tie_word_embeddings": False},
     ),
     "HuggingFaceTB/SmolVLM2-500M-Video-Instruct": PublishedVlm(
         "smolvlm",
         _SMOL,
         _SIGLIP_512,
-        507_482_304,
+        507_482_304,  # model.safetensors of 2.03 GB in fp32, on the model's page (tree/main)
         49280,
         {"image_token_id": 49190, "scale_factor": 4, "pad_token_id": 2, "tie_word_embeddings": False},
     ),

@@ -14,6 +14,9 @@ trained one for gradients and 8 for AdamW's two moments, and two things that are
 - With gradient checkpointing: of the decoder 4 d bytes a token and layer, the bytes for positions attended to, and what
   stands above for one layer alone; and one copy of its matrices at most.
 
+- A base in 8 or 4 bits takes that many bits a weight of the decoder's linear layers, and no copies: they are unpacked
+  for each product. Muon has one moment of a matrix inside the network.
+
 On decoders of 4 and 6 layers the sum of the two was 0.89 to 0.98 of the bytes that autograd kept, in each stage, fp32
 and bf16; fp16 keeps as many. On CPUs attention over few queries keeps its inputs in float32 (`lare.model.attention`),
 which is left out.
@@ -25,8 +28,11 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from lare.backbones.quantised import BITS
 from lare.cost.flops import Gradients, Row, decoder_calls, layer_weights
 from lare.model import LareForConditionalGeneration
+from lare.model.lora import LORA_MARK
+from lare.training.optimiser.optim import is_inner
 
 __all__ = ["memory_of", "parameter_count", "sharded"]
 
@@ -46,6 +52,8 @@ def memory_of(
     rows: int,
     half: bool,
     checkpointing: bool = False,
+    quantise: str | None = None,
+    matrices: str = "adamw",
 ) -> dict[str, int]:
     """Bytes of one process by what they hold; the module's docstring has the formulas.
 
@@ -57,6 +65,8 @@ def memory_of(
         rows: Rows of a forward pass.
         half: Whether it runs under autocast, in bf16 or fp16.
         checkpointing: Whether the decoder's inner activations are made again in the backward pass.
+        quantise: How the frozen decoder's linear layers are held (`lare.backbones.quantised`); None is in float32.
+        matrices: The optimiser of the matrices inside the network (`OptimiserConfig`).
     """
     trained = sum(parameter_count(module) for name, module in modules.items() if name in grad.parts)
     calls = [call for call in decoder_calls(row, grad, model.config.latents_per_iteration) if call.gradient]
@@ -77,14 +87,32 @@ def memory_of(
     logits = 10 * (row.target + row.prefix) * int(text.vocab_size)
     copies = 1 if grad.decoder or checkpointing else len(calls)
     cast_weights = sum(layer_weights(m) for n, m in modules.items() if n in grad.parts and n != "language_model")
-    cast_weights += copies * layer_weights(model.decoder) + _head_copies(row, grad) * int(text.vocab_size) * width
+    held = 0 if quantise is None else _base_weights(model.decoder)
+    cast_weights += (
+        copies * (layer_weights(model.decoder) - held) + _head_copies(row, grad) * int(text.vocab_size) * width
+    )
     return {
-        "weights": _BYTES * sum(parameter_count(module) for module in modules.values()),
+        "weights": _BYTES * sum(parameter_count(module) for module in modules.values())
+        - (0 if quantise is None else int(held * (_BYTES - BITS[quantise] / 8))),
         "gradients": _BYTES * trained,
-        "optimiser": 2 * _BYTES * trained,
+        "optimiser": _BYTES * (2 * trained - (_inner(modules, model, grad) if matrices == "muon" else 0)),
         "autocast": 2 * cast_weights if half else 0,
         "activations": rows * (kept + logits),
     }
+
+
+def _base_weights(decoder: nn.Module) -> int:
+    """Entries of the decoder's linear layers without adapters."""
+    named = decoder.named_modules()
+    return sum(one.weight.numel() for name, one in named if isinstance(one, nn.Linear) and LORA_MARK not in f"{name}.")
+
+
+def _inner(modules: Mapping[str, nn.Module], model: LareForConditionalGeneration, grad: Gradients) -> int:
+    """Trained entries that Muon takes: it has one moment, not two."""
+    outside = {id(one) for name, one in model.named_parameters() if not is_inner(name, one)}
+    trained = [module for name, module in modules.items() if name in grad.parts]
+    named = [pair for module in trained for pair in module.named_parameters()]
+    return sum(one.numel() for name, one in named if is_inner(name, one) and id(one) not in outside)
 
 
 def _head_copies(row: Row, grad: Gradients) -> int:

@@ -182,7 +182,7 @@ def _stage(
     half = config.precision != "fp32"
     again_made = config.gradient_checkpointing
     memories = [
-        memory_of(modules, model, one, grad, rows, half, again_made)
+        memory_of(modules, model, one, grad, rows, half, again_made, config.model.quantise, config.optimiser.matrices)
         for (_, one), grad in zip(every, flows, strict=True)
     ]
     memory = max(memories, key=lambda one: sum(one.values()))

@@ -82,7 +82,8 @@ class Prepared:
         if chosen.vlm is not None:
             from lare.backbones.adopt import adopt
 
-            return adopt(chosen.vlm, chosen.settings, config.seed, chosen.trust_remote_code)
+            remote, kind = chosen.trust_remote_code, chosen.quantise
+            return adopt(chosen.vlm, chosen.settings, config.seed, remote, quantise=kind)
         text, vision = str(chosen.text), str(chosen.vision)
         if vision in VISION_ENCODERS:
             vision = str(VISION_ENCODERS.get(vision).make(config, folder))

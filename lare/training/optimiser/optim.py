@@ -13,7 +13,7 @@ from lare.training.optimiser.schedule import learning_rate
 from lare.training.plan.config import OptimiserConfig, StageConfig
 from lare.training.plan.stages import prefixes
 
-__all__ = ["make_optimisers", "set_rates"]
+__all__ = ["is_inner", "make_optimisers", "set_rates"]
 
 NEW_PARTS = ("extractor", "refocus_projector", "alignment", "unet")
 """Parts that start from nothing, and so learn at the higher rate; low-rank adapters do as well."""
@@ -25,6 +25,11 @@ def _is_new(name: str) -> bool:
     return name.startswith(prefixes(NEW_PARTS)) or LORA_MARK in name
 
 
+def is_inner(name: str, parameter: torch.Tensor) -> bool:
+    """Whether a parameter is a matrix inside the network, which Muon takes."""
+    return parameter.dim() == 2 and "embed" not in name and "lm_head" not in name
+
+
 def make_optimisers(named: Named, stage: StageConfig, config: OptimiserConfig) -> list[torch.optim.Optimizer]:
     """AdamW, and Muon where it is asked for; each group carries its peak rate as ``peak``.
 
@@ -34,8 +39,7 @@ def make_optimisers(named: Named, stage: StageConfig, config: OptimiserConfig) -
     muon: list[nn.Parameter] = []
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in named:
-        inside = parameter.dim() == 2 and "embed" not in name and "lm_head" not in name
-        if inside and config.matrices == "muon":
+        if is_inner(name, parameter) and config.matrices == "muon":
             muon.append(parameter)
             continue
         rate = stage.new_learning_rate if _is_new(name) else stage.learning_rate

@@ -46,6 +46,8 @@ class ModelConfig:
         settings: Fields of `LareConfig` other than its sub-configurations.
         sizes: Sizes of a model that the run builds from nothing; only then.
         trust_remote_code: Whether code from a hub repository may run.
+        quantise: ``8bit`` or ``4bit`` holds the frozen decoder of `vlm` so, by bitsandbytes on a GPU; adapters train
+            (`settings.lora`).
     """
 
     checkpoint: str | None = None
@@ -55,6 +57,7 @@ class ModelConfig:
     sizes: Mapping[str, Any] = field(default_factory=dict)
     trust_remote_code: bool = False
     vlm: str | None = None
+    quantise: str | None = None
 
     def __post_init__(self) -> None:
         if self.checkpoint is not None or self.vlm is not None:
@@ -77,6 +80,14 @@ class ModelConfig:
             not self.sizes or self.text in BASE_MODELS,
             f"model.sizes is only for models that a run builds (text: {', '.join(BASE_MODELS.names())}); leave it out",
         )
+        if self.quantise is not None:
+            kinds = ("8bit", "4bit")
+            require(self.quantise in kinds, f"model.quantise is {self.quantise!r}; give {' or '.join(kinds)}")
+            require(
+                self.vlm is not None and bool(self.settings.get("lora")),
+                "model.quantise holds the frozen decoder of model.vlm beside adapters; give model.vlm and "
+                "model.settings.lora, or leave it out",
+            )
         if self.vision in VISION_ENCODERS:
             texts = VISION_ENCODERS.get(str(self.vision)).texts
             require(
