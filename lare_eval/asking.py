@@ -49,7 +49,10 @@ def hit_rates(traces: TraceReader) -> dict[str, float]:
     chances = []
     for boxes, windows in zip(traces.column("meta.boxes"), traces.column("windows"), strict=True):
         for step, (box, place) in enumerate(zip(json.loads(boxes or "[]"), windows, strict=False)):
-            cells = np.array(box) * side / pixels
+            if box is None:
+                continue
+            # Boxes of photographs are shares of the picture, those of the drawn world pixels.
+            cells = np.array(box) * side / (pixels if max(box) > 1 else 1)
             hits += [[]] * (step + 1 - len(hits))
             hits[step] = [*hits[step], float(_holds(np.asarray(place), cells, window))]
             chances.append(float(_holds(everywhere, cells, window).mean()))

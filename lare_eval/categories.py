@@ -1,4 +1,6 @@
-"""Scores by the benchmarks' own categories, each with its 95 % Wilson interval.
+"""Scores by the benchmarks' own categories, each with its 95 % interval.
+
+Wilson's, or, for tasks on photographs of which each is asked about several times, that of a bootstrap over photographs.
 
 POPE's kinds, MMBench's and MMStar's categories, ScienceQA's subjects, topics and grades, MMVP's pairs. lmms-eval gives
 one number a task; what a row belongs to stands in its own columns. What counts as one question is the benchmark's as
@@ -7,12 +9,15 @@ well: a pair of MMVP is right when both of its questions are, a circular questio
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from lare_eval.summary import wilson
+import numpy as np
+
+from lare_eval.summary import interval, wilson
 
 __all__ = [
     "CategoryScore",
@@ -34,6 +39,8 @@ _COLUMNS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "mmbench": {"L2-category": ("L2-category", "l2-category"), "category": ("category",)},
     "mmstar": {"core ability": ("category",)},
     "mmvp": {"question family": ("sort",)},
+    "daquar": {"question family": ("category",)},
+    "animals": {"question family": ("category",)},
     "scienceqa": {"subject": ("subject",), "topic": ("topic",), "grade": ("grade",), "question family": ("sort",)},
 }
 """Benchmark -> way of dividing it -> the row's column. Question families are the stand-ins' alone."""
@@ -74,7 +81,7 @@ class CategoryScore:
         category: The part.
         n: Questions (pairs, circular questions).
         accuracy: Share of right ones.
-        low: Lower end of its 95 % Wilson interval.
+        low: Lower end of its 95 % interval.
         high: Upper end.
     """
 
@@ -96,7 +103,8 @@ def places_of(task: str, doc_id: int, facts: Mapping[str, Any]) -> list[Place]:
         facts: Columns of its row, as far as they are known; or what the task's scorer wrote down about it.
 
     Returns:
-        One place for each way of dividing that the facts allow; none for a task that is none of the five benchmarks.
+        One place for each way of dividing that the facts allow; none for a task that is neither one of the five
+        benchmarks nor of `lare_eval.photos`.
     """
     benchmark = next((name for name in _COLUMNS if name in task), None)
     if benchmark is None:
@@ -161,11 +169,14 @@ def score_of(sample: Mapping[str, Any]) -> float | None:
     return None
 
 
-def category_scores(rows: Iterable[tuple[str, float, Sequence[Place]]]) -> list[CategoryScore]:
+def category_scores(
+    rows: Iterable[tuple[str, float, Sequence[Place]]], pictures: Mapping[tuple[str, str], str] | None = None
+) -> list[CategoryScore]:
     """Accuracy of every category.
 
     Args:
         rows: For each question its task, its score and its places.
+        pictures: By task and unit, the picture that is asked about, where several questions share one.
 
     Returns:
         Sorted by task, and inside it by way of dividing and category; the ways stay in their order.
@@ -179,10 +190,21 @@ def category_scores(rows: Iterable[tuple[str, float, Sequence[Place]]]) -> list[
             of_unit[place.unit] = min(score, of_unit.get(place.unit, score))
     found = []
     for task, by, category in sorted(units, key=lambda key: (key[0], ways[key[:2]], key[2])):
-        scores = list(units[task, by, category].values())
-        low, high = wilson(sum(scores), len(scores))
+        of_unit = units[task, by, category]
+        scores = list(of_unit.values())
+        low, high = _interval(scores, [(pictures or {}).get((task, unit)) for unit in of_unit])
         found.append(CategoryScore(task, by, category, len(scores), sum(scores) / len(scores), low, high))
     return found
+
+
+def _interval(scores: Sequence[float], pictures: Sequence[str | None]) -> tuple[float, float]:
+    """95 % interval of the mean, by picture where each is known."""
+    known = [one for one in pictures if one is not None]
+    if len(known) < len(scores) or (len(set(scores)) == 1 and scores[0] in (0.0, 1.0)):
+        share = sum(scores) / len(scores)  # equal scores have no spread to draw from
+        n = len(set(known)) if len(known) == len(scores) else len(scores)
+        return wilson(share * n, n)
+    return interval(np.asarray(scores), known)
 
 
 def category_table(scores: Sequence[CategoryScore]) -> str:
@@ -198,7 +220,7 @@ def category_table(scores: Sequence[CategoryScore]) -> str:
     lines = ["|".join(["", *(cell.ljust(width) for cell, width in zip(row, widths, strict=True)), ""]) for row in rows]
     first = "|".join(["", *(cell.ljust(width) for cell, width in zip(head, widths, strict=True)), ""])
     rule = "|".join(["", *("-" * width for width in widths), ""])
-    title = "Right by category, with 95 % Wilson intervals"
+    title = "Right by category, with 95 % intervals (Wilson's; of photographs, by a bootstrap over them)"
     note = "(a pair or a circular question counts once, and is right when all of it is)"
     return "\n".join([f"{title} {note}", "", first, rule, *lines])
 
@@ -209,15 +231,37 @@ def of_samples(samples: Mapping[str, Sequence[dict[str, Any]]]) -> list[Category
     Args:
         samples: lmms-eval's logged samples by task, with their ``doc``.
     """
-    rows = []
+    rows: list[tuple[str, float, Sequence[Place]]] = []
+    pictures: dict[tuple[str, str], str] = {}
     for task, of_task in samples.items():
         for sample in of_task:
-            places = places_of(task, int(sample["doc_id"]), sample.get("doc") or {})
+            document = sample.get("doc") or {}
+            places = places_of(task, int(sample["doc_id"]), document)
             score = score_of(sample)
             if places and score is not None:
                 sample["categories"] = [list(place) for place in places]
                 rows.append((task, score, places))
-    return category_scores(rows)
+            if document.get("photograph"):
+                pictures[task, str(sample["doc_id"])] = str(document["photograph"])
+        rows += _measures(task, of_task)
+    return category_scores(rows, pictures)
+
+
+def _measures(task: str, samples: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, float, list[Place]]]:
+    """Further scores of answers about photographs, each as a category of its own."""
+    asked = [sample for sample in samples if (sample.get("doc") or {}).get("photograph")]
+    captions = [sample["cider"] for sample in asked if isinstance(sample.get("cider"), dict)]
+    values: dict[str, list[float]] = {}
+    if captions and len(captions) == len(asked):
+        from lare_eval.cider import cider
+
+        values["cider"] = cider([one["caption"] for one in captions], [one["references"] for one in captions])
+    for name in ("score", "wups_0.9", "wups_0.0"):
+        values[name] = [float(sample[name]) for sample in asked if isinstance(sample.get(name), (int, float))]
+    for name, scores in values.items():
+        if scores and len(scores) == len(asked) and not any(map(math.isnan, scores)):
+            for sample, score in zip(asked, scores, strict=True):
+                yield task, score, [Place("measure", name, str(sample["doc_id"]))]
 
 
 def as_json(scores: Sequence[CategoryScore]) -> list[dict[str, Any]]:

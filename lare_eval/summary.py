@@ -11,7 +11,7 @@ import numpy.typing as npt
 from lare.errors import LareError
 from lare.intervals import wilson
 
-__all__ = ["Cell", "Margin", "Pass", "margin", "saved_text", "short_table", "summarise", "table", "wilson"]
+__all__ = ["Cell", "Margin", "Pass", "interval", "margin", "saved_text", "short_table", "summarise", "table", "wilson"]
 
 Scores = Mapping[int, float]
 """Score (0 or 1) by question number."""
@@ -97,7 +97,7 @@ def margin(
     if first.shape != second.shape or first.size == 0:
         raise LareError(f"{left} has {first.size} scores on {task}, {right} has {second.size}; they can't be paired")
     gaps = first - second
-    low, high = _interval(gaps, scenes if scenes is not None else [str(number) for number in range(gaps.size)])
+    low, high = interval(gaps, scenes if scenes is not None else [str(number) for number in range(gaps.size)])
     return Margin(
         task=task,
         left=left,
@@ -111,7 +111,7 @@ def margin(
     )
 
 
-def _interval(gaps: npt.NDArray[np.float64], scenes: Sequence[str]) -> tuple[float, float]:
+def interval(gaps: npt.NDArray[np.float64], scenes: Sequence[str]) -> tuple[float, float]:
     """95 % bootstrap interval of the mean of `gaps`, whole scenes being drawn."""
     _, scene = np.unique(np.asarray(scenes), return_inverse=True)
     totals, sizes = np.bincount(scene, gaps), np.bincount(scene)
@@ -187,7 +187,7 @@ def saved_text(latent: Pass, text: Pass) -> str:
     gaps = np.concatenate([latent.costs[task] - text.costs[task] for task in tasks])
     scenes = [latent.scenes[task][number] for task in tasks for number in sorted(latent.scores[task])]
     tokens, steps = gaps[:, 0], float(gaps[:, 1].mean())
-    low, high = _interval(tokens, scenes)
+    low, high = interval(tokens, scenes)
     verdict = "saves no text here" if high > -1 else "saves text here"
     return (
         f"{latent.setting} {verdict}: against {text.setting} {tokens.mean():+.2f} text tokens an answer, 95 % interval "
