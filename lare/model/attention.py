@@ -219,7 +219,8 @@ _FEW = 128
 def _kernel_dtype(query: Tensor) -> torch.dtype:
     """What torch's kernel computes in: under autocast not what it is given."""
     device = query.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
+    on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if on else query.dtype
 
 
 def _slow_backward(query: Tensor, kind: torch.dtype) -> bool:

@@ -135,7 +135,8 @@ def windowed(model: Reasoner, mask: Tensor | None, real: Tensor) -> Masks:
 def compute_dtype(embeds: Tensor) -> torch.dtype:
     """The type in which the decoder computes: autocast's where that is on."""
     kind = embeds.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else embeds.dtype
+    on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if on else embeds.dtype
 
 
 @remember_result
