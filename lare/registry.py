@@ -1,11 +1,11 @@
 """Names that a run file or a checkpoint may use beyond the general parts, and where what they stand for lies.
 
-Eight kinds: backbones (``backbone`` of a checkpoint), data formats (``data.format``), base models (``model.text``),
+Nine kinds: backbones (``backbone`` of a checkpoint), data formats (``data.format``), base models (``model.text``),
 vision encoders (``model.vision``), image autoencoders (``image.tokenizer``), losses (``losses``), transformers model
-types (``vision_config.model_type``) and interventions (``intervene``). A name stands for an object that is imported
-when it is first asked for, so that a run which names none of them loads none. What the object has to be able to do is
-written in `lare.training.extensions` (backbones: `lare.model.backbone`, losses: `lare.losses.base`, interventions:
-`lare.interventions.base`). Another package adds names as entry points:
+types (``vision_config.model_type``), interventions (``intervene``) and checkpoints (``--checkpoint``). A name stands
+for an object that is imported when it is first asked for, so that a run which names none of them loads none. What the
+object has to be able to do is written in `lare.training.extensions` (backbones: `lare.model.backbone`, losses:
+`lare.losses.base`, interventions: `lare.interventions.base`). Another package adds names as entry points:
 
     [project.entry-points."lare.data_formats"]
     my_format = "my_package.lare:MY_FORMAT"
@@ -24,6 +24,7 @@ from lare.errors import LareError
 __all__ = [
     "BACKBONES",
     "BASE_MODELS",
+    "CHECKPOINTS",
     "DATA_FORMATS",
     "IMAGE_AUTOENCODERS",
     "INTERVENTIONS",
@@ -31,6 +32,8 @@ __all__ = [
     "MODEL_TYPES",
     "VISION_ENCODERS",
     "Registry",
+    "base_tensors_loader",
+    "base_tokenizer_loader",
     "method_class",
     "vision_language_loader",
 ]
@@ -84,6 +87,8 @@ DATA_FORMATS = Registry("data format", {"world": "lare.embedded.register:WORLD"}
 BASE_MODELS = Registry("base model", {"embedded": "lare.embedded.register:MODEL"})
 VISION_ENCODERS = Registry("vision encoder", {"embedded": "lare.embedded.register:ENCODER"})
 IMAGE_AUTOENCODERS = Registry("image autoencoder", {"embedded": "lare.embedded.register:AUTOENCODER"})
+CHECKPOINTS = Registry("checkpoint", {})
+"""Paths of checkpoint folders that other packages bring; LaRe's own are found by `lare.checkpoints`."""
 BACKBONES = Registry(
     "backbone",
     {
@@ -153,6 +158,16 @@ INTERVENTIONS = Registry(
 def vision_language_loader() -> Any:
     """What makes LaRe of a vision-language model's own folder; see `lare.backbones.adopt.adopt`."""
     return importlib.import_module("lare.backbones.adopt").adopt
+
+
+def base_tensors_loader() -> Any:
+    """What finds the weights that a checkpoint leaves out; see `lare.backbones.bases.base_tensors`."""
+    return importlib.import_module("lare.backbones.bases").base_tensors
+
+
+def base_tokenizer_loader() -> Any:
+    """What finds the tokenizer that a checkpoint leaves out; see `lare.backbones.bases.base_tokenizer`."""
+    return importlib.import_module("lare.backbones.bases").base_tokenizer
 
 
 def method_class(name: str) -> Any:

@@ -27,6 +27,7 @@ from lare.backbones.quantised import check_quantised, keep_quantised, quantisati
 from lare.backbones.tokens import add_end, add_rows, set_ends
 from lare.errors import LareError
 from lare.model.backbone import OWN, VisionLanguage, backbone_of
+from lare.model.base_weights import Base
 from lare.model.configuration_lare import LareConfig
 from lare.model.loading import check_template, loaded, loaded_whole, quiet
 from lare.model.modeling_lare import LareForConditionalGeneration
@@ -99,6 +100,8 @@ def adopt(
         fill(model, whole)
     model.freeze_encoder()
     cast(torch.nn.Module, model).to(dtype)
+    if made.lora is not None:
+        model.base = Base.of(model, used, "vlm", place)
     model.train(False)
     return model, processor
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
+from lare.backbones.bases import base_of
 from lare.backbones.decoders import load_decoder, load_text_config
 from lare.backbones.encoders import load_encoder
 from lare.backbones.joining import fill
@@ -82,6 +83,8 @@ def _assemble(
         model = LareForConditionalGeneration(config)
     model.vision_tower.encoder = encoder.model.requires_grad_(False)
     fill(model, decoder)
+    if config.lora is not None:
+        model.base = base_of(model, used, text, vision)
     model.train(False)
     return model, processor
 

@@ -23,7 +23,7 @@ from lare.model.families import attention_of, check_family
 from lare.model.loading import loaded, loaded_whole
 from lare.registry import BASE_MODELS
 
-__all__ = ["load_decoder", "load_text_config"]
+__all__ = ["load_decoder", "load_text_config", "load_tokenizer"]
 
 
 def load_text_config(text: str, trust_remote_code: bool = False) -> PreTrainedConfig:
@@ -71,8 +71,7 @@ def load_decoder(text: str, trust_remote_code: bool) -> tuple[PreTrainedModel, P
     check_family(config)
     if getattr(config, "quantization_config", None) is not None:
         raise LareError(f"the decoder {text!r} is quantised and can't be trained; give its unquantised checkpoint")
-    load = partial(AutoTokenizer.from_pretrained, place, **options)
-    tokenizer: PreTrainedTokenizerBase = loaded("a tokenizer", text, load, _mend())
+    tokenizer = load_tokenizer(text, trust_remote_code)
     options |= unpacking() if "gguf_file" in options else {}
     options |= dict(dtype=torch.float32, attn_implementation=attention_of(config), output_loading_info=True)
     load_weights = partial(AutoModelForCausalLM.from_pretrained, place, **options)
@@ -82,6 +81,18 @@ def load_decoder(text: str, trust_remote_code: bool) -> tuple[PreTrainedModel, P
         keep(Path(place) / str(options["gguf_file"]), decoder, tokenizer)
     set_ends(decoder.config, decoder.generation_config, tokenizer)
     return decoder, tokenizer
+
+
+def load_tokenizer(text: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """A decoder's tokenizer, without its weights.
+
+    Raises:
+        LareError: If it can't be loaded.
+    """
+    place, options = _source(text, trust_remote_code)
+    load = partial(AutoTokenizer.from_pretrained, place, **options)
+    tokenizer: PreTrainedTokenizerBase = loaded("a tokenizer", text, load, _mend())
+    return tokenizer
 
 
 def _mend() -> str:

@@ -1,18 +1,24 @@
-"""The checkpoints that ship with the package."""
+"""Checkpoints with a short name: those that ship with the package, and those that other packages register.
+
+A package registers one as an entry point ``lare.checkpoints`` whose object is the folder's path (see `lare.registry`).
+A folder may hold adapters alone and name their base (`lare.model.base_weights`); ``lare export`` makes such a folder.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from lare.errors import LareError
+from lare.registry import CHECKPOINTS
 
 __all__ = ["default_checkpoint", "shipped_checkpoints"]
 
 
 def shipped_checkpoints() -> dict[str, Path]:
-    """Folders of the models that come with LaRe, by name; ``embedded`` is the default."""
+    """Folders of the models that come with LaRe or are registered, by name; ``embedded`` is the default."""
     home = Path(__file__).parent
-    return {path.parent.name: path.parent for path in sorted(home.glob("*/config.json"))}
+    own = {path.parent.name: path.parent for path in sorted(home.glob("*/config.json"))}
+    return {name: Path(CHECKPOINTS.get(name)) for name in CHECKPOINTS.names()} | own
 
 
 def default_checkpoint() -> Path:

@@ -47,6 +47,11 @@ _COMMANDS = {
     "fetch": _Command(
         "lare.cli.fetch", "bring pre-trained weights that need no hub", "lare fetch qwen2.5-coder-0.5b-instruct"
     ),
+    "export": _Command(
+        "lare.cli.export",
+        "make a small folder of a checkpoint with adapters",
+        "lare export runs/mine/IV/final --out mine",
+    ),
     "world": _Command("lare.embedded.world.cli", "make a data set of the embedded world", "lare world --help"),
     "info": _Command("lare.cli.info", "sizes and settings of a checkpoint, or of a run file", "lare info"),
 }

@@ -105,7 +105,8 @@ def checkpoint_info(folder: Path) -> dict[str, Any]:
         folder: What ``save_pretrained`` wrote.
 
     Returns:
-        Folder, bytes on disk, parameters (total and by part), the memory in MiB that the weights take as stored, and
+        Folder, bytes on disk, the base that it names where it holds a part of its weights alone (else None), parameters
+        of what it holds (total and by part), the memory in MiB that the weights take as stored, and
         the settings (the config's own fields, without its sub-configs).
 
     Raises:
@@ -125,11 +126,22 @@ def checkpoint_info(folder: Path) -> dict[str, Any]:
         "checkpoint": str(folder),
         "bytes_on_disk": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
         "parameters": parameter_counts({name: shape for name, (_, shape) in shapes.items()}),
+        "base": _base(folder),
         "weights_mib": round(sum(_count(shape) * _BYTES.get(kind, 4) for kind, shape in shapes.values()) / 2**20, 2),
         "text": _sizes(config.get("text_config", {})),
         "vision": _sizes(config.get("vision_config", {})),
         "settings": {name: value for name, value in sorted(config.items()) if not isinstance(value, dict)},
     }
+
+
+def _base(folder: Path) -> str | None:
+    """The pre-trained parts that a checkpoint leaves out."""
+    if not (folder / "base.json").is_file():
+        return None
+    from lare.model.base_weights import read_base
+
+    base = read_base(folder, {})
+    return None if base is None else f"{base.name}; {base.mend}"
 
 
 def parameter_counts(shapes: Mapping[str, Sequence[int]]) -> dict[str, int]:
@@ -177,6 +189,7 @@ def _sizes(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _table(info: Mapping[str, Any]) -> str:
     lines = [f"checkpoint  {info['checkpoint']}", f"on disk     {info['bytes_on_disk'] / 2**20:.2f} MiB"]
+    lines += [f"base        {info['base']}"] if info["base"] else []
     lines += [f"weights     {info['weights_mib']:.2f} MiB", "", "parameters"]
     lines += [f"  {part:<24} {count:>15,}" for part, count in info["parameters"].items()]
     for section in ("text", "vision", "settings"):

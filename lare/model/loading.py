@@ -11,15 +11,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from safetensors import SafetensorError
-from transformers import PreTrainedConfig, PreTrainedModel
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
 from lare.errors import LareError
+from lare.model.base_weights import BASE_FILE, Base, read_base, read_own
 from lare.model.configuration_lare import LareConfig
-from lare.model.shapes import check_shapes
+from lare.model.shapes import check_shapes, weight_files
 from lare.model.stop_head import HEADS_FILE, StopHeads
+from lare.registry import base_tensors_loader
 
 __all__ = ["StrictLoading", "check_template", "loaded", "loaded_whole", "quiet"]
 
@@ -36,9 +40,12 @@ class StrictLoading(PreTrainedModel):
     Attributes:
         stop_heads: Learned stop rules, fitted on these very weights; None without. They are no part of the state
             dictionary and lie in a file of their own.
+        base: The pre-trained parts of a model with adapters, which its checkpoints name and do not hold; None where
+            they hold all weights. Set it to None to save all.
     """
 
     stop_heads: StopHeads | None = None
+    base: Base | None = None
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -63,13 +70,17 @@ class StrictLoading(PreTrainedModel):
         _check_model_type(place, LareConfig.model_type, hub)
         # Misshapen weights are let through to be named by our own message, which also replaces transformers' report.
         kwargs.update(use_safetensors=True, ignore_mismatched_sizes=True, output_loading_info=True)
+        base = read_base(place, hub)
         try:
             with quiet():
-                if "variant" not in kwargs and not args:
+                if "variant" not in kwargs and not args and base is None:
                     given = kwargs.get("config")
                     config = given if isinstance(given, LareConfig) else LareConfig.from_pretrained(place, **hub)
                     check_shapes(cls, place, config, hub)
-                loaded: Any = super().from_pretrained(place, *args, **kwargs)
+                if base is None:
+                    loaded: Any = super().from_pretrained(place, *args, **kwargs)
+                else:
+                    loaded = super().from_pretrained(None, *args, **_with_base(place, base, hub, kwargs))
         except LareError:
             raise
         except SafetensorError as error:
@@ -82,14 +93,28 @@ class StrictLoading(PreTrainedModel):
         _check_complete(place, info)
         # Loading makes parameters anew, and new ones train.
         model.freeze_encoder()
+        if base is not None:
+            model.base, model.config._name_or_path = base, place
+            model.generation_config = loaded_if_there(place, hub) or model.generation_config
         model.stop_heads = _stop_heads(place, model.config, hub)
         return (model, info) if wants_info else model
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], is_main_process: bool = True, *args: Any, **kwargs: Any
     ) -> None:
-        """As transformers', with the learned stop rules beside the weights; those of earlier weights there go."""
+        """As transformers', with the learned stop rules beside the weights; those of earlier weights there go.
+
+        A model that has a `base` is saved without it (`lare.model.base_weights`).
+        """
+        base = None
+        if self.base is not None and "state_dict" not in kwargs and not args:
+            own, base = self.base.part(self.state_dict())
+            kwargs |= {} if base is None else {"state_dict": own}
         super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
+        if is_main_process and base is not None:
+            base.save(save_directory)
+        elif is_main_process:
+            Path(save_directory, BASE_FILE).unlink(missing_ok=True)
         if is_main_process and self.stop_heads is not None:
             self.stop_heads.save(save_directory)
         elif is_main_process:
@@ -111,6 +136,36 @@ def check_template(processor: Any, place: str) -> None:
             f"The chat template of {place} can't be rendered ({type(error).__name__}: {_first_line(error)}); "
             "mend its chat_template.jinja, or remove it for the plain one."
         ) from error
+
+
+def _with_base(place: str, base: Base, hub: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Options of transformers' `from_pretrained` that put a checkpoint and its base together.
+
+    Raises:
+        LareError: If the base is missing or another one.
+    """
+    config = given.get("config")
+    config = config if isinstance(config, LareConfig) else LareConfig.from_pretrained(place, **hub)
+    own = {name: _as_configured(value, config) for name, value in read_own(weight_files(place, hub)).items()}
+    tensors, found = base_tensors_loader()(base, place, config)
+    base.check(tensors, place, found)
+    state = base.whole({name: tensors[name] for name in base.hashes}, own)
+    rest = {name: value for name, value in given.items() if name not in _HUB}
+    return {**rest, "config": config, "state_dict": state}
+
+
+def _as_configured(value: Tensor, config: LareConfig) -> Tensor:
+    """A weight in the configuration's type: those of a checkpoint that is passed on are kept in fewer bits."""
+    kind = config.dtype
+    return value.to(kind) if value.is_floating_point() and isinstance(kind, torch.dtype) else value
+
+
+def loaded_if_there(place: str, hub: dict[str, Any]) -> GenerationConfig | None:
+    """A checkpoint's `GenerationConfig`; None where it brings none."""
+    try:
+        return GenerationConfig.from_pretrained(place, **hub)
+    except OSError:
+        return None
 
 
 def _stop_heads(place: str, config: LareConfig, hub: dict[str, Any]) -> StopHeads | None:

@@ -107,3 +107,4 @@ def merge_lora(model: Any) -> None:
         parent, _, last = name.rpartition(".")
         setattr(model.language_model.get_submodule(parent), last, cast(Any, layer).get_base_layer())
     model.config.lora = None
+    model.base = None  # the merged weights are no longer the base's

@@ -18,6 +18,7 @@ from transformers.image_transforms import to_pil_image
 
 from lare.errors import LareError
 from lare.model.backbone import Backbone, backbone_of
+from lare.model.base_processor import with_base_tokenizer
 from lare.model.messages import IMAGE_PLACEHOLDER, flatten, parts_of, text_part
 from lare.model.pictures import FINER, PICTURES, Eyes, Pictures
 from lare.model.user_text import UserText, user_text
@@ -93,6 +94,18 @@ class LareProcessor(ProcessorMixin):
             tokenizer.pad_token = tokenizer.eos_token if tokenizer.eos_token is not None else LATENT_END
         if backbone:
             self.family.around(self)  # a tokenizer of another family is named here
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: Any, **kwargs: Any
+    ) -> Any:
+        """As transformers'; where a checkpoint leaves its tokenizer to its base, that one, checked by its hash.
+
+        Raises:
+            LareError: If the base is missing or has another tokenizer.
+        """
+        made = with_base_tokenizer(cls, pretrained_model_name_or_path)
+        return made if made is not None else super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     @property
     def family(self) -> Backbone:

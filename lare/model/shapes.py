@@ -21,7 +21,7 @@ from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 from lare.errors import LareError
 from lare.files import read_header
 
-__all__ = ["check_shapes", "stored_shapes"]
+__all__ = ["check_shapes", "stored_shapes", "weight_files"]
 
 Shape = tuple[int, ...]
 _SHOWN = 3  # names listed in a message
@@ -38,15 +38,24 @@ def stored_shapes(place: str, hub: Mapping[str, Any]) -> dict[str, Shape]:
     Raises:
         SafetensorError: If a header is damaged.
     """
+    return {name: shape for file in weight_files(place, hub) for name, (_, shape) in read_header(file).items()}
+
+
+def weight_files(place: str, hub: Mapping[str, Any]) -> list[str]:
+    """Paths of a checkpoint's safetensors files; none if it has no such weights.
+
+    Args:
+        place: Folder or hub id.
+        hub: Options of the hub (revision, subfolder, ...).
+    """
     asked: dict[str, Any] = {**hub, "_raise_exceptions_for_missing_entries": False}
     single = cached_file(place, SAFE_WEIGHTS_NAME, **asked)
-    files = [] if single is None else [single]
-    if single is None:
-        index = cached_file(place, SAFE_WEIGHTS_INDEX_NAME, **asked)
-        if index is not None and not isinstance(json.loads(Path(index).read_text(encoding="utf-8")), dict):
-            raise LareError(f"{index} is no index of weights; copy the checkpoint again")
-        files = [] if index is None else get_checkpoint_shard_files(place, index, **hub)[0]
-    return {name: shape for file in files for name, (_, shape) in read_header(file).items()}
+    if single is not None:
+        return [single]
+    index = cached_file(place, SAFE_WEIGHTS_INDEX_NAME, **asked)
+    if index is not None and not isinstance(json.loads(Path(index).read_text(encoding="utf-8")), dict):
+        raise LareError(f"{index} is no index of weights; copy the checkpoint again")
+    return [] if index is None else list(get_checkpoint_shard_files(place, index, **hub)[0])
 
 
 def check_shapes(kind: type[PreTrainedModel], place: str, config: PreTrainedConfig, hub: Mapping[str, Any]) -> None:

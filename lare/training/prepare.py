@@ -92,7 +92,10 @@ class Prepared:
             return model, processor
         from lare.backbones.assemble import assemble
 
-        return assemble(text, vision, chosen.settings, config.seed, chosen.trust_remote_code)
+        model, processor = assemble(text, vision, chosen.settings, config.seed, chosen.trust_remote_code)
+        if model.base is not None and chosen.vision in VISION_ENCODERS:  # the run's own
+            model.base = model.base.without_encoder()
+        return model, processor
 
     def _uses(self, loss: str) -> bool:
         return any(self.config.weights(stage)[loss] for stage in self.config.stages)

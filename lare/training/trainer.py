@@ -219,6 +219,7 @@ class Trainer:
             "number": number,
             "steps": steps,
             "trained": list(parts_of(stage)),
+            **({} if self.model.lare.base is None else {"base": self.model.lare.base.identity}),
             "parent": parent,
             "data": batches.fingerprint,
             "config": self.config.to_dict(),
@@ -249,10 +250,14 @@ class Trainer:
 
 
 def _check_resume(saved: dict[str, Any], meta: dict[str, Any], checkpoint: Path) -> None:
-    for name, what in (("data", "data"), ("steps", "number of updates"), ("trained", "trained parts")):
-        if saved.get(name) != meta[name]:
+    same = {"data": "data", "steps": "number of updates", "trained": "trained parts"}
+    if "base" in saved:  # earlier versions kept the base in each checkpoint
+        same = {"base": "base model", **same}
+    for name, what in same.items():
+        was, now = saved.get(name), meta.get(name)
+        if was != now:
             raise LareError(
-                f"{str(checkpoint)!r} was made with another {what} ({saved.get(name)} instead of {meta[name]}); give "
+                f"{str(checkpoint)!r} was made with another {what} ({was} instead of {now}); give "
                 "the settings it was made with, or another out"
             )
 

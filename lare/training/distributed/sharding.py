@@ -29,7 +29,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from lare.errors import LareError
 from lare.training.model import TrainingModel
 from lare.training.plan.config import OptimiserConfig
-from lare.training.saving.checkpoints import load_step, save_step
+from lare.training.saving.checkpoints import lean, load_step, save_step, whole
 from lare.training.step import fill_gradients
 
 __all__ = ["FullyShard", "Whole", "check_sharded", "launched_as", "make_accelerator", "replace_parameters"]
@@ -140,7 +140,14 @@ class Whole:
             LareError: If the disk is full; earlier checkpoints stay.
         """
         if self.accelerator.is_main_process:
-            save_step(stage, step, self.model, self.optimisers, meta | self.scaling(), keep)
+            save_step(stage, step, self.model, self.optimisers, meta | self.scaling(), keep, self._lean)
+
+    def _lean(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        return lean(state, self.model)
+
+    def _grown(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        own = self.model.state_dict() if self.model.lare.base is not None else {}
+        return whole(tensors, self.model, {name: _full(value) for name, value in own.items()})
 
     def load(self, checkpoint: Path) -> None:
         """Go on from a checkpoint; every process calls this.
@@ -148,7 +155,7 @@ class Whole:
         Raises:
             LareError: If it is damaged or another model's.
         """
-        saved = load_step(checkpoint, self.model, self.optimisers).get("loss_scaling")
+        saved = load_step(checkpoint, self.model, self.optimisers, self._grown).get("loss_scaling")
         if self.scaler is not None and saved is not None:
             self.skipped = int(saved["skipped"])
             self.scaler.load_state_dict(saved["scaler"])
@@ -211,11 +218,12 @@ class FullyShard(Whole):
         main = self.accelerator.is_main_process
         model, optimisers = _Gathered(self.model, main), [_Gathered(one, main) for one in self.optimisers]
         if main:
-            save_step(stage, step, model, optimisers, meta, keep)
+            save_step(stage, step, model, optimisers, meta, keep, self._lean)
 
     def load(self, checkpoint: Path) -> None:
         """Split a checkpoint's weights and optimiser."""
-        load_step(checkpoint, _ScatteredModel(self.model), [_ScatteredOptimiser(one) for one in self.optimisers])
+        optimisers = [_ScatteredOptimiser(one) for one in self.optimisers]
+        load_step(checkpoint, _ScatteredModel(self.model), optimisers, self._grown)
 
     def end(self) -> None:
         """Put whole weights in the place of shares."""

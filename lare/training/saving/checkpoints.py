@@ -5,6 +5,8 @@
     RUN/STAGE/final/                 the LaRe model and processor as save_pretrained writes them, heads.safetensors
     RUN/STAGE/log.jsonl              one line every few updates
 
+Under low-rank adapters neither holds the base, which is the same in all; see `lean` and `lare.model.base_weights`.
+
 A folder is written under a temporary name and renamed once all of it is on disk, so a killed run or a full disk leaves
 the earlier checkpoints as they were.
 """
@@ -16,7 +18,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +28,9 @@ from safetensors.torch import load_file, save_file
 
 from lare.errors import LareError
 from lare.files import file_hash
+from lare.model.base_weights import read_base
 from lare.training.model import TrainingModel
-from lare.training.plan.stages import prefixes
+from lare.training.plan.stages import part_of, prefixes
 from lare.training.saving.state import HasState, TakesState, load_state, save_state
 
 if TYPE_CHECKING:
@@ -37,6 +40,7 @@ __all__ = [
     "circumstances",
     "file_hash",
     "latest",
+    "lean",
     "load_final",
     "load_start",
     "load_step",
@@ -44,9 +48,13 @@ __all__ = [
     "read_meta",
     "save_final",
     "save_step",
+    "whole",
 ]
 
+Change = Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
+"""From some weights to others, by name."""
 _STEP = "step-"
+_LARE = "lare."  # begins the names of the LaRe model's weights in a `TrainingModel`
 
 
 def latest(stage: Path) -> Path | None:
@@ -98,8 +106,53 @@ def _publish(stage: Path, name: str, write: Callable[[Path], object], meta: dict
     return final
 
 
+def lean(state: dict[str, torch.Tensor], model: TrainingModel) -> dict[str, torch.Tensor]:
+    """The part of a training model's state that a run can't make again: without the base under adapters.
+
+    Args:
+        state: Its state, whole.
+        model: The model, which tells what trains.
+    """
+    base = model.lare.base
+    if base is None:
+        return state
+    own = base.own(_inner(state), lambda name: part_of(_LARE + name, model) is not None)
+    heads = {name: value for name, value in state.items() if not name.startswith(_LARE)}
+    return heads | {_LARE + name: value for name, value in own.items()}
+
+
+def whole(
+    tensors: dict[str, torch.Tensor], model: TrainingModel, own: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Undo `lean`: the base is the one that the model has.
+
+    Args:
+        tensors: What `lean` has returned, or a whole state.
+        model: The model.
+        own: Its state; rows of its tables are changed.
+    """
+    base = model.lare.base
+    if base is None or not own.keys() - tensors.keys():
+        return tensors
+    inner, frozen = _inner(tensors), base.frozen(_inner(own))
+    heads = {name: value for name, value in tensors.items() if not name.startswith(_LARE)}
+    made = base.whole({name: value for name, value in frozen.items() if name not in inner}, inner)
+    return heads | {_LARE + name: value for name, value in made.items()}
+
+
+def _inner(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The LaRe model's share of a training model's state, by its own names."""
+    return {name.removeprefix(_LARE): value for name, value in state.items() if name.startswith(_LARE)}
+
+
 def save_step(
-    stage: Path, step: int, model: HasState, optimisers: Sequence[HasState], meta: dict[str, Any], keep: int
+    stage: Path,
+    step: int,
+    model: HasState,
+    optimisers: Sequence[HasState],
+    meta: dict[str, Any],
+    keep: int,
+    part: Change = dict,
 ) -> Path:
     """Write a checkpoint of an update and drop the oldest ones.
 
@@ -110,13 +163,14 @@ def save_step(
         optimisers: What give the optimisers' states.
         meta: Written beside them as ``meta.json``.
         keep: Checkpoints to keep.
+        part: The part of the weights that is written; see `lean`.
 
     Raises:
         LareError: If the disk is full; earlier checkpoints stay.
     """
 
     def write(folder: Path) -> None:
-        save_state(folder, model.state_dict(), optimisers, meta)
+        save_state(folder, part(model.state_dict()), optimisers, meta)
         (folder / "state.json").unlink()
 
     path = _publish(stage, f"{_STEP}{step:08d}", write, meta)
@@ -165,8 +219,16 @@ def publish_together(
     _drop_old(stage, keep)
 
 
-def load_step(folder: Path, model: TakesState, optimisers: Sequence[TakesState]) -> dict[str, Any]:
+def load_step(
+    folder: Path, model: TakesState, optimisers: Sequence[TakesState], grown: Change = dict
+) -> dict[str, Any]:
     """Restore weights and optimisers; returns the meta.
+
+    Args:
+        folder: The checkpoint.
+        model: What takes the weights.
+        optimisers: What take the optimisers' states.
+        grown: Makes whole weights of those in the file; see `whole`.
 
     Raises:
         LareError: If the checkpoint is damaged or another model's.
@@ -176,7 +238,7 @@ def load_step(folder: Path, model: TakesState, optimisers: Sequence[TakesState])
         if (folder / "deepspeed").is_dir():
             raise LareError(f"{str(folder)!r} was saved under DeepSpeed; resume it as it was launched at first")
         raise LareError(f"{str(folder)!r} holds no state.safetensors; delete that checkpoint")
-    _load(model, loaded[0], folder)
+    _load(model, grown(loaded[0]), folder)
     return loaded[1]
 
 
@@ -225,7 +287,12 @@ def _tensors(folder: Path, model: TrainingModel) -> dict[str, torch.Tensor]:
     """The weights of a finished stage, named as in a `TrainingModel`."""
     try:
         heads = load_file(folder / "heads.safetensors")
-        lare = type(model.lare).from_pretrained(folder).state_dict()
+        base = read_base(folder, {})
+        if base is not None and model.lare.base is not None and base.within(model.lare.base):
+            # The base is in memory already, and a second one would not fit beside a large one.
+            lare = base.whole(base.frozen(model.lare.state_dict()), load_file(folder / "model.safetensors"))
+        else:
+            lare = type(model.lare).from_pretrained(folder).state_dict()
     except (OSError, SafetensorError) as error:
         raise LareError(f"{str(folder)!r} can't be read ({error}); delete it to train that stage again") from None
     return heads | {f"lare.{name}": value for name, value in lare.items()}
