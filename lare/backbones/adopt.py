@@ -47,6 +47,7 @@ def adopt(
     trust_remote_code: bool = False,
     dtype: torch.dtype = torch.float32,
     quantise: str | None = None,
+    products: torch.dtype | None = None,
 ) -> tuple[LareForConditionalGeneration, LareProcessor]:
     """Load a vision-language model with its processor, and make LaRe of both.
 
@@ -57,6 +58,7 @@ def adopt(
         trust_remote_code: Whether code from a hub repository may run.
         dtype: Type of the weights.
         quantise: ``8bit`` or ``4bit`` holds the decoder's linear layers so (`lare.backbones.quantised`).
+        products: Type in which layers of 4 bits multiply; None is `dtype`.
 
     Returns:
         The model in evaluation mode, its encoder frozen; and the processor, padding on the left.
@@ -80,7 +82,7 @@ def adopt(
     check_template(processor, place)
     if quantise is not None:
         check_quantised(quantise)
-        options["quantization_config"] = quantisation(quantise, family, dtype)
+        options["quantization_config"] = quantisation(quantise, family, products or dtype)
     options |= {"dtype": dtype, "attn_implementation": "sdpa", "output_loading_info": True}
     load = partial(AutoModelForImageTextToText.from_pretrained, place, **options)
     whole = family.adapted(loaded_whole("a vision-language model", place, load, _MEND))

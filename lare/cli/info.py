@@ -237,7 +237,7 @@ def _steps(row: Mapping[str, Any]) -> str:
 def _sharded(memory: Mapping[str, Any]) -> str:
     """Memory of a process where FSDP or DeepSpeed share the model out, if they can."""
     if memory["sharded"] is None:
-        return "not sharded (FSDP and DeepSpeed train in bf16 or fp32 here, not in fp16)"
+        return "not sharded (FSDP and DeepSpeed train in bf16 or fp32 here, not in fp16, and no quantised base)"
     return _held(memory, "sharded")
 
 

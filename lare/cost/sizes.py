@@ -186,7 +186,8 @@ def _stage(
         for (_, one), grad in zip(every, flows, strict=True)
     ]
     memory = max(memories, key=lambda one: sum(one.values()))
-    shared = None if config.precision == "fp16" else sharded(memory, processes)
+    whole = config.precision == "fp16" or config.model.quantise is not None  # see `check_sharded`
+    shared = None if whole else sharded(memory, processes)
     held: dict[str, int | None] = {**memory, "total": sum(memory.values()), "sharded": shared}
     flops: dict[str, dict[str, float]] = {"forward": {}, "backward": {}}
     for (part_of_batches, one), grad in zip(every, flows, strict=True):

@@ -20,7 +20,7 @@ from lare.training.feeding.files import FileFeed
 from lare.training.feeding.loader import Split, StageBatches
 from lare.training.model import TrainingModel
 from lare.training.plan.config import RunConfig, StageConfig
-from lare.training.precision import settled
+from lare.training.precision import AUTOCAST, settled
 from lare.training.trainer import Plan, further_losses
 
 __all__ = ["Prepared"]
@@ -82,8 +82,8 @@ class Prepared:
         if chosen.vlm is not None:
             from lare.backbones.adopt import adopt
 
-            remote, kind = chosen.trust_remote_code, chosen.quantise
-            return adopt(chosen.vlm, chosen.settings, config.seed, remote, quantise=kind)
+            remote, kind, products = chosen.trust_remote_code, chosen.quantise, AUTOCAST.get(config.precision)
+            return adopt(chosen.vlm, chosen.settings, config.seed, remote, quantise=kind, products=products)
         text, vision = str(chosen.text), str(chosen.vision)
         if vision in VISION_ENCODERS:
             vision = str(VISION_ENCODERS.get(vision).make(config, folder))

@@ -128,7 +128,7 @@ class Trainer:
         self.accelerator = accelerator or Accelerator(cpu=not torch.cuda.is_available())
         self.launch = launched_as(self.accelerator)
         if self.launch != "whole":
-            check_sharded(config.optimiser, config.validate_every, config.precision)
+            check_sharded(config.optimiser, config.validate_every, config.precision, config.model.quantise)
         self.out = Path(config.out)
         self.stop = False
         self.parent: str | None = None

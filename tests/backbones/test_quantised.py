@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from lare import LareError
 from lare.backbones import quantised
 from lare.backbones.adopt import adopt
+from lare.cli import main
 from lare.cost.flops import gradients
 from lare.cost.memory import memory_of
 from lare.cost.sizes import LENGTHS, run_report, stage_row
 from lare.cost.skeleton import named_parts, skeleton
+from lare.loading import load_checkpoint
 from lare.model import LareForConditionalGeneration
 from lare.model.lora import LORA_MARK
-from lare.training.plan.config import PARTS, ModelConfig
+from lare.training.distributed.sharding import check_sharded
+from lare.training.plan.config import PARTS, ModelConfig, OptimiserConfig
 from lare.training.plan.run_file import load_run_config
 
+from .runs import write_run
 from .test_latents import QUESTIONS
-from .vlms import SETTINGS, Vlm, lively
+from .vlms import SETTINGS, Vlm, lively, write_vlm
 
 CONFIGS = Path(__file__).parents[2] / "lare" / "configs" / "vlm"
 LORA: dict[str, Any] = {"rank": 4, "alpha": 8}
@@ -53,6 +59,8 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(LareError, match="needs a GPU"):
         quantised.check_quantised("8bit")
+    with pytest.raises(LareError, match="packs weights"):
+        check_sharded(OptimiserConfig(), 0, quantise="4bit")
     with pytest.raises(LareError, match="give 8bit or 4bit"):
         ModelConfig(vlm="somewhere", quantise="2bit", settings={"lora": LORA})
     for wrong in ({"vlm": "somewhere"}, {"checkpoint": "somewhere", "settings": {"lora": LORA}}):
@@ -131,3 +139,21 @@ def test_a_real_one(vlm: Vlm, kind: str, tmp_path: Path, monkeypatch: pytest.Mon
     wrong = {name: one + 1 if "base_layer" in name else one for name, one in loaded.state_dict().items()}
     with pytest.raises(RuntimeError, match="another base"):
         model.load_state_dict(wrong)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_where_it_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`lare train` on a base in 4 bits ends in the same weights, killed or not, and its folder answers."""
+    pytest.importorskip("bitsandbytes")
+    monkeypatch.setattr(quantised, "_accelerated", lambda: True)
+    run = write_run(tmp_path, write_vlm("qwen2_5_vl", tmp_path / "vlm"), save_every=1, keep=2)
+    plan = yaml.safe_load(run.read_text())
+    plan["stages"] = plan["stages"][3:]
+    run.write_text(yaml.safe_dump(plan))
+    words = ["model.quantise=4bit", "model.settings.lora={rank: 2}"]
+    for name in ("one", "two"):
+        assert main(["train", str(run), f"out={tmp_path / name}", *words]) == 0
+    shutil.rmtree(tmp_path / "two" / "IV" / "final")
+    assert main(["train", "--resume", str(tmp_path / "two")]) == 0
+    one, two = (load_checkpoint(str(tmp_path / name / "IV" / "final"), "cpu")[0] for name in ("one", "two"))
+    assert all(torch.equal(value, two.state_dict()[name]) for name, value in one.state_dict().items())

@@ -313,7 +313,9 @@ class _ScatteredOptimiser:
         self.optimiser.load_state_dict({"state": state, "param_groups": content["param_groups"]})
 
 
-def check_sharded(optimiser: OptimiserConfig, validate_every: int | None, precision: str = "fp32") -> None:
+def check_sharded(
+    optimiser: OptimiserConfig, validate_every: int | None, precision: str = "fp32", quantise: str | None = None
+) -> None:
     """Refuse what sharded models can't do.
 
     Raises:
@@ -324,6 +326,11 @@ def check_sharded(optimiser: OptimiserConfig, validate_every: int | None, precis
     if precision == "fp16":
         raise LareError(
             "precision fp16 scales the loss of whole models only; with FSDP or DeepSpeed give bf16 or fp32, or launch "
+            "with lare/configs/accelerate/ddp.yaml"
+        )
+    if quantise is not None:
+        raise LareError(
+            f"model.quantise={quantise} packs weights, which FSDP and DeepSpeed would cut; leave it out, or launch "
             "with lare/configs/accelerate/ddp.yaml"
         )
     if validate_every:
