@@ -28,7 +28,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "training": ("model", "backbones", "losses", "methods", "data", "loading"),
     "cost": ("model", "backbones", "losses", "methods", "data", "training"),
     "halting": ("model", "methods", "data", "training", "loading"),
-    "embedded": (*_GENERAL, "trace", "checkpoints"),
+    "embedded": (*_GENERAL, "trace", "checkpoints", "halting"),
     "experiments": (*_GENERAL, "embedded", "trace", "checkpoints"),
 }
 """What each room of `lare` may import beside itself and the ground."""

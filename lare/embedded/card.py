@@ -13,6 +13,7 @@ import yaml
 from lare.embedded.card_answers import Evaluation, family_section
 from lare.embedded.parts import PARTS, last_entry
 from lare.errors import LareError
+from lare.halting.cli import told
 from lare.losses.base import loss_names
 from lare.training.plan.mixture import typical_layout
 from lare.training.plan.run_file import run_config_from
@@ -20,11 +21,13 @@ from lare.training.saving.checkpoints import read_meta
 
 if TYPE_CHECKING:
     from lare.model import LareForConditionalGeneration
+    from lare.model.stop_head import StopHeads
 from lare.training.plan.config import RunConfig
 
 __all__ = ["beyond", "card", "history", "read_log", "renewed"]
 
 BEYOND, CURVE, ANSWERS, RUN_FILE = "Beyond the paper", "Learning curve", "Answers by question family", "Run file"
+STOPS = "Learned stop rules"
 RESULTS = {"validation": "Validation results", "test": "Test results"}
 
 
@@ -130,6 +133,17 @@ def _answers_section(evaluations: Sequence[Evaluation]) -> str:
     )
 
 
+def _stops(heads: StopHeads) -> str:
+    """What ``stop=learned`` reaches, and how to fit it again."""
+    facts = heads.facts
+    return (
+        "`stop=learned` ends the thinking of a question by itself. Heads and thresholds, on questions of training and\n"
+        f"validation scenes; `lare halting fit CHECKPOINT --data world --limit {facts['questions']} --validation "
+        f"{facts['validation']} --steps {len(facts['accuracy'])}` fits them again.\n\n"
+        f"```\n{told(facts, heads.chosen)}\n```"
+    )
+
+
 def _results(evaluation: Evaluation) -> str:
     return f"{len(evaluation.total.right):,} {evaluation.split} questions.\n\n```\n{evaluation.text.rstrip()}\n```"
 
@@ -225,12 +239,13 @@ def _sections(text: str) -> list[tuple[str, str]]:
     return [(heading, "\n".join(lines).strip("\n")) for heading, lines in found]
 
 
-def renewed(text: str, evaluations: Sequence[Evaluation]) -> str:
-    """A card whose computed sections are made anew: beyond the paper, answers by family, results.
+def renewed(text: str, evaluations: Sequence[Evaluation], heads: StopHeads | None = None) -> str:
+    """A card whose computed sections are made anew: beyond the paper, learned stop rules, answers by family, results.
 
     Args:
         text: The card; its run file tells how the checkpoint was trained.
-        evaluations: Evaluations of the same weights.
+        evaluations: Evaluations of the same weights; without one what the card says of answers stays.
+        heads: Stop heads that lie beside the weights.
 
     Raises:
         LareError: If the card has no run file.
@@ -240,9 +255,14 @@ def renewed(text: str, evaluations: Sequence[Evaluation]) -> str:
     if not run_file:
         raise LareError(f"the card has no section {RUN_FILE!r}; it was not written by python -m lare.embedded.ship")
     config = run_config_from(yaml.safe_load(run_file))
-    new = {BEYOND: _beyond_section(config), ANSWERS: _answers_section(evaluations)}
+    new = {BEYOND: _beyond_section(config)}
+    if heads is not None:
+        new[STOPS] = _stops(heads)
+    if evaluations:
+        new[ANSWERS] = _answers_section(evaluations)
     new |= {RESULTS[one.split]: _results(one) for one in evaluations}
-    after = {BEYOND: "How it was made", ANSWERS: CURVE, RESULTS["validation"]: ANSWERS, RESULTS["test"]: ANSWERS}
+    after = {BEYOND: "How it was made", STOPS: BEYOND, ANSWERS: CURVE}
+    after |= dict.fromkeys(RESULTS.values(), ANSWERS)
     for heading, body in new.items():
         names = [name for name, _ in sections]
         if heading in names:

@@ -4,7 +4,7 @@
 
 Results are folders of ``python -m lare_eval.demo``, on the validation split (``--tasks lare_mini_val``) and, asked
 once, on the test split. ``--card FOLDER --results FOLDER ...`` writes the computed sections of a shipped card anew;
-weights stay as they are.
+weights stay as they are. Stop heads that lie beside them (``lare halting fit FOLDER --data world``) get a section.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def renew_card(checkpoint: Path, results: Sequence[Path], figures: Path | None =
     model, processor, _ = load_checkpoint(str(checkpoint), "cpu")
     path = checkpoint / "README.md"
     evaluations = _evaluations(results, model, processor)
-    save_text(path, renewed(path.read_text("utf8"), evaluations))
+    save_text(path, renewed(path.read_text("utf8"), evaluations, model.stop_heads))
     if figures is not None:
         save_text(figures, json.dumps(family_figures(evaluations), indent=1))
 

@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = ("limit", "validation", "steps", "margin", "batch_size", "max_new_tokens", "device")
     heads = fit_checkpoint(target, how, **{name: getattr(options, name) for name in names})
     path = heads.save(target.checkpoint)
-    print(_table(heads.facts, heads.chosen))
+    print(told(heads.facts, heads.chosen))
     print(f"written to {path}; answer with stop=learned")
     return 0
 
@@ -98,12 +98,12 @@ def _show(place: str) -> int:
     heads = load_checkpoint(place, "cpu")[0].stop_heads
     if heads is None:
         raise LareError(f"{place!r} has no learned stop rule; fit one with lare halting fit {place}")
-    print(_table(heads.facts, heads.chosen))
+    print(told(heads.facts, heads.chosen))
     return 0
 
 
-def _table(facts: Mapping[str, Any], chosen: str) -> str:
-    """What the heads reach on validation questions, as text."""
+def told(facts: Mapping[str, Any], chosen: str) -> str:
+    """What stop heads reach on validation questions, as text; `facts` as `StopHeads` keeps them."""
     fixed, best = facts["accuracy"], int(facts["best_fixed"])
     lines = [
         f"{facts['questions']:,} training and {facts['validation']:,} validation questions",

@@ -20,6 +20,7 @@ from lare.embedded.world.blind import blind_answers, blind_view
 from lare.errors import LareError
 from lare.loading import fingerprint
 from lare.model import LareForConditionalGeneration, LareProcessor
+from lare.model.stop_head import StopHead, StopHeads, inputs_of
 from lare.trace import AnswerRecord, TraceWriter
 from lare.training.trainer import Plan, Trainer
 from tests.training.plain import processor, run_config, tiny_model, tiny_plan
@@ -138,6 +139,25 @@ def test_a_card_is_made_anew_and_nothing_else(run: Path, tmp_path: Path) -> None
     assert {name for name in after if after[name] != before[name]} == {"README.md"}
     with pytest.raises(SystemExit):
         main(["--out", str(out)])
+
+
+def test_stop_heads_beside_the_weights_have_a_section(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "shipped"
+    ship(run, out)
+    results = evaluated(tmp_path / "val", weights_of(run), RIGHT)
+    assert main(["--card", str(out), "--results", str(results)]) == 0
+    before = (out / "README.md").read_text()
+    hidden = LareForConditionalGeneration.from_pretrained(out).config.text_config.hidden_size
+    head = StopHead("ponder", inputs_of("ponder", hidden), 3, threshold=0.75)
+    reached = {"threshold": 0.75, "steps": 1.5, "passes": 1.5, "accuracy": 0.5, "loss": 0.01, "bound": 0.02}
+    facts = {"questions": 70, "validation": 80, "accuracy": [0.4, 0.5, 0.51], "best_fixed": 3}
+    facts["heads"] = {"ponder": {**reached, "calibration_error": None}}
+    StopHeads({"ponder": head}, "ponder", 3, facts).save(out)
+    assert main(["--card", str(out)]) == 0
+    card = (out / "README.md").read_text()
+    body = card.split("## Learned stop rules\n")[1].split("\n## ")[0]
+    assert "--limit 70 --validation 80 --steps 3" in body and "ponder *       0.750    1.50" in body
+    assert card.replace(f"## Learned stop rules\n{body}\n", "") == before  # what it says of answers stays
 
 
 def test_families_are_counted_and_those_not_above_the_guess_named(tmp_path: Path) -> None:
