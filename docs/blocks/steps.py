@@ -70,3 +70,26 @@ def _told(found: Contrast) -> list[str]:
     ends = [f"{100 * end:+.1f}" for end in (found.t_low, found.t_high) if math.isfinite(end)]
     test = [" to ".join(ends), f"{found.p:.2g}", f"{found.effect:.2f}"] if ends else ["", "", ""]
     return [f"{found.questions:,}", str(len(found.starts)), f"{100 * found.estimate:+.1f}", *test]
+
+
+@block
+def _steps_now(reports: Reports) -> str:
+    """The model whose latents stand for the whole rationale: what each K gives."""
+    return _by_steps(reports, "now")
+
+
+@block
+def _halting_heads(reports: Reports) -> str:
+    """What learned stop rules reached on validation questions, checkpoint by checkpoint."""
+    lines = []
+    for path in sorted((reports.folder / "halting").glob("*.json")):
+        found = reports.read(f"halting/{path.name}")
+        best, fixed, head = found["best_fixed"], found["accuracy"], found["heads"][found["chosen"]]
+        shares = [f"{100 * share:.1f}" for share in (fixed[0], fixed[best - 1], head["accuracy"])]
+        name = path.stem.replace("dial_", "dial, ")
+        lost = f"{100 * head['loss']:.2f} (at most {100 * head['bound']:.2f})"
+        lines.append(
+            [name, f"{found['validation']:,}", str(best), *shares[:2], f"{head['steps']:.2f}", shares[2], lost]
+        )
+    names = ["model", "n", "best fixed K", "right at K = 1", "at the best", "learned: steps", "right", "points lost"]
+    return table(names, lines)

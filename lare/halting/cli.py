@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
 from lare.errors import LareError
 
-__all__ = ["main"]
+__all__ = ["main", "told"]
 
 _EPILOG = """examples:
   lare halting fit runs/world2
   lare halting fit runs/mine/IV/final --data world version=2 --limit 8000
   lare halting fit my/checkpoint --data questions.json images=pictures --steps 6
-  lare halting show runs/world2/IV/final
+  lare halting show runs/world2/IV/final --json
   lare ask scene.png "Is there a dog?" --checkpoint runs/world2/IV/final --stop learned
 
 The model stays as it is; the heads are written beside it, as stop_heads.safetensors. Heads are fitted on training
@@ -50,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         fit.add_argument(f"--{name}", type=kind, default=default, help=f"{text} (default: %(default)s)")
     show = commands.add_parser("show", help="what a checkpoint's stop heads reached on validation questions")
     show.add_argument("place", metavar="CHECKPOINT", help="a checkpoint's folder")
+    show.add_argument("--json", action="store_true", help="print all that is known of the heads as JSON")
     return parser
 
 
@@ -72,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``lare halting``; returns the exit code."""
     options = _parser().parse_args(arguments)
     if options.command == "show":
-        return _show(options.place)
+        return _show(options.place, options.json)
     for name in ("limit", "validation", "batch_size", "max_new_tokens"):
         if getattr(options, name) < 1:
             raise LareError(f"--{name.replace('_', '-')} is {getattr(options, name)}; give at least 1")
@@ -92,13 +94,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _show(place: str) -> int:
+def _show(place: str, as_json: bool) -> int:
     from lare.loading import load_checkpoint
 
     heads = load_checkpoint(place, "cpu")[0].stop_heads
     if heads is None:
         raise LareError(f"{place!r} has no learned stop rule; fit one with lare halting fit {place}")
-    print(told(heads.facts, heads.chosen))
+    about = {"chosen": heads.chosen, "digest": heads.digest, **heads.facts}
+    print(json.dumps(about, indent=1) if as_json else told(heads.facts, heads.chosen))
     return 0
 
 

@@ -90,6 +90,9 @@ def test_fitting_writes_heads_that_answer(
     heads = learned.model.stop_heads
     assert heads is not None and learned.arguments()["stop_heads"] == heads.digest
     assert "stop_heads" not in learned.changed(stop="fixed").arguments()
+    assert main(["halting", "show", str(checkpoint), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["digest"] == heads.digest and shown["best_fixed"] == 2 and set(shown["heads"]) == set(heads.heads)
     image = tmp_path / "scene.png"
     pictures(1)[0].save(image)
     ask = ["ask", str(image), "Why?", "--checkpoint", str(checkpoint), "--json", "--max-new-tokens", "3", "--stop"]
