@@ -102,7 +102,7 @@ def adopt(
         fill(model, whole)
     model.freeze_encoder()
     cast(torch.nn.Module, model).to(dtype)
-    if made.lora is not None:
+    if made.lora is not None and quantise is None:  # a quantised base is another than the published one, and is kept
         model.base = Base.of(model, used, "vlm", place)
     model.train(False)
     return model, processor

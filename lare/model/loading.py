@@ -109,7 +109,8 @@ class StrictLoading(PreTrainedModel):
         base = None
         if self.base is not None and "state_dict" not in kwargs and not args:
             own, base = self.base.part(self.state_dict())
-            kwargs |= {} if base is None else {"state_dict": own}
+            # Under the model's own names: transformers writes some families under those of earlier versions.
+            kwargs |= {} if base is None else {"state_dict": own, "save_original_format": False}
         super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
         if is_main_process and base is not None:
             base.save(save_directory)
