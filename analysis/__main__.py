@@ -24,8 +24,8 @@ from analysis.shared.cli import REPORTS
 from analysis.shared.report.document import Document
 from analysis.shared.report.index import write_index
 from analysis.shared.scheduling import Progress, processor_speed
-from lare.errors import LareError
-from lare.progress import note, quiet_libraries
+from lare.commands import command, command_parser
+from lare.progress import note
 
 __all__ = ["ANALYSES", "Analysis", "main"]
 
@@ -139,12 +139,8 @@ def _answer(out: Path, name: str) -> str:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m analysis",
-        description=__doc__,
-        epilog="example: python -m analysis --only heatmaps attention --out /tmp/reports",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    example = "example: python -m analysis --only heatmaps attention --out /tmp/reports"
+    parser = command_parser("python -m analysis", __doc__, example)
     parser.add_argument("--only", nargs="+", choices=list(ANALYSES), help="analyses to run (default: all)")
     parser.add_argument("--out", type=Path, default=REPORTS, help="folder of the reports (default: %(default)s)")
     parser.add_argument("--full", action="store_true", help="on all questions, as the committed reports are")
@@ -155,23 +151,17 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
+@command()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run all, print their answers and the index's path; returns 1 if one failed."""
-    if arguments is None:  # the process is this command's own
-        quiet_libraries()
     options = _options(arguments)
     names = options.only or list(ANALYSES)
     started, failed = time.perf_counter(), 0
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-        problems, progress = _run(names, options)
-        for name in names:
-            failed += problems[name] is not None
-            print(f"{name} ({progress.took[name]:.0f} s): {problems[name] or _answer(options.out, name)}")
-        index = write_index(options.out)
-    except (LareError, OSError) as error:
-        print(f"lare: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    problems, progress = _run(names, options)
+    for name in names:
+        failed += problems[name] is not None
+        print(f"{name} ({progress.took[name]:.0f} s): {problems[name] or _answer(options.out, name)}")
+    index = write_index(options.out)
     print(f"\n{time.perf_counter() - started:.0f} s; reports: {index}")
     return int(bool(failed))
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from lare.errors import LareError
 
-__all__ = ["file_hash", "read_header", "save_text"]
+__all__ = ["file_hash", "read_header", "save_text", "write_whole"]
 
 
 def file_hash(path: Path) -> str:
@@ -38,18 +39,32 @@ def read_header(file: str | Path) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 
 def save_text(path: Path, body: str) -> None:
-    """Write a text file, with a line break at its end; an older one stays until the new one is whole.
+    """Write a text file, with a line break at its end; see `write_whole`."""
+    write_whole(path, body + "\n")
+
+
+def write_whole(
+    path: Path, content: str | bytes, mend: str = "make room or give another folder", make: bool = True
+) -> None:
+    """Write a file; an older one stays until the new one is whole.
+
+    Args:
+        path: The file.
+        content: What stands in it; a text is written as UTF-8.
+        mend: Ends the message.
+        make: Make its folder where it is missing.
 
     Raises:
         LareError: If it can't be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(body + "\n", encoding="utf-8")
+        if make:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content.encode("utf-8", "replace") if isinstance(content, str) else content)
         temporary.replace(path)
     except OSError as error:
-        message = f"{str(path)!r} can't be written ({error.strerror}); make room or give another folder"
-        raise LareError(message) from None
+        raise LareError(f"{str(path)!r} can't be written ({error.strerror}); {mend}") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)

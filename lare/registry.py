@@ -34,6 +34,7 @@ __all__ = [
     "Registry",
     "base_tensors_loader",
     "base_tokenizer_loader",
+    "family_check",
     "method_class",
     "vision_language_loader",
 ]
@@ -168,6 +169,11 @@ def base_tensors_loader() -> Any:
 def base_tokenizer_loader() -> Any:
     """What finds the tokenizer that a checkpoint leaves out; see `lare.backbones.bases.base_tokenizer`."""
     return importlib.import_module("lare.backbones.bases").base_tokenizer
+
+
+def family_check() -> Any:
+    """What compares a decoder family that no table knows with the family itself; see `lare.model.family_check`."""
+    return importlib.import_module("lare.model.family_check")
 
 
 def method_class(name: str) -> Any:

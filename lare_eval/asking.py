@@ -11,13 +11,14 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from lare.commands import request_command
 from lare.errors import LareError
 from lare.files import save_text
 from lare_eval.passes import evaluate_pass
@@ -187,21 +188,8 @@ def ask(request: Mapping[str, Any]) -> dict[str, Any]:
     return content
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run from the command line; returns the exit code."""
-    from lare.progress import quiet_libraries
-
-    quiet_libraries()
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if len(words) != 1 or words[0].startswith("-"):
-        print(__doc__)
-        return 0 if words in (["--help"], ["-h"]) else 2
-    try:
-        ask(json.loads(Path(words[0]).read_text("utf-8")))
-    except LareError as error:
-        print(f"lare: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
+main = request_command(ask, __doc__)
+"""Run from the command line; returns the exit code."""
 
 
 if __name__ == "__main__":

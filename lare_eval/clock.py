@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lare.commands import request_command
 from lare.errors import LareError
 from lare.files import save_text
 from lare_eval import TASKS
@@ -118,28 +119,18 @@ def _settle(method: Method) -> None:
         torch.cuda.synchronize(method.model.device)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run from the command line; returns the exit code."""
+def _time(request: Mapping[str, Any]) -> None:
+    """Time what a request names, and write it."""
     from lare.methods import load_method
-    from lare.progress import quiet_libraries
 
-    quiet_libraries()
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if len(words) != 1 or words[0].startswith("-"):
-        print(__doc__)
-        return 0 if words in (["--help"], ["-h"]) else 2
-    request = json.loads(Path(words[0]).read_text("utf-8"))
-    try:
-        methods = {
-            one["name"]: load_method(one["method"], one["checkpoint"], **one["options"]) for one in request["rows"]
-        }
-        images, texts = load_questions(request["group"], request["questions"])
-        found = milliseconds(methods, images, texts, request["rounds"])
-    except LareError as error:
-        print(f"lare: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    methods = {one["name"]: load_method(one["method"], one["checkpoint"], **one["options"]) for one in request["rows"]}
+    images, texts = load_questions(request["group"], request["questions"])
+    found = milliseconds(methods, images, texts, request["rounds"])
     save_text(Path(request["out"]), json.dumps(found, indent=1))
-    return 0
+
+
+main = request_command(_time, __doc__)
+"""Run from the command line; returns the exit code."""
 
 
 if __name__ == "__main__":

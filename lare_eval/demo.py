@@ -34,9 +34,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lare.errors import LareError
+from lare.commands import command, command_parser
 from lare.files import save_text
-from lare.progress import quiet_libraries
 from lare_eval.settings import BLIND, DIRECT, MAJORITY, TEXT, majority_pass, names, single_tasks
 from lare_eval.summary import Cell, Margin, Pass, saved_text, short_table, summarise, table
 from lare_eval.workers import Estimate, Plan, Workers, cores, progress_bar
@@ -74,9 +73,7 @@ def _write(
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m lare_eval.demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("python -m lare_eval.demo", __doc__)
     parser.add_argument("--checkpoint", help="LaRe checkpoint; default: the embedded one")
     parser.add_argument("--against", metavar="CHECKPOINT", help="compare with this checkpoint on the same questions")
     parser.add_argument("--tasks", default="lare_mini", help="tasks, separated by commas (default: %(default)s)")
@@ -184,16 +181,10 @@ def _short(cells: Sequence[Cell], saved: str, out: Path) -> str:
     )
 
 
+@command()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo from the command line; returns the exit code."""
-    if arguments is None:  # the process is this command's own
-        quiet_libraries()
-    options = _options(arguments)
-    try:
-        return run(options)
-    except LareError as error:
-        print(f"lare: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    return run(_options(arguments))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from analysis.ablation.rows import FEW_SEEDS
-from analysis.shared.report.answers import Answer, aside, gap_of, row, span
+from analysis.shared.report.answers import Answer, aside, row, span
 from analysis.shared.report.document import Claim, Document
 
 __all__ = ["answer"]
@@ -40,10 +40,7 @@ def answer(document: Document) -> Answer:
     verdict = (
         f"The best variant is {best['gap']:+.1f} points [{low:.1f}, {high:.1f}] from the reference, paired by seed "
         "and question. "
-        + (
-            aside(document, gap_of(document, "rows-all", row=str(best["row"])))
-            or "Intervals are over seeds and scenes; few seeds say little about training."
-        )
+        + (aside(document) or "Intervals are over seeds and scenes; few seeds say little about training.")
     )
     return Answer(_QUESTION, said, verdict, _claim(document))
 

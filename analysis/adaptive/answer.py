@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from analysis.shared.report.answers import Answer, aside, gap_of, row, span
+from analysis.shared.report.answers import Answer, aside, row, span
 from analysis.shared.report.document import Claim, Document
 
 __all__ = ["answer"]
@@ -37,10 +37,7 @@ def answer(document: Document) -> Answer:
     verdict = (
         f"The best rule, {str(best['rule']).lower()}, is {gap:+.1f} points [{low:.1f}, {high:.1f}] from fixed steps. "
         f"{picks} its own stops dealt out to the questions at random. "
-        + (
-            aside(document, gap_of(document, "rules-all", rule=best["rule"], aim=best["aim"]))
-            or "It was picked on these questions, which flatters it."
-        )
+        + (aside(document) or "It was picked on these questions, which flatters it.")
     )
     return Answer(_QUESTION, said, verdict, _claim(document, [one for one in usual if one["rule"] in _OF_PAPER]))
 

@@ -159,9 +159,7 @@ def hops_table(starts: Sequence[Start]) -> Table:
     return Table("hops", "Steps by hops and by difficulty", tuple(columns), tuple(rows), note)
 
 
-def rank_correlation(
-    steps: Array, values: Array, scene: npt.NDArray[np.str_], draws: int = DRAWS, seed: int = 0
-) -> Result | None:
+def rank_correlation(steps: Array, values: Array, scene: npt.NDArray[np.str_], draws: int = DRAWS) -> Result | None:
     """Spearman's correlation of steps with something, mean over starts; None where either never varies.
 
     The interval is a bootstrap over whole scenes and over starts. Ranks stay those of all questions.
@@ -171,7 +169,6 @@ def rank_correlation(
         values: (n,).
         scene: (n,) clusters.
         draws: Of the bootstrap.
-        seed: Of its draws.
     """
     if steps.shape[1] < 3 or np.ptp(values) == 0 or not (np.ptp(steps, axis=1) > 0).all():
         return None
@@ -185,7 +182,7 @@ def rank_correlation(
         for name, rows in (("n", np.ones((1, len(y)))), ("y", y[None]), ("yy", y[None] ** 2), ("x", x), ("xx", x**2),
                            ("xy", x * y))
     }  # fmt: skip
-    rng, count, drawn = np.random.default_rng(seed), len(steps), []
+    rng, count, drawn = np.random.default_rng(0), len(steps), []
     for start in range(0, draws, _CHUNK):
         size = min(_CHUNK, draws - start)
         weights = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size).astype(float)

@@ -45,6 +45,9 @@ __all__ = [
     "thresholds",
 ]
 
+RISK = 0.05
+"""Chance that a threshold which counts as safe harms more answers than it may."""
+
 Array = npt.NDArray[np.float64]
 Steps = npt.NDArray[np.int64]
 
@@ -289,12 +292,12 @@ def stop_steps(values: Array, threshold: float, patience: int = 1, least: int = 
     return stops
 
 
-def thresholds(values: Array, rule: str, points: int = 41) -> Array:
+def thresholds(values: Array, rule: str) -> Array:
     """Quantile grid of the distances seen, with never (-inf) first and at once (inf) last; whole steps of patience."""
     if rule == "patience":
         inner = -np.arange(values.shape[1] - 1, 0, -1) + 0.5
     else:
-        inner = np.unique(np.quantile(values[np.isfinite(values)], np.linspace(0, 1, points)[1:]))
+        inner = np.unique(np.quantile(values[np.isfinite(values)], np.linspace(0, 1, 41)[1:]))
     return np.concatenate([[-np.inf], inner, [np.inf]])
 
 
@@ -306,7 +309,7 @@ def choose_for_budget(values: Array, grid: Array, budget: float, patience: int =
 
 def choose_safe(
     values: Array, grid: Array, right: npt.NDArray[np.bool_], scene: Sequence[str] | npt.NDArray[np.str_],
-    margin: float = 0.01, risk: float = 0.05, patience: int = 1,
+    margin: float = 0.01, patience: int = 1,
 ) -> float:  # fmt: skip
     """The most eager threshold shown to harm at most `margin` of the answers (Learn then Test, fixed sequence).
 
@@ -321,7 +324,6 @@ def choose_safe(
         right: (N, T + 1).
         scene: (N,) clusters.
         margin: Share of harmed answers to allow.
-        risk: Chance of allowing more.
         patience: Steps in a row below the threshold, as in `stop_steps`.
     """
     _, codes = np.unique(np.asarray(scene), return_inverse=True)
@@ -330,7 +332,7 @@ def choose_safe(
         stops = stop_steps(values, float(threshold), patience)
         harmed = right[:, -1] & (at_stop(right, stops) == 0)
         scenes = np.bincount(codes, weights=harmed) > 0
-        if scipy_stats.binom.cdf(int(scenes.sum()), scenes.size, margin) > risk:
+        if scipy_stats.binom.cdf(int(scenes.sum()), scenes.size, margin) > RISK:
             break
         chosen = float(threshold)
     return float(chosen)

@@ -14,13 +14,14 @@ import numpy.typing as npt
 import pandas as pd
 
 from analysis.attention.measure import HEADLINE, AttentionOptions, Compared, Values
+from analysis.shared.traces import strangers
 from lare.errors import LareError
 
 if TYPE_CHECKING:
     from analysis.attention.live import Again, Effects, Rows
     from lare.methods.base import Method
 
-__all__ = ["Live", "Masked", "ask_again", "strangers"]
+__all__ = ["Live", "Masked", "ask_again"]
 
 
 @dataclass(frozen=True)
@@ -185,16 +186,3 @@ def _masked(name: str, again: Again, rows: Rows, items: pd.DataFrame, options: A
         for label, scores in maps.items()
         if scores is not None
     ]  # fmt: skip
-
-
-def strangers(clusters: pd.Series, seed: int) -> npt.NDArray[np.int64]:
-    """For each item a random one of another cluster, (n,); of its own where there is no other."""
-    names = np.asarray(clusters, dtype=object)
-    rng = np.random.default_rng(seed)
-    other = rng.permutation(len(names))
-    for _ in range(50):
-        clash = np.flatnonzero(names == names[other])
-        if not clash.size:
-            break
-        other[clash] = rng.integers(0, len(names), clash.size)
-    return np.asarray(other, dtype=np.int64)

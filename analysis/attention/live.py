@@ -46,6 +46,9 @@ FILLS = ("mean", "grey")
 ANSWER_MARK = "Answer:"
 """The answer follows it, and the rationale precedes it."""
 
+COVERED = 0.1
+"""Share of the patches that is covered; at least one patch."""
+
 CONDITIONS = ("most attended", "random", "least attended", "another question's")
 """Which patches are covered. ``another question's``: those most attended under a question on another scene. The gap
 between ``most attended`` and it is what this question and picture add to places that are always looked at."""
@@ -308,7 +311,6 @@ def masking_effects(
     scores: Values,
     words: Cells,
     stranger: npt.NDArray[np.int64],
-    share: float = 0.1,
     draws: int = 5,
     seed: int = 0,
 ) -> Effects:
@@ -319,7 +321,6 @@ def masking_effects(
         scores: (N, C) attention to the patches.
         words: (N, T) tokens that are the answer's words.
         stranger: (N,) a question on another scene for each.
-        share: Share of the patches that is covered; at least one patch.
         draws: Random choices, whose losses are averaged.
         seed: Seed of the draws.
 
@@ -328,7 +329,7 @@ def masking_effects(
     """
     rng = np.random.default_rng(seed)
     cells = scores.shape[1]
-    count = max(1, round(share * cells))
+    count = max(1, round(COVERED * cells))
     most = choose_cells(scores, count, rng)
     plain = log_probs(None)
     plans = {

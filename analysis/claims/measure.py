@@ -87,9 +87,9 @@ class Ledger:
     hashes: dict[str, str]
 
 
-def grid_files(folder: Path = GRIDS) -> list[Path]:
-    """Every YAML file of a folder that declares arms, but the example."""
-    files = [one for one in sorted(folder.rglob("*.yaml")) if one.name != EXAMPLE]
+def grid_files() -> list[Path]:
+    """Every YAML file of `GRIDS` that declares arms, but the example."""
+    files = [one for one in sorted(GRIDS.rglob("*.yaml")) if one.name != EXAMPLE]
     return [one for one in files if {"arms", "like"} & read_yaml(one, "grid").keys()]
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 
-from analysis.compare.tables import MACRO_ALL
-from analysis.shared.report.answers import Answer, aside, columns, gap_of, row, span
+from analysis.shared.report.answers import Answer, aside, columns, row, span
 from analysis.shared.report.document import Claim, Document
 from analysis.shared.traces import plain
 
@@ -33,10 +32,7 @@ def answer(document: Document) -> Answer:
         said = f"{b} and {a} can't be told apart on these questions"
     verdict = (
         f"From {a} to {b} accuracy changes by {gap:+.1f} points [{low:.1f}, {high:.1f}], each task counting alike. "
-        + (
-            aside(document, gap_of(document, "accuracy", task=MACRO_ALL))
-            or "It does not say why, nor what another training run would give."
-        )
+        + (aside(document) or "It does not say why, nor what another training run would give.")
     )
     claim = None
     if all(re.fullmatch(r"K\d+", name) for name in names):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from analysis.controls.tables import CONTROLS
-from analysis.shared.report.answers import Answer, aside, gap_of, row, span
+from analysis.shared.report.answers import Answer, aside, row, span
 from analysis.shared.report.document import Claim, Document
 
 __all__ = ["answer"]
@@ -35,10 +35,7 @@ def answer(document: Document) -> Answer:
     verdict = (
         f"Without its latents the model's accuracy changes by {gap:+.1f} points [{low:.1f}, {high:.1f}]. "
         + ("Another question's latents do more harm than none, so the decoder reads what they hold. " if read else "")
-        + (
-            aside(document, gap_of(document, "controls-all", control=_TITLES["none"]))
-            or "That latents are used does not say how."
-        )
+        + (aside(document) or "That latents are used does not say how.")
     )
     losses = high < 0, span(other["gap_interval"])[1] < 0, span(hidden["gap_interval"])[1] < 0
     reason = "Accuracy falls without latents, with another question's, and without both latents and image."

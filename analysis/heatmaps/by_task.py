@@ -41,7 +41,7 @@ def by_task(measured: Measured, apart: Apart) -> Table:
         row |= {"lift": lifts[0], "lift_interval": (lifts[1], lifts[2])}
         row |= {"even": float(mean[1]), "even_interval": (float(low[1]), float(high[1]))}
         rows.append(row)
-    interval = "bootstrap over scenes"
+    interval, chance = "bootstrap over scenes", "Share on the things by their share of the picture; 1 is chance"
     return Table(
         "tasks",
         "How much of the Extractor's attention lies on the things, by task, mean over steps.",
@@ -49,14 +49,7 @@ def by_task(measured: Measured, apart: Apart) -> Table:
             Column("task", "Task"),
             *with_interval("mass", "On the things (%)", 1, "", interval, "95 % interval"),
             Column("area", "Their share of the picture (%)", "number", 1),
-            *with_interval(
-                "lift",
-                "Lift",
-                2,
-                "Share on the things by their share of the picture; 1 is chance",
-                interval,
-                "95 % interval",
-            ),
+            *with_interval("lift", "Lift", 2, chance, interval, "95 % interval"),
             *with_interval("even", f"Above: {EVEN} (points)", 1, "", interval, "95 % interval"),
             Column("n", "n", "count"),
             Column("scenes", "Scenes", "count"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,9 @@ from analysis.heatmaps.disturbed import cascade, maps_of, mirrored, mirrored_bac
 from analysis.heatmaps.measure import Maps
 from analysis.heatmaps.numbers import entropy_bits, jensen_shannon, lay_out, on_things, ratio_of_sums
 from analysis.heatmaps.overlap import spearman, spearman_within
+from analysis.shared.cells import with_interval
 from analysis.shared.report.document import Column, Table
+from analysis.shared.traces import strangers
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -90,14 +93,7 @@ def compare_maps(
 
 def unrelated(maps: Maps, seed: int) -> Check:
     """The reference: each answer's map against that of a random answer about another scene."""
-    rng = np.random.default_rng(seed)
-    clusters = np.asarray(maps.table["cluster"], object)
-    other = rng.permutation(len(clusters))
-    for _ in range(20):
-        clash = np.flatnonzero(clusters == clusters[other])
-        if not clash.size:
-            break
-        other[clash] = rng.integers(0, len(clusters), clash.size)
+    other = strangers(maps.table["cluster"], seed, 20)
     return compare_maps(
         "the map of an unrelated answer", "how far apart unrelated maps are", maps, maps.extractor[other],
         maps.corners[other],
@@ -118,11 +114,11 @@ def checks_by_model(
     """
     questions = list(maps.table["question"])
     swap = np.roll(np.arange(len(questions)), 1)
-    others, strangers = [questions[i] for i in swap], [pictures[int(i)] for i in swap]
+    others, swapped = [questions[i] for i in swap], [pictures[int(i)] for i in swap]
     plans: list[tuple[str, str, Any, Sequence[Image], list[str]]] = [
         ("nothing changed", "stays: 0 bits", method, pictures, questions),
         ("another question, same picture", "moves", method, pictures, others),
-        ("another picture, same question", "moves", method, strangers, questions),
+        ("another picture, same question", "moves", method, swapped, questions),
         (
             "Extractor's heads shuffled",
             "keeps what the window gives",
@@ -187,17 +183,12 @@ def cascade_table(checks: Sequence[Check]) -> Table:
     return Table("cascade", caption, columns, tuple(_row(check) for check in checks), note)
 
 
+_columns = partial(with_interval, of="", head="95 % interval")
 _MEASURES = (
-    Column("divergence", "Distance from own map (bits)", "number", 2, "Jensen-Shannon: 0 equal, 1 no shared cell"),
-    Column("divergence_interval", "95 % interval", "interval", 2),
-    Column("spearman", "Rank correlation", "number", 2, "Spearman over all cells; cells outside the window tie"),
-    Column("spearman_interval", "95 % interval", "interval", 2),
-    Column(
-        "within", "In both windows", "number", 2, "Spearman over the cells in both windows, where there are 4 or more"
-    ),
-    Column("within_interval", "95 % interval", "interval", 2),
-    Column("entropy", "Entropy (bits)", "number", 2, "Of the changed map"),
-    Column("entropy_interval", "95 % interval", "interval", 2),
+    *_columns("divergence", "Distance from own map (bits)", 2, "Jensen-Shannon: 0 equal, 1 no shared cell"),
+    *_columns("spearman", "Rank correlation", 2, "Spearman over all cells; cells outside the window tie"),
+    *_columns("within", "In both windows", 2, "Spearman over the cells in both windows, where there are 4 or more"),
+    *_columns("entropy", "Entropy (bits)", 2, "Of the changed map"),
     Column("window", "Same window", "percent", 1, "Share of steps whose window stayed where it was"),
     Column("mass", "On the things asked about", "percent", 1),
     Column("mass_interval", "95 % interval", "interval", 1),

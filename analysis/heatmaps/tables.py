@@ -12,6 +12,7 @@ import numpy.typing as npt
 from analysis.heatmaps.measure import Maps
 from analysis.heatmaps.numbers import Shares, mean_of_others, nss, on_things, ratio_of_sums, shape_of_maps
 from analysis.heatmaps.overlap import TOP, Agreement, agreement
+from analysis.shared.cells import only, with_interval
 from analysis.shared.report.document import Column, Figure, Series, Table
 
 __all__ = [
@@ -28,6 +29,8 @@ __all__ = [
 ]
 
 Values = npt.NDArray[np.float64]
+Bands = tuple[Values, Values, Values]
+"""Estimates, and the ends of their intervals."""
 
 OWN, EVEN, MEAN, RANDOM = "Extractor", "even over the window", "data set's mean map", "random windows"
 
@@ -125,16 +128,16 @@ def with_all(values: Values) -> Values:
     return np.concatenate([values, np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)], 1)
 
 
-def _cells(key: str, found: tuple[Values, Values, Values], row: int) -> dict[str, object]:
+def _cells(key: str, found: Bands, row: int) -> dict[str, object]:
     estimate, low, high = found
     return {key: float(estimate[row]), f"{key}_interval": (float(low[row]), float(high[row]))}
 
 
-def _mean(values: Values, measured: Measured, factor: float = 1.0) -> tuple[Values, Values, Values]:
+def _mean(values: Values, measured: Measured, factor: float = 1.0) -> Bands:
     return ratio_of_sums(factor * with_all(values), None, measured.clusters, measured.seed)
 
 
-def lift(measured: Measured, source: str, rows: npt.NDArray[np.bool_] | None = None) -> tuple[Values, Values, Values]:
+def lift(measured: Measured, source: str, rows: npt.NDArray[np.bool_] | None = None) -> Bands:
     """Share on the things by the things' share of the image, for each step and all of them."""
     shares = measured.shares[source]
     chosen = np.ones(len(shares.area), bool) if rows is None else rows
@@ -142,43 +145,50 @@ def lift(measured: Measured, source: str, rows: npt.NDArray[np.bool_] | None = N
     return ratio_of_sums(with_all(shares.mass)[chosen], shares.area[chosen, None], clusters, measured.seed)
 
 
-def _interval(key: str, digits: int) -> Column:
-    return Column(f"{key}_interval", "95 % interval", "interval", digits)
+def _columns(key: str, label: str, digits: int, help_text: str = "") -> tuple[Column, Column]:
+    """A number's column and its interval's."""
+    return with_interval(key, label, digits, help_text, "", "95 % interval")
+
+
+def _by_step(
+    labels: Sequence[str], facts: Mapping[str, Mapping[str, Any]], found: Mapping[str, Mapping[str, Bands]]
+) -> tuple[dict[str, Any], ...]:
+    """A row a step and source: what is known of the source, and its estimates at that step.
+
+    Args:
+        labels: Names of the steps.
+        facts: Cells that a source has at every step.
+        found: Source to key of a column to its estimates by step.
+    """
+    return tuple(
+        {"step": label, "source": source, **facts[source]}
+        | {name: cell for key, values in parts.items() for name, cell in _cells(key, values, i).items()}
+        for i, label in enumerate(labels)
+        for source, parts in found.items()
+    )
 
 
 def steps_table(measured: Measured) -> Table:
     """Share of the Extractor's attention on the things, by step, beside the baselines."""
     columns = [
         Column("step", "Latent step"),
-        Column(
-            "mass", "On the things (%)", "number", 1, "Share of the Extractor's attention on what the question needs"
-        ),
-        _interval("mass", 1),
+        *_columns("mass", "On the things (%)", 1, "Share of the Extractor's attention on what the question needs"),
         Column("area", "Their share of the picture (%)", "number", 1),
-        Column("lift", "Lift", "number", 2, "Share on the things by their share of the picture; 1 is chance"),
-        _interval("lift", 2),
+        *_columns("lift", "Lift", 2, "Share on the things by their share of the picture; 1 is chance"),
     ]
     found = {"mass": _mean(measured.shares[OWN].mass, measured, 100), "lift": lift(measured, OWN)}
     for key, source in (("even", EVEN), ("mean", MEAN), ("random", RANDOM)):
         if source in measured.shares:
             gap = measured.shares[OWN].mass - measured.shares[source].mass
             found[key] = _mean(gap, measured, 100)
-            columns += [
-                Column(key, f"Above: {source} (points)", "number", 1, f"Share on the things less that of: {source}"),
-                _interval(key, 1),
-            ]
+            columns += _columns(key, f"Above: {source} (points)", 1, f"Share on the things less that of: {source}")
     columns.append(Column("n", "n", "count"))
     area = 100 * float(measured.shares[OWN].area.mean())
-    rows = []
-    for i, label in enumerate(measured.labels):
-        row: dict[str, object] = {"step": label, "area": area, "n": len(measured.clusters)}
-        for key, values in found.items():
-            row |= _cells(key, values, i)
-        rows.append(row)
+    rows = _by_step(measured.labels, {OWN: {"area": area, "n": len(measured.clusters)}}, {OWN: found})
     scenes = len(set(measured.clusters))
     note = f"Intervals: 1,000 draws of a bootstrap over {scenes:,} scenes; several questions can share a scene."
     caption = "How much of the Extractor's attention lies on the things that a question needs."
-    return Table("steps", caption, tuple(columns), tuple(rows), note, main=True)
+    return Table("steps", caption, tuple(columns), only(columns, rows), note, main=True)
 
 
 def hops_table(measured: Measured) -> Table:
@@ -187,11 +197,9 @@ def hops_table(measured: Measured) -> Table:
     columns = (
         Column("hops", "Hops", "count", help="How many things a question leads through"),
         Column("source", "Map"),
-        Column("mass", "On the things (%)", "number", 1),
-        _interval("mass", 1),
+        *_columns("mass", "On the things (%)", 1),
         Column("area", "Their share of the picture (%)", "number", 1),
-        Column("lift", "Lift", "number", 2),
-        _interval("lift", 2),
+        *_columns("lift", "Lift", 2),
         Column("n", "n", "count"),
         Column("scenes", "Scenes", "count"),
     )
@@ -212,15 +220,11 @@ def measures_table(measured: Measured) -> Table:
     columns = (
         Column("step", "Latent step"),
         Column("source", "Map"),
-        Column("hit", "Strongest cell on a thing (%)", "number", 1, "Pointing game: the strongest cell touches a box"),
-        _interval("hit", 1),
-        Column("near", "Within one cell (%)", "number", 1, "The same with a tolerance of one cell"),
-        _interval("near", 1),
-        Column("nss", "NSS in the window", "number", 2, "Mean of the window's cells at 0, spread 1; 0 is chance"),
-        _interval("nss", 2),
+        *_columns("hit", "Strongest cell on a thing (%)", 1, "Pointing game: the strongest cell touches a box"),
+        *_columns("near", "Within one cell (%)", 1, "The same with a tolerance of one cell"),
+        *_columns("nss", "NSS in the window", 2, "Mean of the window's cells at 0, spread 1; 0 is chance"),
         Column("n_nss", "n with a thing in the window", "count"),
-        Column("seen", "Things inside the window (%)", "number", 1, "Share of the boxes' area"),
-        _interval("seen", 1),
+        *_columns("seen", "Things inside the window (%)", 1, "Share of the boxes' area"),
     )
     rows: list[dict[str, object]] = []
     table = {}
@@ -247,20 +251,16 @@ def measures_table(measured: Measured) -> Table:
 
 def boxes_table(measured: Measured) -> Table:
     """AUC-Judd and best-threshold IoU by step and source, and what the Extractor has above each baseline."""
-    columns = [Column("step", "Latent step"), Column("source", "Map")]
-    for key, label, digits, help_text in (
-        (
-            "auc",
-            "AUC-Judd",
-            3,
-            "How often a point on the things has more attention than one beside them; 0.5 is chance",
-        ),
-        ("auc_gap", "Extractor above it", 3, "Difference of the two AUC on the same questions"),
-        ("iou", "Best IoU (%)", 1, "Overlap by union of the things and the map cut at its best threshold"),
-        ("iou_gap", "Extractor above it (points)", 1, "Difference of the two IoU on the same questions"),
-    ):
-        columns += [Column(key, label, "number", digits, help_text), _interval(key, digits)]
-    columns.append(Column("n", "n", "count"))
+    judd = "How often a point on the things has more attention than one beside them; 0.5 is chance"
+    columns = (
+        Column("step", "Latent step"),
+        Column("source", "Map"),
+        *_columns("auc", "AUC-Judd", 3, judd),
+        *_columns("auc_gap", "Extractor above it", 3, "Difference of the two AUC on the same questions"),
+        *_columns("iou", "Best IoU (%)", 1, "Overlap by union of the things and the map cut at its best threshold"),
+        *_columns("iou_gap", "Extractor above it (points)", 1, "Difference of the two IoU on the same questions"),
+        Column("n", "n", "count"),
+    )
     own = measured.boxes[OWN]
     found = {}
     for source, one in measured.boxes.items():
@@ -268,32 +268,26 @@ def boxes_table(measured: Measured) -> Table:
         if source != OWN:
             found[source]["auc_gap"] = _mean(own.auc - one.auc, measured)
             found[source]["iou_gap"] = _mean(own.iou - one.iou, measured, 100)
-    rows: list[dict[str, object]] = []
-    for i, label in enumerate(measured.labels):
-        for source, parts in found.items():
-            row: dict[str, object] = {"step": label, "source": source, "n": len(measured.clusters)}
-            for key, values in parts.items():
-                row |= _cells(key, values, i)
-            rows.append(row)
+    rows = _by_step(measured.labels, dict.fromkeys(found, {"n": len(measured.clusters)}), found)
     note = (
         "Over the whole picture; cells outside a window tie as the lowest. The threshold of the IoU is chosen for each "
         "map with the truth in view, for the baselines as well: an upper bound."
     )
-    return Table("boxes", "Agreement of whole maps with the true boxes.", tuple(columns), tuple(rows), note)
+    return Table("boxes", "Agreement of whole maps with the true boxes.", columns, rows, note)
 
 
 def shape_table(maps: Maps, random: Maps | None, seed: int) -> Table:
     """Spread and travel of all answers' maps, by step."""
-    columns = [Column("step", "Latent step"), Column("source", "Map")]
+    columns, bits = [Column("step", "Latent step"), Column("source", "Map")], float(np.log2(maps.window**2))
     for key, label, help_text in (
-        ("entropy", "Entropy (bits)", f"Even over a {maps.window} x {maps.window} window: {_bits(maps):.1f}"),
+        ("entropy", "Entropy (bits)", f"Even over a {maps.window} x {maps.window} window: {bits:.1f}"),
         ("effective", "Effective cells", "2 to the power of the entropy"),
         ("top", "In the strongest tenth", _tenth(maps)),
         ("travel", "Travel (cells)", "Of the centre of mass since the step before"),
         ("divergence", "Change (bits)", "Jensen-Shannon divergence from the step before; 1: no shared cell"),
         ("spearman", "Rank correlation", "Spearman, with the step before, over all cells; those without a value tie"),
     ):
-        columns += [Column(key, label, "number", 2, help_text), _interval(key, 2)]
+        columns += _columns(key, label, 2, help_text)
     keys = [column.key for column in columns if column.kind == "number"]
     columns.append(Column("n", "n", "count"))
     rows: list[dict[str, object]] = []
@@ -303,11 +297,8 @@ def shape_table(maps: Maps, random: Maps | None, seed: int) -> Table:
         clusters = list(one.table["cluster"])
         shapes = shape_of_maps(one.extractor)
         found = {key: ratio_of_sums(shapes[key], None, clusters, seed) for key in keys}
-        for k in range(one.steps):
-            row: dict[str, object] = {"step": f"step {k + 1}", "source": source, "n": len(clusters)}
-            for key, values in found.items():
-                row |= _cells(key, values, k)
-            rows.append(row)
+        labels = [f"step {k + 1}" for k in range(one.steps)]
+        rows += _by_step(labels, {source: {"n": len(clusters)}}, {source: found})
     return Table("shape", "How spread the maps are and how they move, over all answers.", tuple(columns), tuple(rows))
 
 
@@ -317,16 +308,12 @@ def _tenth(maps: Maps) -> str:
     return f"Share of a map in its {cells} strongest cells of {maps.grid**2}; even over the window: {even:.2f}"
 
 
-def _bits(maps: Maps) -> float:
-    return float(np.log2(maps.window**2))
-
-
 def curves(measured: Measured) -> list[Figure]:
     """Share on the things by step for each source, lift by hops, and what the windows hold."""
     steps = tuple(float(k + 1) for k in range(measured.maps.steps))
     count = len(steps)
 
-    def series(name: str, found: tuple[Values, Values, Values]) -> Series:
+    def series(name: str, found: Bands) -> Series:
         estimate, low, high = (tuple(float(value) for value in part[:count]) for part in found)
         return Series(name, steps, estimate, low, high)
 

@@ -5,7 +5,7 @@ All models get the same images, questions and pairs, so that seeds pair them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -186,16 +186,13 @@ def conditions_of(model: Model) -> list[Condition]:
     return [one for one in CONDITIONS if model.role in one.roles and able.get(one.projection, True)]
 
 
-def run_seed(
-    models: Sequence[Model], seed: int, settings: Settings, say: Callable[[str], None] = lambda _: None
-) -> tuple[list[Measured], Split]:
+def run_seed(models: Sequence[Model], seed: int, settings: Settings) -> tuple[list[Measured], Split]:
     """All probes of one seed.
 
     Args:
         models: Models over the same questions in the same order.
         seed: Seed of everything random.
         settings: The protocol.
-        say: Takes a line about progress.
     """
     first = models[0].instances
     names = (first.image, first.question, first.rationale)
@@ -209,7 +206,6 @@ def run_seed(
                     found += prober.probe(condition)
             if settings.steps and model.role != "untrained":
                 found += prober.steps()
-        say(f"seed {seed}: {model.backbone}, {model.role} probed")
     return found, split
 
 

@@ -88,9 +88,9 @@ def trained_heads(checkpoint: str | None) -> Heads | None:
         raise LareError(f"{str(path)!r} has no tensor alignment.{error.args[0]}; train that stage again") from None
 
 
-def random_heads(like: Heads, seed: int = 0) -> Heads:
+def random_heads(like: Heads) -> Heads:
     """Heads of the same shapes as training starts from, for the model with random weights."""
     hidden, visual = (like[side].weight.shape[1] for side in ("latent", "vision"))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         return _heads(AlignmentHeads(hidden, visual, like["latent"].weight.shape[0]).state_dict())

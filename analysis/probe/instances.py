@@ -122,20 +122,19 @@ class Instances:
         return len(self.image)
 
 
-def from_world(images: int, per_image: int, seed: int = 0) -> list[Asked]:
+def from_world(images: int, per_image: int) -> list[Asked]:
     """Questions of the embedded world's test split, several an image, without options.
 
     Args:
         images: Scenes.
         per_image: Different questions about each.
-        seed: Seed of the choice of questions.
 
     Raises:
         LareError: If a number is below 2.
     """
     if images < 2 or per_image < 2:
         raise LareError(f"--images is {images} and --questions {per_image}; negatives need at least 2 of each")
-    sampler = ItemSampler(dict.fromkeys(FAMILIES, 1.0), {"open": 1.0}, (seed, FIRST_SCENE))
+    sampler = ItemSampler(dict.fromkeys(FAMILIES, 1.0), {"open": 1.0}, (0, FIRST_SCENE))
     asked: list[Asked] = []
     for number in range(images):
         scene = sample_scene("test", FIRST_SCENE + number)

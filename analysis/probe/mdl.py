@@ -72,17 +72,16 @@ def online_code(features: Array, labels: Ints, fit: Ints, held: Ints, seed: int)
     return OnlineCode(sum(blocks), len(order), tuple(blocks), tuple(ends))
 
 
-def retrieval(z: Array, v: Array, alike: Ints, ranks: tuple[int, ...] = (1, 5)) -> tuple[float, ...]:
-    """Share of latents whose own partner is among the nearest k of all, by cosine.
+def retrieval(z: Array, v: Array, alike: Ints) -> tuple[float, ...]:
+    """Share of latents whose own partner is among the nearest k of all, k = 1 and 5, by cosine.
 
     Args:
         z: (N, e) unit vectors.
         v: (N, e) unit vectors.
         alike: (N,) partners of equal number are the same thing; any of them counts as found, and they take one place.
-        ranks: The ks.
     """
     first = np.unique(alike, return_index=True)[1]
     scores = z @ v[first].T
     own = np.searchsorted(alike[first], alike)
     place = (scores > scores[np.arange(len(z)), own][:, None]).sum(1)
-    return tuple(float((place < k).mean()) for k in ranks)
+    return tuple(float((place < k).mean()) for k in (1, 5))

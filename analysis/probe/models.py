@@ -88,10 +88,10 @@ def _switched_off(method: Method) -> Method:
     return Lare(model, method.processor)
 
 
-def _untrained(method: Method, seed: int = 0) -> Method:
+def _untrained(method: Method) -> Method:
     """Random weights of the same configuration; the frozen encoder stays, as training never changes it."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         model = type(method.model)(copy.deepcopy(method.model.config))
     model.vision_tower.load_state_dict(method.model.vision_tower.state_dict())
     return Lare(model.to(method.model.device).to(method.model.dtype).eval(), method.processor)  # type: ignore[arg-type]

@@ -202,13 +202,10 @@ def conditions(latents: Tensor, seed: int, group: int) -> dict[str, Tensor]:
 
 
 @torch.inference_mode()
-def draw(reconstruction: ImageReconstruction, latents: Tensor, noise: Tensor, steps: int, batch: int = 64) -> Tensor:
+def draw(reconstruction: ImageReconstruction, latents: Tensor, noise: Tensor, steps: int) -> Tensor:
     """Sample (N, 3, S, S) pictures from latents (N, m, d), all from the same noise (N, C, h, h)."""
-    parts = [
-        sample_images(reconstruction, latents[i : i + batch], steps, noise=noise[i : i + batch])
-        for i in range(0, len(latents), batch)
-    ]
-    return torch.cat(parts)
+    parts = zip(latents.split(64), noise.split(64), strict=True)
+    return torch.cat([sample_images(reconstruction, some, steps, noise=own) for some, own in parts])
 
 
 @dataclass(frozen=True)

@@ -33,15 +33,10 @@ from lare_eval.normalise import normalise
 if TYPE_CHECKING:
     from lare.methods.base import Method
 
-__all__ = ["Answers", "Asker", "mark", "score"]
+__all__ = ["Answers", "Asker", "mark"]
 
 CACHED = 2e9
 """Bytes of the encoder's features that are kept between passes; more are made anew in each."""
-
-
-def score(text: str, question: Question) -> tuple[bool, bool]:
-    """Whether a text is right, and whether an answer could be read from it."""
-    return mark(text, question)[1:]
 
 
 def mark(text: str, question: Question) -> tuple[str, bool, bool]:

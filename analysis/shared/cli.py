@@ -26,14 +26,16 @@ import numpy.typing as npt
 from analysis.shared.options import Options, parser_of
 from analysis.shared.report.answers import Answer, answered
 from analysis.shared.report.document import Document, Reproduce
-from analysis.shared.report.files import write_atomically
 from analysis.shared.report.index import write_index
 from analysis.shared.report.render import render
 from analysis.shared.report.values import csv_cells, plain_text
 from lare.errors import LareError
+from lare.files import write_whole
 from lare.progress import quiet_libraries
 
 __all__ = ["Computed", "REPORTS", "reproduce", "run"]
+
+MEND = "give another --out"
 
 OptionsT = TypeVar("OptionsT", bound=Options)
 
@@ -82,7 +84,7 @@ def run(
             options = replace(kind.of(parsed), command=shlex.join([*parser.prog.split(), *given]))
             document, arrays = compute(options)
             _write_data(document, arrays, out)
-        write_atomically(out, render(document))
+        write_whole(out, render(document), MEND)
         if beside is not None:
             beside(out)
         write_index(out.parent)
@@ -173,16 +175,16 @@ def _read(path: Path) -> str:
 
 def _write_data(document: Document, arrays: Mapping[str, npt.NDArray[Any]], out: Path) -> None:
     """JSON, one CSV a table, npz."""
-    write_atomically(out.with_suffix(".json"), document.to_json() + "\n")
+    write_whole(out.with_suffix(".json"), document.to_json() + "\n", MEND)
     for number, table in enumerate(document.tables):
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows(csv_cells(table))
         name = f"{out.stem}.csv" if number == 0 else f"{out.stem}.{table.id}.csv"
-        write_atomically(out.with_name(name), text.getvalue())
+        write_whole(out.with_name(name), text.getvalue(), MEND)
     if arrays:
         packed = io.BytesIO()
         np.savez_compressed(packed, **{name: np.asarray(array) for name, array in arrays.items()})  # type: ignore[arg-type]
-        write_atomically(out.with_suffix(".npz"), packed.getvalue())
+        write_whole(out.with_suffix(".npz"), packed.getvalue(), MEND)
 
 
 def _summary(document: Document) -> str:

@@ -112,9 +112,7 @@ def _ranked_difference(left: Values, right: Values, rank: int) -> float:
     return high
 
 
-def quantile_difference(
-    b: npt.ArrayLike, a: npt.ArrayLike, share: float, groups: Groups | None = None, seed: int = 0
-) -> Result:
+def quantile_difference(b: npt.ArrayLike, a: npt.ArrayLike, share: float, groups: Groups | None = None) -> Result:
     """Difference of a quantile, same items in both; whole clusters are drawn.
 
     Up to `BOOTSTRAP_ROWS` items: percentile bootstrap (scipy, 2,000 draws). Above: linearised, the density at the
@@ -125,7 +123,6 @@ def quantile_difference(
         a: (n,) values of the same items.
         share: Which quantile, in (0, 1).
         groups: (n,) cluster of each item; None takes each item for itself.
-        seed: Seed of the draws.
     """
     name = f"difference of the {100 * share:g} % quantiles"
     left, right = paired(b, a, name)
@@ -152,7 +149,7 @@ def quantile_difference(
 
     found = scipy_stats.bootstrap(
         (np.arange(clusters),), statistic, vectorized=even, n_resamples=2000, batch=100,
-        method="percentile", confidence_level=LEVEL, rng=np.random.default_rng(seed),
+        method="percentile", confidence_level=LEVEL, rng=np.random.default_rng(0),
     )  # fmt: skip
     low, high = float(found.confidence_interval.low), float(found.confidence_interval.high)
     return Result(name, estimate, low, high, left.size, clusters, note="bootstrap over clusters")

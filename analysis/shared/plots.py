@@ -63,17 +63,12 @@ def draw(figure: Figure) -> str:
     return _page_ready(buffer.getvalue(), figure)
 
 
-def small(figure: Figure, width: int = 640) -> bytes:
-    """A chart as a PNG on white, for an index card.
-
-    Args:
-        figure: Its numbers and words.
-        width: Pixels.
-    """
+def small(figure: Figure) -> bytes:
+    """A chart as a PNG on white, 640 pixels wide, for an index card."""
     with matplotlib.rc_context(_STYLE):
         canvas = _painted(figure)
         buffer = io.BytesIO()
-        canvas.savefig(buffer, format="png", dpi=width / _WIDTH, facecolor="white", metadata={"Software": None})
+        canvas.savefig(buffer, format="png", dpi=640 / _WIDTH, facecolor="white", metadata={"Software": None})
     return buffer.getvalue()
 
 

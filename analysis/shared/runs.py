@@ -53,13 +53,12 @@ class Run:
         return sorted(self.rows["task"].unique())
 
 
-def read_run(path: str | Path, name: str = "", traces: Sequence[str | Path] = ()) -> Run:
+def read_run(path: str | Path, traces: Sequence[str | Path] = ()) -> Run:
     """Read a run.
 
     Args:
         path: A folder with one ``*_samples_TASK.jsonl`` a task (anywhere below it), such a file, or a demo run's
             ``scores/SETTING.json`` (its traces are read as well).
-        name: Name of the run; default: of the folder or setting.
         traces: Traces that say which questions share a picture (``meta.scene`` and the like).
 
     Raises:
@@ -67,7 +66,7 @@ def read_run(path: str | Path, name: str = "", traces: Sequence[str | Path] = ()
     """
     path = Path(path)
     if path.suffix == ".json":
-        return _from_demo(path, name)
+        return _from_demo(path)
     files = sorted(path.rglob("*samples_*.jsonl")) if path.is_dir() else [path]
     if not files or not all(file.is_file() for file in files):
         raise LareError(
@@ -84,7 +83,7 @@ def read_run(path: str | Path, name: str = "", traces: Sequence[str | Path] = ()
         by_task[task] = file
     known = _facts(traces)
     rows = [row for task, file in by_task.items() for row in _read_log(task, file, known)]
-    return Run(name or path.stem, _table(rows, str(path)), tuple(str(file) for file in files))
+    return Run(path.stem, _table(rows, str(path)), tuple(str(file) for file in files))
 
 
 _Known = Mapping[tuple[str, int], tuple[str, list[Place]]]
@@ -172,7 +171,7 @@ def unreadable(question: str, answer: str) -> bool:
     return not reply
 
 
-def _from_demo(path: Path, name: str) -> Run:
+def _from_demo(path: Path) -> Run:
     """A demo run's setting: its scores, and its traces for everything else."""
     scores = read_scores(path)
     folder = path.parent.parent / "traces" / path.stem
@@ -201,7 +200,7 @@ def _from_demo(path: Path, name: str) -> Run:
             **{name: table[name] for name in ("places", "row", "scene", "hops", "sort", "category")},
         }
     )
-    return Run(name or path.stem, _table(rows, str(folder)), (str(path), str(folder)), reader)
+    return Run(path.stem, _table(rows, str(folder)), (str(path), str(folder)), reader)
 
 
 def _table(rows: Any, where: str) -> pd.DataFrame:

@@ -293,19 +293,18 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return [None if p is None else float(next(adjusted)) for p in p_values]
 
 
-def minimum_detectable(result: Result, power: float = 0.8) -> float:
-    """Smallest true difference that a test like this finds with the given power, at 5 %, by its interval's width.
+def minimum_detectable(result: Result) -> float:
+    """Smallest true difference that a test like this finds with 80 % power, at 5 %, by its interval's width.
 
     Args:
         result: What comes from `cluster_mean` or `cluster_difference`.
-        power: Chance to find it.
     """
     error = standard_error(result)
     if not error > 0:
         return error
     # Beyond 10,000 clusters the non-central t is normal to four digits, and scipy's is slow there.
     count = min(result.clusters, 10_000)
-    effect = TTestPower().solve_power(nobs=count, alpha=1 - LEVEL, power=power, alternative="two-sided")
+    effect = TTestPower().solve_power(nobs=count, alpha=1 - LEVEL, power=0.8, alternative="two-sided")
     return float(effect) * math.sqrt(count) * error
 
 

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from lare.errors import LareError
@@ -33,6 +35,7 @@ __all__ = [
     "scores_beside",
     "setting_of",
     "short",
+    "strangers",
 ]
 
 DEMO = Path("results/demo")
@@ -347,3 +350,16 @@ def _keys(table: pd.DataFrame) -> set[tuple[str, int]]:
 def _ids(table: pd.DataFrame) -> str:
     shown = [f"{task} {doc}" for task, doc in zip(table["task"][:SHOWN], table["doc_id"][:SHOWN], strict=True)]
     return ", ".join(shown) + (f" and {len(table) - SHOWN} more" if len(table) > SHOWN else "")
+
+
+def strangers(clusters: pd.Series, seed: int, draws: int = 50) -> npt.NDArray[np.int64]:
+    """For each item a random one of another cluster, (n,); of its own where `draws` draws find no other."""
+    names = np.asarray(clusters, dtype=object)
+    rng = np.random.default_rng(seed)
+    other = rng.permutation(len(names))
+    for _ in range(draws):
+        clash = np.flatnonzero(names == names[other])
+        if not clash.size:
+            break
+        other[clash] = rng.integers(0, len(names), clash.size)
+    return np.asarray(other, dtype=np.int64)

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lare.errors import LareError
+from lare.commands import command
+from lare.errors import require
 from lare.files import save_text
 from lare.interventions import Intervention, get_intervention, intervention_names
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from lare.model import LareForConditionalGeneration
 
 __all__ = ["CARDS", "main", "suite_flops"]
+
+_NAME = "python -m analysis.validate.cost"
 
 CARDS = {"A100 (312 TFLOP/s in bf16)": 312e12, "H100 (989 TFLOP/s in bf16)": 989e12}
 """Peaks of dense products, as the vendor states them."""
@@ -68,29 +71,33 @@ def suite_flops(
     }
 
 
-def _report(options: argparse.Namespace) -> dict[str, Any]:
+def _report(run: Path, questions: int, question: int, written: int, rationale: int, iterations: int) -> dict[str, Any]:
+    """Numbers of a run file's model, see `suite_flops`; `questions` are asked in all."""
     from lare.cost.memory import parameter_count
     from lare.cost.skeleton import skeleton
     from lare.training.plan.run_file import load_run_config
 
-    model = skeleton(load_run_config(options.run).model)
-    counts = {name: getattr(options, name) for name in ("questions", "question", "written", "rationale", "iterations")}
-    flops = suite_flops(model, *(counts[name] for name in ("question", "written", "rationale", "iterations")))
-    whole = options.questions * flops["suite"]
+    counts = {"question": question, "written": written, "rationale": rationale, "iterations": iterations}
+    require(min(questions, *counts.values()) >= 1, "numbers of questions, tokens and steps are 1 or more")
+    model = skeleton(load_run_config(run).model)
+    flops = suite_flops(model, question, written, rationale, iterations)
+    whole = questions * flops["suite"]
     hours = [
         {"card": card, "share": share, "hours": round(whole / peak / share / 3600, 4)}
         for card, peak in CARDS.items()
         for share in SHARES
     ]
     visual = int(model.config.lm_grid) ** 2
-    return {"form": "lare-validate-cost/1", "run": options.run.name, "parameters": parameter_count(model),
-            "visual_tokens": visual, **counts, "flops": flops, "whole": whole, "hours": hours}  # fmt: skip
+    about = {"form": "lare-validate-cost/1", "run": run.name, "parameters": parameter_count(model)}
+    about |= {"visual_tokens": visual, "questions": questions}
+    return {**about, **counts, "flops": flops, "whole": whole, "hours": hours}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@command(_NAME)
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run from the command line; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m analysis.validate.cost",
+        prog=_NAME,
         description=(__doc__ or "").split("\n\n")[1],
         epilog="example: python -m analysis.validate.cost lare/configs/qwen2_5_7b.yaml --out cost.json",
     )
@@ -101,23 +108,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rationale", type=int, default=192, metavar="T", help="with its rationale, %(default)s")
     parser.add_argument("--iterations", type=int, default=4, metavar="K", help="latent steps, %(default)s")
     parser.add_argument("--out", type=Path, metavar="JSON", help="write the numbers; default: only print them")
-    options = parser.parse_args(arguments)
-    try:
-        if min(options.questions, options.question, options.written, options.rationale, options.iterations) < 1:
-            raise LareError("numbers of questions, tokens and steps are 1 or more")
-        found = _report(options)
-        if options.out is not None:
-            options.out.parent.mkdir(parents=True, exist_ok=True)
-            save_text(options.out, json.dumps(found, indent=1) + "\n")
-    except LareError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 2
+    options = vars(parser.parse_args(arguments))
+    out = options.pop("out")
+    found = _report(**options)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        save_text(out, json.dumps(found, indent=1) + "\n")
     one, all_ = found["flops"]["answer"], found["flops"]["suite"]
     print(f"{found['run']}: {one / 1e12:.2f} TFLOP an answer, {all_ / 1e12:.2f} the suite ({all_ / one:.1f} answers), "
           f"{found['whole'] / 1e15:.2f} PFLOP for {found['questions']} questions")  # fmt: skip
     for line in found["hours"]:
         print(f"  {line['card']} at {line['share']:.0%} of its peak: {60 * line['hours']:.1f} minutes")
-    return 0
 
 
 if __name__ == "__main__":

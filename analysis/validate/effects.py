@@ -134,9 +134,9 @@ def attended(outcomes: Outcomes) -> dict[str, Result]:
     return {name: cluster_mean(means[:, place], scenes) for place, name in enumerate(SHARES)} if scenes else {}
 
 
-def picture_vectors(images: Sequence[Image.Image], side: int = 16) -> Tensor:
-    """Pictures as vectors (N, 1, 1, 3 * side * side): what there is to differ, whatever the model sees of it."""
-    small = [np.asarray(one.convert("RGB").resize((side, side), Image.Resampling.BOX), np.float32) for one in images]
+def picture_vectors(images: Sequence[Image.Image]) -> Tensor:
+    """Pictures as vectors (N, 1, 1, 3 * 16 * 16): what there is to differ, whatever the model sees of it."""
+    small = [np.asarray(one.convert("RGB").resize((16, 16), Image.Resampling.BOX), np.float32) for one in images]
     return torch.from_numpy(np.stack(small)).flatten(1)[:, None, None] / 255
 
 

@@ -20,7 +20,6 @@ from pathlib import Path
 from analysis.shared.cli import Computed, reproduce, run
 from analysis.shared.report.answers import answered
 from analysis.shared.report.document import Document
-from analysis.shared.report.files import write_atomically
 from analysis.shared.stats import FEW_CLUSTERS, Result
 from analysis.validate.answer import QUESTION, answer, sentence
 from analysis.validate.judge import MARGIN, MOVES, OPEN, RELEVANT, Prediction
@@ -37,6 +36,7 @@ from analysis.validate.tables import (
     spent_table,
 )
 from lare import __version__
+from lare.files import save_text
 
 __all__ = ["compute", "document_of", "main"]
 
@@ -148,6 +148,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def write_summary(out: Path) -> None:
         for text in summaries:
-            write_atomically(out.with_suffix(".summary.json"), text + "\n")
+            save_text(out.with_suffix(".summary.json"), text)
 
     return run(ValidateOptions, computed, __doc__, arguments, answer, write_summary)

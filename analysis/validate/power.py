@@ -20,11 +20,14 @@ import numpy as np
 from analysis.validate.judge import OPEN, judge
 from analysis.validate.planted import ALSO, PLANTED, Planted, planted_questions
 from analysis.validate.suite import Asking, run_suite
-from lare.errors import LareError
+from lare.commands import command
+from lare.errors import require
 from lare.files import save_text
 from lare.intervals import wilson
 
 __all__ = ["SIZES", "error_rates", "main"]
+
+_NAME = "python -m analysis.validate.power"
 
 SIZES = (50, 100, 200, 300, 500)
 """Numbers of questions."""
@@ -73,31 +76,26 @@ def _scored(kind: str, verdict: str) -> str:
     return "undecided" if truth in OPEN.get(verdict, ()) or verdict in ALSO.get(kind, ()) else "wrong"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@command(_NAME)
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run from the command line; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m analysis.validate.power", description=__doc__.split("\n\n")[1] if __doc__ else None,
+        prog=_NAME, description=__doc__.split("\n\n")[1] if __doc__ else None,
         epilog="example: python -m analysis.validate.power --seeds 20 --out reports/validate/power.json",
     )  # fmt: skip
     parser.add_argument("--seeds", type=int, default=20, metavar="N", help="models of each kind (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("reports/validate/power.json"), help="default: %(default)s")
     options = parser.parse_args(arguments)
-    try:
-        if options.seeds < 1:
-            raise LareError(f"--seeds is {options.seeds}; give at least 1")
-        rows = error_rates(seeds=range(options.seeds))
-        for row in rows:
-            row["wrong_high"] = round(wilson(row["wrong"], row["runs"])[1], 4)
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        save_text(options.out, json.dumps({"form": "lare-validate-power/1", "rows": rows}, indent=1) + "\n")
-    except LareError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 2
+    require(options.seeds >= 1, f"--seeds is {options.seeds}; give at least 1")
+    rows = error_rates(seeds=range(options.seeds))
+    for row in rows:
+        row["wrong_high"] = round(wilson(row["wrong"], row["runs"])[1], 4)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    save_text(options.out, json.dumps({"form": "lare-validate-power/1", "rows": rows}, indent=1) + "\n")
     for row in rows:
         counts = ", ".join(f"{row[name]} {name}" for name in ("right", "wrong", "undecided"))
         print(f"{row['kind']:8} n = {row['questions']:3}: {counts} of {row['runs']}")
     print(options.out)
-    return 0
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from lare import __version__
 from lare.allocator import keep_freed_memory
+from lare.commands import one_line
 from lare.errors import LareError
 from lare.progress import quiet_libraries
 
@@ -76,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except LareError as error:
-        print(f"lare: {_one_line(error)}", file=sys.stderr)
+        print(f"lare: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("lare: stopped", file=sys.stderr)
@@ -133,7 +134,3 @@ def _help() -> str:
             "'lare COMMAND --help' lists a command's options; 'lare --version' tells the version.",
         ]
     )
-
-
-def _one_line(error: LareError) -> str:
-    return " ".join(str(error).split())

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lare.cli.loading import add_checkpoint_option
 from lare.cli.reply import Reply
+from lare.commands import command_parser
 from lare.errors import LareError
 
 if TYPE_CHECKING:
@@ -28,12 +29,7 @@ _EPILOG = """examples:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="lare ask",
-        description="Answer one question about one image.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("lare ask", "Answer one question about one image.", _EPILOG)
     parser.add_argument("image", metavar="IMAGE", help="path of an image file (PNG, JPEG, WEBP, ...)")
     parser.add_argument("question", metavar="QUESTION", help="the question, in quotes")
     add_checkpoint_option(parser)

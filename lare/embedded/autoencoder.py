@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
+from lare.commands import command
 from lare.embedded.encoder import SceneStream
 from lare.embedded.world.render import render
 from lare.embedded.world.scene import IMAGE_SIZE, sample_scene
@@ -169,7 +171,8 @@ def _report(out: Path, images: int, loss: float, seconds: float, decibels: float
     note(json.dumps(row))
 
 
-def main(arguments: list[str] | None = None) -> None:
+@command()
+def main(arguments: Sequence[str] | None = None) -> None:
     """Train the small tokenizer from the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m lare.embedded.autoencoder",
@@ -184,7 +187,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except LareError as error:
-        raise SystemExit(f"error: {error}") from None
+    raise SystemExit(main())

@@ -29,6 +29,10 @@ from lare.training.saving.state import load_state, save_state
 HEADS = {"kind": len(KINDS) + 1, "colour": len(COLOUR_NAMES), "size": 2, "direction": 4, "label": 10}
 MEAN, STD = 0.5, 0.25
 """Pixel normalisation shared with the shipped image processor."""
+BATCH = 64
+"""Scenes a step."""
+REPORT_EVERY = 300
+"""Steps between two entries of the history, each with a state to resume from."""
 
 
 def labels(scene: Scene) -> np.ndarray:
@@ -109,18 +113,13 @@ def evaluate(model: LareVisionModel, heads: DenseHeads, split: str, n: int = 512
     return {name: right[name] / max(1, seen[name]) for name in HEADS}
 
 
-def train_encoder(
-    out: Path, images: int = 96_000, batch_size: int = 64, seed: int = 0, workers: int = 1, report_every: int = 300
-) -> Path:
+def train_encoder(out: Path, images: int = 96_000, seed: int = 0) -> Path:
     """Train the encoder and save it (resumes from its last state).
 
     Args:
         out: Folder of the encoder, its state and its history.
         images: Training scenes to see.
-        batch_size: Scenes a step.
         seed: Seed of the first weights.
-        workers: Processes that draw scenes.
-        report_every: Steps between two entries of the history, each with a state to resume from.
 
     Returns:
         The folder of the finished encoder; ``history.jsonl`` beside it holds loss and validation accuracy.
@@ -133,7 +132,7 @@ def train_encoder(
     nn.Module.to(model, memory_format=torch.channels_last)
     both = nn.ModuleDict({"model": model, "heads": DenseHeads(model.config.hidden_size)})
     parameters = list(both.parameters())
-    steps = images // batch_size
+    steps = images // BATCH
     optimiser = torch.optim.AdamW(parameters, lr=2e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-3, total_steps=steps, pct_start=0.08)
     saved = load_state(out, [optimiser])
@@ -145,8 +144,8 @@ def train_encoder(
         first, seconds = int(saved[1]["step"]), float(saved[1]["seconds"])
         schedule.last_epoch = first
     began = time.time()
-    stream = SceneStream(batch_size, first * batch_size)
-    batches = iter(DataLoader(stream, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None))
+    stream = SceneStream(BATCH, first * BATCH)
+    batches = iter(DataLoader(stream, batch_size=None, num_workers=1, prefetch_factor=4))
     bar = progress(range(first, steps), desc="encoder", mininterval=5, initial=first, total=steps)
     for step in bar:
         loss = encoder_step(both, *next(batches))
@@ -158,9 +157,9 @@ def train_encoder(
             schedule.step()
         if step % 50 == 0:
             bar.set_postfix(loss=f"{loss.item():.3f}")
-        if (step + 1) % report_every == 0 or step + 1 == steps:
+        if (step + 1) % REPORT_EVERY == 0 or step + 1 == steps:
             meta = {"step": step + 1, "seconds": seconds + time.time() - began, "done": step + 1 == steps}
-            _report(both, out, (step + 1) * batch_size, loss.item(), meta["seconds"] / 60)
+            _report(both, out, (step + 1) * BATCH, loss.item(), meta["seconds"] / 60)
             save_state(out, both.state_dict(), [optimiser], meta)
             model.save_pretrained(out)
     return out

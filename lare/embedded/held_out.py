@@ -155,20 +155,17 @@ def majority(data: WorldData, asked: Sequence[Asked], scenes: int = 2_000) -> li
     return [guess(one.item) for one in asked]
 
 
-def scene_interval(
-    values: npt.NDArray[np.float64], scenes: npt.NDArray[np.int64], draws: int = 4_000
-) -> tuple[float, float]:
-    """95 % interval of a mean over questions, by drawing whole scenes.
+def scene_interval(values: npt.NDArray[np.float64], scenes: npt.NDArray[np.int64]) -> tuple[float, float]:
+    """95 % interval of a mean over questions, by drawing whole scenes 4,000 times.
 
     Args:
         values: (n,) a value for each question.
         scenes: (n,) the question's scene.
-        draws: Bootstrap samples.
     """
     _, numbers = np.unique(scenes, return_inverse=True)
     sums, sizes = np.bincount(numbers, values), np.bincount(numbers)
     rng = np.random.default_rng(0)
-    weights = rng.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=draws)
+    weights = rng.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=4_000)
     low, high = np.percentile(weights @ sums / (weights @ sizes), [2.5, 97.5])
     return float(low), float(high)
 

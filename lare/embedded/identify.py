@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lare.commands import command
 from lare.embedded.batches import WorldBatches
 from lare.embedded.feed import VALIDATION_SCENES, WorldFeed
 from lare.embedded.world_data import world_of
@@ -138,7 +140,8 @@ def _seen(
     return thoughts.latents[rows, taken].float(), crops
 
 
-def main(argv: list[str] | None = None) -> int:
+@command()
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print how well scenes are told by the pictures sampled from latents."""
     parser = argparse.ArgumentParser(
         prog="python -m lare.embedded.identify",
@@ -149,9 +152,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rows", type=int, default=512, help="scenes, a multiple of 16 (%(default)s)")
     parser.add_argument("--steps", type=int, default=20, help="steps of the sampler (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
+    args = parser.parse_args(arguments)
     print(json.dumps(identification(args.run, args.rows, args.steps, args.seed), indent=1))
-    return 0
 
 
 if __name__ == "__main__":

@@ -7,18 +7,17 @@ every stage, so a checkpoint holds them as they were trained.
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lare.commands import command, command_parser
 from lare.embedded.vision_conv import LareVisionModel
 from lare.errors import LareError
 from lare.files import save_text
 from lare.model import LareForConditionalGeneration
-from lare.progress import quiet_libraries
 from lare.training.saving.state import save_state
 
 __all__ = ["HISTORY", "PARTS", "last_entry", "main", "unpack_parts"]
@@ -79,28 +78,18 @@ def _write(folder: Path, entry: dict[str, Any]) -> None:
     save_text(folder / "history.jsonl", json.dumps(entry))
 
 
-def main(argv: list[str] | None = None) -> int:
+@command()
+def main(arguments: Sequence[str] | None = None) -> None:
     """Unpack from the command line."""
-    if argv is None:  # the process is this command's own
-        quiet_libraries()
-    parser = argparse.ArgumentParser(
-        prog="python -m lare.embedded.parts",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="example: python -m lare.embedded.parts --out runs/embedded && lare train lare/configs/embedded.yaml",
-    )
+    example = "example: python -m lare.embedded.parts --out runs/embedded && lare train lare/configs/embedded.yaml"
+    parser = command_parser("python -m lare.embedded.parts", __doc__, example)
     home = Path(__file__).parents[1] / "checkpoints"
     parser.add_argument("--checkpoint", type=Path, default=home / "embedded", help="(default: %(default)s)")
     parser.add_argument("--drawing", type=Path, default=home / "embedded_unet", help="(default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    args = parser.parse_args(argv)
-    try:
-        unpack_parts(args.checkpoint, args.drawing, args.out)
-    except LareError as error:
-        print(f"lare: {error}", file=sys.stderr)
-        return 2
+    args = parser.parse_args(arguments)
+    unpack_parts(args.checkpoint, args.drawing, args.out)
     print(f"encoder and image tokenizer: {args.out}; next: lare train lare/configs/embedded.yaml out={args.out}")
-    return 0
 
 
 if __name__ == "__main__":

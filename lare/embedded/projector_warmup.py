@@ -27,6 +27,8 @@ from lare.progress import progress
 WORDS: tuple[tuple[str, ...], ...] = (KINDS, COLOUR_NAMES, SIZES, DIRECTIONS, tuple("0123456789"))
 """The words of each row of `lare.embedded.encoder.labels`."""
 WEIGHTS = (2.0, 1.0, 1.0, 1.0, 1.0)
+STEPS, BATCH = 1000, 64
+"""Updates, and scenes of each."""
 PLACE_WEIGHT = 2.0
 """Kind and place weigh double: they are what questions find things by."""
 
@@ -59,8 +61,6 @@ def align_projector(
     split: str,
     vocab: Mapping[str, int],
     seed: int,
-    steps: int = 1000,
-    batch_size: int = 64,
     version: int = 1,
 ) -> float:
     """Train the projector alone on dense labels; the decoder's embedding table stays as it is.
@@ -71,8 +71,6 @@ def align_projector(
         split: split of the scenes.
         vocab: the tokenizer's vocabulary.
         seed: seed of the choice of scenes.
-        steps: number of updates.
-        batch_size: scenes an update.
         version: version of the world whose scenes they are.
 
     Returns:
@@ -83,10 +81,10 @@ def align_projector(
     place_Nd = table[torch.tensor([vocab["\u0120" + place(cell)] for cell in range(SIDE * SIDE)])]
     ids = word_ids(vocab)
     optimiser = torch.optim.AdamW(model.projector.parameters(), lr=3e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=steps)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, total_steps=STEPS)
     explained = 0.0
-    for _ in progress(range(steps), desc="projector", mininterval=5):
-        chosen = rng.integers(len(features), size=batch_size)
+    for _ in progress(range(STEPS), desc="projector", mininterval=5):
+        chosen = rng.integers(len(features), size=BATCH)
         label = torch.from_numpy(np.stack([labels(sample_scene(split, int(i))) for i in chosen]))
         target = cell_targets(table, ids, label, place_Nd)
         fine = torch.from_numpy(features[chosen].astype(np.float32))

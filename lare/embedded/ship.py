@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import ViTImageProcessor
 
+from lare.commands import command
 from lare.embedded.card import card, renewed
 from lare.embedded.card_answers import Evaluation, family_figures, read_evaluation
 from lare.embedded.encoder import MEAN, STD
@@ -99,7 +99,8 @@ def ship(run: Path, out: Path, results: Sequence[Path] = (), note: str = "") -> 
     save_text(out / "README.md", text.rstrip())
 
 
-def main(argv: list[str] | None = None) -> int:
+@command()
+def main(arguments: Sequence[str] | None = None) -> None:
     """Write a checkpoint folder from a finished run."""
     parser = argparse.ArgumentParser(prog="python -m lare.embedded.ship", description=main.__doc__)
     parser.add_argument("run", type=Path, nargs="?", help="folder of a finished run")
@@ -108,18 +109,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, nargs="+", default=[], help="folders of python -m lare_eval.demo")
     parser.add_argument("--figures", type=Path, help="with --card: write answers by family to this JSON file too")
     parser.add_argument("--note", type=Path, help="Markdown for the card, such as what was tried and did not learn")
-    args = parser.parse_args(argv)
+    args = parser.parse_args(arguments)
     if (args.run is None) == (args.card is None):
         parser.error("give a run, or --card")
-    try:
-        if args.card is not None:
-            renew_card(args.card, args.results, args.figures)
-        else:
-            ship(args.run, args.out, args.results, args.note.read_text("utf8") if args.note else "")
-    except LareError as error:
-        print(f"lare: {error}", file=sys.stderr)
-        return 2
-    return 0
+    if args.card is not None:
+        renew_card(args.card, args.results, args.figures)
+    else:
+        ship(args.run, args.out, args.results, args.note.read_text("utf8") if args.note else "")
 
 
 if __name__ == "__main__":

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 from safetensors.torch import load_file, save_file
 
+from lare.commands import command
 from lare.embedded.card import read_log
 from lare.embedded.identify import identification
 from lare.errors import LareError
@@ -84,7 +85,8 @@ changed nothing in them.
 """
 
 
-def main(argv: list[str] | None = None) -> int:
+@command()
+def main(arguments: Sequence[str] | None = None) -> None:
     """Ship from the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m lare.embedded.ship_unet",
@@ -94,14 +96,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("run", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rows", type=int, default=512, help="scenes of the card's test (%(default)s)")
-    args = parser.parse_args(argv)
-    try:
-        ship_unet(args.run, args.out, args.rows)
-    except LareError as error:
-        print(f"lare: {error}", file=sys.stderr)
-        return 2
+    args = parser.parse_args(arguments)
+    ship_unet(args.run, args.out, args.rows)
     print(f"shipped: {args.out}")
-    return 0
 
 
 if __name__ == "__main__":

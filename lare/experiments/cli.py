@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from lare.commands import command_parser
 from lare.errors import LareError
 from lare.experiments.grid import SPLITS
 from lare.experiments.looks import check_look
@@ -29,12 +30,7 @@ goes on when the same command is given again. Rows are written to reports/experi
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="lare experiments",
-        description=__doc__,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("lare experiments", __doc__, _EPILOG)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="train and ask what is missing")
     status = commands.add_parser("status", help="what is done, running and missing, and how long the rest will take")

@@ -206,11 +206,11 @@ def contrast(arm: Asked, minus: Asked, mask: Mask | None = None, pooled: bool = 
     )  # fmt: skip
 
 
-def contrast_by_hops(arm: Asked, minus: Asked, mask: Mask, seed: int = 0) -> dict[int, Contrast]:
+def contrast_by_hops(arm: Asked, minus: Asked, mask: Mask) -> dict[int, Contrast]:
     """The contrast at each number of hops, over questions alike; empty where questions tell no hops."""
     hops = np.unique(arm.questions.hops[mask.of(arm.questions)])
     found = (int(one) for one in hops if one >= 0)
-    return {one: contrast(arm, minus, replace(mask, hops=one), pooled=True, seed=seed) for one in found}
+    return {one: contrast(arm, minus, replace(mask, hops=one), pooled=True) for one in found}
 
 
 def _t_test(each: Sequence[float] | Array) -> tuple[float, float, float, float]:

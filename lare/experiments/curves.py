@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from lare.commands import command, command_parser
 from lare.errors import LareError
 from lare.files import save_text
 from lare.losses.base import get_loss, loss_names
@@ -257,22 +258,14 @@ def _asked_before(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))["held_out"] if path.is_file() else None
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@command()
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run from the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m lare.experiments.curves",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("python -m lare.experiments.curves", __doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run, finished or not")
     parser.add_argument("--out", type=Path, required=True, help="folder of curves.csv, curves.svg and curves.json")
     parser.add_argument("--questions", type=int, default=0, help="held-out questions to ask (default: none)")
-    try:
-        run(parser.parse_args(arguments))
-    except LareError as error:
-        print(f"lare: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
+    run(parser.parse_args(arguments))
 
 
 if __name__ == "__main__":

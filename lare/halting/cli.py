@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+from lare.commands import command_parser
 from lare.errors import LareError
 
 __all__ = ["main", "told"]
@@ -26,9 +27,7 @@ most the margin against the best fixed number of steps.
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="lare halting", description=__doc__, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("lare halting", __doc__, _EPILOG)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     fit = commands.add_parser("fit", help="fit stop heads and choose their thresholds")
     fit.add_argument("place", metavar="RUN_OR_CHECKPOINT", help="a finished run, or a checkpoint's folder")

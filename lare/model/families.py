@@ -29,6 +29,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from lare.errors import LareError
 from lare.model.attention import attention_name
+from lare.registry import family_check
 
 __all__ = [
     "TABLE",
@@ -182,9 +183,7 @@ def check_family(text: PreTrainedConfig) -> None:
     """
     reason = families().get(text.model_type)
     if reason is None:
-        from lare.model.family_check import why_not
-
-        reason = why_not(type(text))
+        reason = family_check().why_not(type(text))
     odd = sorted(_kinds(text) - {_FULL, _SLIDING})
     if not reason and odd:
         reason = f"it has layers of kind {odd[0]}"
@@ -199,9 +198,7 @@ def check_family(text: PreTrainedConfig) -> None:
 
 def main() -> None:
     """Check every causal family of the installed transformers and write the table."""
-    from lare.model.family_check import write_table
-
-    write_table(TABLE, sys.stdout)
+    family_check().write_table(TABLE, sys.stdout)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import yaml
 
+from lare.commands import command_parser
 from lare.errors import LareError
+from lare.files import write_whole
 from lare.progress import note
 from lare.training.plan.config import RunConfig
 from lare.training.plan.run_file import load_run_config
@@ -31,12 +33,7 @@ A killed run goes on where its last checkpoint is, when the same command is give
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``lare train``; returns 0 when the run is finished, 143 when SIGTERM ended it with a checkpoint."""
-    parser = argparse.ArgumentParser(
-        prog="lare train",
-        description="Train LaRe through the stages of a run file.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("lare train", "Train LaRe through the stages of a run file.", _EPILOG)
     parser.add_argument("config", nargs="?", type=Path, metavar="CONFIG.yaml", help="the run file (see lare/configs)")
     parser.add_argument("changes", nargs="*", metavar="key=value", help="change a value, such as stages.2.samples=1e5")
     parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with the run in this folder")
@@ -81,20 +78,13 @@ def _remember(config: RunConfig, first: bool) -> None:
             raise LareError(
                 f"{config.out!r} holds a run with other settings; give another out, or --resume {config.out}"
             )
-    if not first:
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(text, encoding="utf8")
-        temporary.replace(path)
-    except OSError as error:
-        raise LareError(f"{str(path)!r} can't be written ({error}); change out") from None
+    if first:
+        write_whole(path, text, "change out")
 
 
 def _begun(folder: Path) -> bool:
     """Whether anything was made that depends on the settings; packed data carry a fingerprint of their own."""
-    return any(path.name not in ("run.yaml", "run.tmp", "data") for path in folder.iterdir())
+    return any(path.name not in ("run.yaml", "data") and path.suffix != ".tmp" for path in folder.iterdir())
 
 
 def _identity(config: RunConfig) -> dict[str, object]:

@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from lare.errors import LareError
+from lare.files import write_whole
 from lare.training.feeding.batch import Replaced
 from lare.training.plan.config import RunConfig
 
 __all__ = ["RunLog", "describe_replaced", "flat"]
+
+
+_SHOWN = 5  # replaced samples that are told one by one
 
 
 def flat(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
@@ -77,7 +81,7 @@ class RunLog:
         self.count_replaced += len(found)
 
 
-def describe_replaced(stage: Path, examples: int = 5) -> str | None:
+def describe_replaced(stage: Path) -> str | None:
     """A stage's samples that others stood in for, counted, and the first of them; None without any."""
     path = stage / "replaced.jsonl"
     rows = [json.loads(line) for line in path.read_text("utf8").splitlines()] if path.is_file() else []
@@ -85,7 +89,7 @@ def describe_replaced(stage: Path, examples: int = 5) -> str | None:
         return None
     reasons = list({row["where"]: f"  {row['where']}: {row['reason']}" for row in rows}.values())
     first = f"stage {stage.name}: {len(rows):,} samples were replaced, since their image could not be read; see {path}"
-    return "\n".join([first, *reasons[:examples], *(["  ..."] if len(reasons) > examples else [])])
+    return "\n".join([first, *reasons[:_SHOWN], *(["  ..."] if len(reasons) > _SHOWN else [])])
 
 
 def _append(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -108,9 +112,7 @@ def _trim(path: Path, last: int) -> int:
             continue
         if isinstance(row, dict) and row.get("step", last + 1) <= last:
             kept.append(line + "\n")
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept), encoding="utf8")
-    temporary.replace(path)
+    write_whole(path, "".join(kept), "change out")
     return len(kept)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from analysis.shared.asking import Asker, score
+from analysis.shared.asking import Asker, mark
 from analysis.shared.questions import Question, load_questions, questions_of_rows
 from lare.embedded.world.benchmark import TASKS, make_task, stand_in
 from lare.embedded.world.prompts import task_prompt
@@ -44,7 +44,7 @@ def test_scores_are_the_evaluations(task: str) -> None:
     for question, row in zip(questions, rows, strict=True):
         for text in [*TEXTS, question.target, f"It is so. Answer: {question.target.lower()}"]:
             wanted = float(results(row, [normalise(text, task_prompt(task, row)).text])["score"])
-            assert float(score(text, question)[0]) == wanted, (text, question.target)
+            assert float(mark(text, question)[1]) == wanted, (text, question.target)
             seen.add(wanted)
     assert seen == {0.0, 1.0}
 
@@ -65,8 +65,8 @@ def test_rows_of_every_group_are_found_under_its_own_name() -> None:
 def test_unreadable_is_wrong_and_told() -> None:
     image = Image.new("RGB", (8, 8))
     question = Question("t", 0, "What?\nA. cat\nB. dog", "A", "s", image)
-    assert score("a horse", question) == (False, False)
-    assert score("Answer: cat (A)", question) == (True, True)
+    assert mark("a horse", question)[1:] == (False, False)
+    assert mark("Answer: cat (A)", question)[1:] == (True, True)
 
 
 def test_answers_are_the_methods() -> None:

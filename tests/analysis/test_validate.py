@@ -232,9 +232,7 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pyte
 def test_a_methods_refusal_is_reported_and_no_latents_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     outcomes = planted("copies")[2]
     assert "no visual tokens" in outcomes.left_out["oracle"]
-    monkeypatch.setattr(
-        suite_module._Suite, "_stacked", staticmethod(lambda answers: torch.zeros(len(answers), 0, 1, 4))
-    )
+    monkeypatch.setattr(suite_module, "_arrays", lambda answers, *_: torch.zeros(len(answers), 0, 1, 4))
     with pytest.raises(LareError, match="makes no latents here"):
         run_suite(Planted("copies"), planted_questions(4, 0), Asking(quiet=True))
 

@@ -128,5 +128,5 @@ def test_normalisation_is_undone():
 
 
 def test_unwritable_place_is_one_message(tmp_path):
-    with pytest.raises(LareError, match="can't write"):
+    with pytest.raises(LareError, match="can't be written"):
         write_trace(tmp_path / "no" / "how.html", "Q", reply(), Image.new("RGB", (8, 8)), arrays(), CONFIG)

@@ -13,10 +13,10 @@ from typing import Any
 
 from analysis.shared.report.document import Claim, Document
 
-__all__ = ["MOST_NUMBERS", "MOST_WORDS", "Answer", "answered", "aside", "columns", "gap_of", "numbers", "row", "span"]
+__all__ = ["MOST_NUMBERS", "MOST_WORDS", "Answer", "answered", "aside", "columns", "numbers", "row", "span"]
 
 MOST_WORDS, MOST_NUMBERS = 40, 3
-"""What a verdict may have; one more number where a task is set aside, which is the average with that task."""
+"""What a verdict may have."""
 
 _NUMBER = re.compile(r"(?<![A-Za-z0-9.])[-+−]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?(?![A-Za-z])")
 
@@ -76,14 +76,6 @@ def row(document: Document, table: str, **values: Any) -> Mapping[str, Any]:
     raise LookupError(f"table {table!r} has no row {values}")
 
 
-def gap_of(document: Document, table: str, **values: Any) -> float | None:
-    """The `gap` of the row that `row` finds; None where there is none, as where no task is set aside."""
-    try:
-        return float(row(document, table, **values)["gap"])
-    except LookupError:
-        return None
-
-
 def columns(document: Document, table: str) -> Mapping[str, str]:
     """Key to label of a table's columns.
 
@@ -96,21 +88,19 @@ def columns(document: Document, table: str) -> Mapping[str, str]:
     raise LookupError(f"there is no table {table!r}")
 
 
-def aside(document: Document, whole: float | None = None, digits: int = 1, table: str = "apart") -> str:
+def aside(document: Document, table: str = "apart") -> str:
     """A closing sentence where a task that moves against the rest is set aside, or disputed; empty where none is.
+
+    The change with that task stands in the details.
 
     Args:
         document: The report.
-        whole: The change with that task, to stand beside the one without it.
-        digits: Digits of that change after the point.
         table: Id of the table that says so.
     """
     rows = [line for one in document.tables if one.id == table for line in one.rows]
     names = [str(line["task"]) for line in rows if line.get("fate") == "set aside"]
     if names:
-        them = "it" if len(names) == 1 else "them"
-        told = "" if whole is None else f"; with {them} {whole:+.{digits}f}"
-        return f"Set aside: {', '.join(names)}, against the rest{told}."
+        return f"Set aside: {', '.join(names)}, against the rest."
     return "One task moves otherwise: see the warnings." if any(line.get("fate") for line in rows) else ""
 
 

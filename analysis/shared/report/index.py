@@ -11,12 +11,15 @@ from typing import Any
 from urllib.parse import quote
 
 from analysis.shared.report.document import Document
-from analysis.shared.report.files import write_atomically
 from analysis.shared.report.render import asset, environment
 from analysis.shared.report.thumbnail import thumbnail
+from lare.commands import command
 from lare.errors import LareError
+from lare.files import write_whole
 
 __all__ = ["main", "write_index"]
+
+_NAME = "python -m analysis.shared.report.index"
 
 
 def write_index(folder: Path) -> Path:
@@ -53,7 +56,7 @@ def write_index(folder: Path) -> Path:
         stand_in=any(one["stand_in"] for one in reports),
     )
     target = folder / "index.html"
-    write_atomically(target, text + "\n")
+    write_whole(target, text + "\n", "give another --out")
     return target
 
 
@@ -82,20 +85,16 @@ def _entry(document: Document, page: Path) -> dict[str, Any]:
     }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@command(_NAME)
+def main(arguments: Sequence[str] | None = None) -> None:
     """Write the index of a folder of reports and print where it is."""
     parser = argparse.ArgumentParser(
-        prog="python -m analysis.shared.report.index",
+        prog=_NAME,
         description="Write index.html, which links every report in a folder.",
         epilog="example: python -m analysis.shared.report.index reports",
     )
     parser.add_argument("folder", nargs="?", default="reports", type=Path, help="of reports; default reports")
-    try:
-        print(write_index(parser.parse_args(arguments).folder))
-    except LareError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        return 2
-    return 0
+    print(write_index(parser.parse_args(arguments).folder))
 
 
 if __name__ == "__main__":

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw
 
+from lare.commands import command
 from lare.embedded.world.items import ItemSampler
 from lare.embedded.world.render import render_image
 from lare.embedded.world.scene import IMAGE_SIZE
@@ -55,7 +57,8 @@ def sheet(version: int = 2, split: str = "train", scenes: int = 12, questions: i
     return canvas
 
 
-def main(argv: list[str] | None = None) -> int:
+@command()
+def main(arguments: Sequence[str] | None = None) -> None:
     """Write a sheet of scenes with questions."""
     parser = argparse.ArgumentParser(
         prog="python -m lare.embedded.world",
@@ -68,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--questions", type=int, default=4, help="about each scene")
     parser.add_argument("--first", type=int, default=0, help="number of the first scene")
     parser.add_argument("--out", type=Path, default=Path("world.png"))
-    args = parser.parse_args(argv)
+    args = parser.parse_args(arguments)
     if args.scenes < 1 or args.questions < 1:
         raise LareError("--scenes and --questions are at least 1")
     try:
@@ -78,7 +81,6 @@ def main(argv: list[str] | None = None) -> int:
             f"cannot write {args.out} ({error}); name another file with --out, such as sheet.png"
         ) from error
     print(f"{args.out}: {args.scenes} scenes of the {args.split} split, version {args.version}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lare.commands import command
 from lare.embedded.world.blind import Blind, BlindBaseline
 from lare.embedded.world.concepts import CATEGORIES, COLOUR_NAMES, DIRECTIONS, FUNCTIONS, KINDS
 from lare.embedded.world.items import STYLES, Item, ItemSampler
@@ -161,14 +162,15 @@ def markdown(rows: Sequence[Baselines], version: int, split: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(argv: list[str] | None = None) -> int:
+@command()
+def main(arguments: Sequence[str] | None = None) -> None:
     """Write the table: ``python -m lare.embedded.world.baselines --out reports/world2_baselines.md``."""
     parser = argparse.ArgumentParser(prog="python -m lare.embedded.world.baselines", description=main.__doc__)
     parser.add_argument("--split", choices=("validation", "test"), default="validation")
     parser.add_argument("--n", type=int, default=400, help="questions a family and format (default: %(default)s)")
     parser.add_argument("--n-train", type=int, default=3_000, help="of the guessers' (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("reports/world2_baselines.md"))
-    args = parser.parse_args(argv)
+    args = parser.parse_args(arguments)
     text = markdown(baselines(2, args.split, args.n, args.n_train), 2, args.split)
     try:
         args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -176,7 +178,6 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         raise LareError(f"cannot write {args.out}: {error.strerror}; name another file with --out") from error
     print(text)
-    return 0
 
 
 if __name__ == "__main__":
