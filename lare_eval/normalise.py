@@ -90,13 +90,9 @@ def normalise(text: str, question: str) -> Reply:
         letter = _letter(answer, options)
         return Reply(letter or chr(ord(list(options)[-1]) + 1), bool(letter))
     yes_no = _YES_NO.match(answer)
-    if yes_no and (_asks_yes_no(question) or len(answer.rstrip(".,!")) == yes_no.end()):
+    if yes_no and (any(map(_ASKS_YES_NO.search, question.splitlines())) or len(answer.rstrip(".,!")) == yes_no.end()):
         return Reply(yes_no[1].lower(), True)
     return Reply(answer[:-1].rstrip() if answer.endswith(".") else answer, True)
-
-
-def _asks_yes_no(question: str) -> bool:
-    return any(_ASKS_YES_NO.search(line) for line in question.splitlines())
 
 
 def _letter(answer: str, options: dict[str, str]) -> str:

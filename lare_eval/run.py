@@ -92,7 +92,8 @@ class Run:
                 self._answer_batch(batch)
                 tell(len(batch))
         self.seconds["total"] += time.perf_counter() - started
-        return [_reported(self._results[key]) for key in keys]
+        found = [self._results[key] for key in keys]
+        return [(one.response, Counts(**one.counts)) for one in found]
 
     def _keys(self) -> list[str]:
         """One key a request. Greedy answers repeat, so requests that are the same share a key; samples do not."""
@@ -265,10 +266,6 @@ def _stored(key: str, request: Request, question: Question | None, answer: Answe
         readable=reply.readable or answer is None,
         cut=bool(answer and answer.cut and ANSWER_MARK not in text),
     )
-
-
-def _reported(stored: StoredAnswer) -> tuple[str, Counts]:
-    return stored.response, Counts(**stored.counts)
 
 
 def _warn(results: list[StoredAnswer], quiet: bool) -> None:

@@ -20,10 +20,10 @@ from analysis.ablation.answer import answer
 from analysis.ablation.curves import curve_figures, curve_tables
 from analysis.ablation.measure import AblationOptions, differences, measure
 from analysis.ablation.rows import FEW_SEEDS, Difference, Row, over_seeds
-from analysis.shared.cells import ends, only
+from analysis.shared.cells import ends, only, series
 from analysis.shared.cli import Computed, reproduce, run
 from analysis.shared.report.answers import answered
-from analysis.shared.report.document import Column, Document, Figure, Series, Table
+from analysis.shared.report.document import Column, Document, Figure, Table
 from analysis.shared.stats import holm
 from analysis.shared.tasks import METHOD, Apart, apart_table
 from lare.experiments.looks import split_of
@@ -175,15 +175,7 @@ def _figures(rows: Mapping[str, Row], found: Mapping[str, Difference], reference
             f"Difference to: {rows[reference].title}",
             "Paired difference of accuracy with 95 % intervals by bootstrap over seeds and scenes.",
             "intervals",
-            (
-                Series(
-                    "difference",
-                    tuple(rows[name].title for name in found),
-                    tuple(100 * one.estimate for one in found.values()),
-                    tuple(100 * one.low for one in found.values()),
-                    tuple(100 * one.high for one in found.values()),
-                ),
-            ),
+            (series("difference", [rows[name].title for name in found], list(found.values()), 100),),
             x_label="difference of accuracy, points",
             reference=0.0,
         ),

@@ -12,7 +12,7 @@ from analysis.adaptive.stopping import Prefixes, at_stop, rule_label
 from analysis.adaptive.tables import Judged
 from analysis.shared.cells import interval, series
 from analysis.shared.report.document import Column, Figure, Table
-from analysis.shared.stats import Result, cluster_difference, cluster_mean
+from analysis.shared.stats import cluster_difference, cluster_mean
 from analysis.shared.tasks import Apart, find_apart
 from analysis.shared.traces import short
 
@@ -32,10 +32,6 @@ def _groups(made: Prefixes, apart: Apart) -> list[tuple[str, Rows]]:
     if apart.aside:
         found.append((f"all {apart.without}", apart.of(made.task)))
     return [*found, ("all tasks", np.ones(len(made.task), dtype=bool))]
-
-
-def _mean(made: Prefixes, rows: Rows, step: int) -> Result:
-    return cluster_mean(made.right[rows, step].astype(float), made.scene[rows])
 
 
 def curve_by_task(made: Prefixes, apart: Apart) -> Table:
@@ -58,7 +54,8 @@ def curve_figure(made: Prefixes, apart: Apart) -> Figure:
     for name, rows in _groups(made, apart)[: None if apart.aside else -1]:
         if not rows.any():
             continue
-        means = [_mean(made, rows, step) for step in range(made.most + 1)]
+        right = [made.right[rows, step].astype(float) for step in range(made.most + 1)]
+        means = [cluster_mean(one, made.scene[rows]) for one in right]
         curves.append(series(name, [float(t) for t in range(made.most + 1)], means, 100))
     words = "Fixed steps, with 95 % intervals over scenes. An average is worth what its tasks have in common."
     return Figure("by-task", "Accuracy by task", words, "lines", tuple(curves), x_label="steps", y_label="right, %")

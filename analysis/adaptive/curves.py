@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from analysis.adaptive.pays import shuffled_right
-from analysis.adaptive.stopping import Prefixes, at_stop, rule_label, stop_steps, thresholds
+from analysis.adaptive.stopping import Prefixes, at_stop, rule_label, shuffled_right, stop_steps, thresholds
 from analysis.shared.cells import interval, with_interval
 from analysis.shared.report.document import Column, Figure, Series, Table
 from analysis.shared.stats import cluster_difference

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats as scipy_stats
 
-from analysis.adaptive.stopping import Prefixes, Steps, at_stop, rule_label
+from analysis.adaptive.stopping import Prefixes, Steps, at_stop, rule_label, shuffled_right
 from analysis.adaptive.tables import Judged
 from analysis.shared.cells import interval, with_interval
 from analysis.shared.report.document import Column, Table
@@ -25,7 +25,7 @@ from analysis.shared.stats import Result
 from lare.experiments.compare import DRAWS, mean_by_start
 from lare.experiments.compare import interval as two_levels
 
-__all__ = ["Start", "best_fixed", "hops_table", "pays_table", "rank_correlation", "shuffled_right"]
+__all__ = ["Start", "best_fixed", "hops_table", "pays_table", "rank_correlation"]
 
 MAY_LOSE = 0.01
 AT_MOST = 0.6
@@ -57,13 +57,6 @@ class Start:
 def best_fixed(validation: Prefixes) -> int:
     """The fixed number of steps, from 1, with the most right answers; the fewest among equals."""
     return int(validation.right[:, 1:].mean(0).argmax()) + 1
-
-
-def shuffled_right(made: Prefixes, stops: Steps) -> Array:
-    """(n,) chance of a right answer if the same stops were dealt out at random."""
-    shares = np.bincount(stops, minlength=made.most + 1) / len(stops)
-    found: Array = made.right @ shares
-    return found
 
 
 def _together(starts: Sequence[Start]) -> list[tuple[Judged, list[Steps]]]:

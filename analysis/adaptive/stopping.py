@@ -40,6 +40,7 @@ __all__ = [
     "rule_label",
     "rules_of",
     "run_once",
+    "shuffled_right",
     "stable_answer",
     "stop_steps",
     "thresholds",
@@ -341,6 +342,13 @@ def choose_safe(
 def at_stop(table: npt.NDArray[Any], stops: Steps) -> npt.NDArray[Any]:
     """(N,) entries of an (N, T + 1) table where each run stopped."""
     return np.take_along_axis(table, stops[:, None], 1)[:, 0]
+
+
+def shuffled_right(made: Prefixes, stops: Steps) -> Array:
+    """(N,) chance of a right answer if the same stops were dealt out at random."""
+    shares = np.bincount(stops, minlength=made.most + 1) / len(stops)
+    found: Array = made.right @ shares
+    return found
 
 
 def earliest_right(made: Prefixes) -> Steps:

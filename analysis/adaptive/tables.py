@@ -10,7 +10,17 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats as scipy_stats
 
-from analysis.adaptive.stopping import LEARNED, RULES, Prefixes, Steps, at_stop, rule_label, stop_steps, thresholds
+from analysis.adaptive.stopping import (
+    LEARNED,
+    RULES,
+    Prefixes,
+    Steps,
+    at_stop,
+    rule_label,
+    shuffled_right,
+    stop_steps,
+    thresholds,
+)
 from analysis.shared.cells import interval, only, question_sample, series, with_interval
 from analysis.shared.questions import Question
 from analysis.shared.report.document import Column, Figure, Sample, Series, Step, Table, View
@@ -74,8 +84,7 @@ def judge(
 ) -> Judged:  # fmt: skip
     """Judge where a rule stopped; see `Judged`."""
     right = at_stop(made.right, stops).astype(float)
-    shares = np.bincount(stops, minlength=made.most + 1) / len(stops)
-    shuffled = made.right @ shares
+    shuffled = shuffled_right(made, stops)
     fixed = made.right[:, usual].astype(float)
     return Judged(
         rule=rule,
@@ -87,14 +96,10 @@ def judge(
         against_usual=cluster_difference(right, fixed, made.scene),
         test=mcnemar(right, fixed),
         against_shuffled=cluster_difference(right, shuffled, made.scene),
-        line=_line(made, float(stops.mean())),
+        line=float(np.interp(stops.mean(), np.arange(made.most + 1), made.right.mean(0))),
         tokens=float(at_stop(made.tokens, stops).mean()),
         flipped=float((at_stop(made.replies, stops) != made.replies[:, -1]).mean()),
     )
-
-
-def _line(made: Prefixes, steps: float) -> float:
-    return float(np.interp(steps, np.arange(made.most + 1), made.right.mean(0)))
 
 
 def tables(

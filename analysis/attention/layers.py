@@ -13,8 +13,8 @@ import numpy as np
 
 from analysis.attention.measure import HEADLINE, ROWS, Compared, Values
 from analysis.attention.tables import first_class
-from analysis.shared.cells import interval
-from analysis.shared.report.document import Column, Figure, Series, Table
+from analysis.shared.cells import interval, series
+from analysis.shared.report.document import Column, Figure, Table
 from analysis.shared.stats import cluster_difference, cluster_mean
 
 __all__ = ["classes", "curve", "layers"]
@@ -71,16 +71,15 @@ def layers(compared: Compared) -> Table:
 
 def curve(compared: Compared) -> Figure:
     """Means by layer with 95 % intervals over scenes."""
-    series = []
+    curves = []
     for row in (HEADLINE, 1 - HEADLINE):
         by_layer = _visual(compared, row).mean(3)
         for side, name in enumerate(compared.names):
             found = [cluster_mean(values, compared.items["cluster"]) for values in by_layer[side].T]
-            ends = (tuple(getattr(one, end) for one in found) for end in ("estimate", "low", "high"))
             label = f"{name}, {'own row' if row == HEADLINE else 'predicting'}"
-            series.append(Series(label, tuple(float(layer + 1) for layer in range(len(found))), *ends))
+            curves.append(series(label, [float(layer + 1) for layer in range(len(found))], found))
     words = "Attention to the image by layer, mean over heads and items; the bands are 95 % intervals over scenes."
-    return Figure("layers", "Attention by layer", words, "lines", tuple(series), "layer", "sum over visual tokens (%)")
+    return Figure("layers", "Attention by layer", words, "lines", tuple(curves), "layer", "sum over visual tokens (%)")
 
 
 def classes(comparisons: Sequence[Compared]) -> Table:

@@ -37,11 +37,9 @@ if TYPE_CHECKING:
 
     from lare.methods.base import Method
 
-__all__ = ["FILLS", "Again", "Effects", "Rows", "answer_words", "choose_cells", "cover", "masking_effects"]
+__all__ = ["Again", "Effects", "Rows", "answer_words", "choose_cells", "cover", "masking_effects"]
 
 BATCH = 32
-FILLS = ("mean", "grey")
-"""What covers a patch: the picture's own mean colour, or middle grey."""
 
 ANSWER_MARK = "Answer:"
 """The answer follows it, and the rationale precedes it."""
@@ -199,7 +197,7 @@ class Again:
 
         Args:
             covered: (N, C) patches of the picture to cover; None covers nothing.
-            fill: One of `FILLS`.
+            fill: What covers a patch: "mean", the picture's own mean colour, or "grey", middle grey.
         """
         ids, stands = self.own
         found = torch.zeros(ids.shape, dtype=torch.float64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,9 @@ import pandas as pd
 from analysis.attention.again import Live
 from analysis.attention.measure import HEADLINE, ROWS, Compared, Values
 from analysis.attention.tables import first_class
-from analysis.shared.cells import interval
+from analysis.shared.cells import interval, series
 from analysis.shared.effects import cohen_d_paired
-from analysis.shared.report.document import Column, Figure, Series, Table
+from analysis.shared.report.document import Column, Figure, Table
 from analysis.shared.stats import Result, cluster_difference, cluster_mean, holm
 
 __all__ = ["find_sinks", "live_arrays", "live_figures", "live_sentences", "live_tables", "visual_share"]
@@ -138,10 +138,6 @@ def _columns(a: str, b: str) -> tuple[Column, ...]:
     )
 
 
-def _own(live: Live, values: Callable[[Any], Values]) -> tuple[Values, Values]:
-    return values(live.rows[0]), values(live.rows[1])
-
-
 def _share(rows: Any) -> Values:
     """(n,) visual share of the first token's own row, percent."""
     return np.asarray(100 * rows.shares[:, HEADLINE, ..., 2].mean((1, 2)))
@@ -150,7 +146,7 @@ def _share(rows: Any) -> Values:
 def _forced_values(live: Live, compared: Compared) -> dict[str, tuple[Values, Values, npt.NDArray[np.bool_]]]:
     """For each kind of first token both sides' shares, and which items count."""
     a, b = compared.names
-    (own_a, own_b), (given_a, given_b) = _own(live, _share), (_share(live.forced[0]), _share(live.forced[1]))
+    own_a, own_b, given_a, given_b = map(_share, (*live.rows, *live.forced))
     everyone = np.ones(len(own_a), dtype=bool)
     kinds = [[first_class(str(text)) for text in live.items[f"text_{mark}"]] for mark in "ab"]
     equal = np.array([left == right for left, right in zip(*kinds, strict=True)], dtype=bool)
@@ -256,28 +252,26 @@ def live_figures(live: Live, compared: Compared, counts: Sequence[int]) -> tuple
 
 def _losses(live: Live) -> Figure:
     labels = tuple(f"{one.setting}, {one.map}" for one in live.masked)
-    series = []
+    curves = []
     for condition in live.masked[0].effects.whole:
         found = [cluster_mean(one.effects.whole[condition], live.items["cluster"]) for one in live.masked]
-        values = (tuple(getattr(one, end) for one in found) for end in ("estimate", "low", "high"))
-        series.append(Series(condition, labels, *values))
+        curves.append(series(condition, labels, found))
     words = (
         "Log-probability that everything written lost when patches were covered, by which patches; 95 % intervals over "
         "scenes. Attention that says what the answer rests on puts the first mark to the right of the others."
     )
-    return Figure("covered", "Loss under covered patches", words, "intervals", tuple(series), "nats lost", "", 0.0)
+    return Figure("covered", "Loss under covered patches", words, "intervals", tuple(curves), "nats lost", "", 0.0)
 
 
 def _positions(live: Live, compared: Compared) -> Figure:
     few = max(rows.visual.shape[-1] for rows in live.rows) <= FEW
-    series = []
+    curves = []
     for name, rows, side in zip(compared.names, live.rows, live.side, strict=True):
         values = 100 * rows.visual[:, HEADLINE].mean(1)
         order = np.sort(find_sinks(rows.visual, SHOWN))
         found = [cluster_mean(values[:, place], live.items["cluster"]) for place in order]
-        ends = (tuple(getattr(one, end) for one in found) for end in ("estimate", "low", "high"))
-        labels = tuple(f"row {place // side + 1}, column {place % side + 1}" for place in order.tolist())
-        series.append(Series(name, labels if few else tuple(float(place + 1) for place in order), *ends))
+        labels = [f"row {place // side + 1}, column {place % side + 1}" for place in order.tolist()]
+        curves.append(series(name, labels if few else [float(place + 1) for place in order], found))
     words = (
         "Attention of the first token's own row to each visual token of the decoder's grid, mean over heads, layers "
         f"and questions; 95 % intervals over scenes. At most the {SHOWN} positions with the most mass. "
@@ -285,12 +279,12 @@ def _positions(live: Live, compared: Compared) -> Figure:
     )
     title, kind = "Attention by visual position", "bars" if few else "lines"
     label = "" if few else "visual token, row by row"
-    return Figure("positions", title, words, kind, tuple(series), label, "attention (%)")
+    return Figure("positions", title, words, kind, tuple(curves), label, "attention (%)")
 
 
 def _layers_without(live: Live, compared: Compared, counts: Sequence[int]) -> Figure:
     a, b = compared.names
-    series = []
+    curves = []
     for kind in _kinds(live, counts):
         by_layer = []
         for rows in live.rows:
@@ -299,20 +293,14 @@ def _layers_without(live: Live, compared: Compared, counts: Sequence[int]) -> Fi
             each = [visual_share(rows.visual[:, :, p], rows.bos[:, :, p], sinks, kind.first) for p in parts]
             by_layer.append(np.stack([one[:, HEADLINE] for one in each]))
         found = [cluster_difference(right, left, live.items["cluster"]) for left, right in zip(*by_layer, strict=True)]
-        ends = (tuple(getattr(one, end) for one in found) for end in ("estimate", "low", "high"))
-        series.append(
-            Series(
-                "all positions" if kind.name == "nothing" else f"without {kind.name}",
-                tuple(float(i + 1) for i in range(len(found))),
-                *ends,
-            )
-        )
+        name = "all positions" if kind.name == "nothing" else f"without {kind.name}"
+        curves.append(series(name, [float(i + 1) for i in range(len(found))], found))
     words = (
         f"Points of attention to the image that {b} has over {a} in each layer (first token's own row), with nothing, "
         "the first token, and visual sinks left out and the rest made to add up to 1; 95 % bands over scenes."
     )
     title = f"{b} - {a} by layer, without sinks"
-    return Figure("layers-sinks", title, words, "lines", tuple(series), "layer", "difference (points)", 0.0)
+    return Figure("layers-sinks", title, words, "lines", tuple(curves), "layer", "difference (points)", 0.0)
 
 
 def live_sentences(live: Live, compared: Compared, counts: Sequence[int]) -> str:

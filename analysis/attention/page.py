@@ -28,9 +28,9 @@ from analysis.attention.measure import (
     read_side,
 )
 from analysis.shared.cli import Computed, reproduce, run
-from analysis.shared.pictures import Looks, mini_pictures
+from analysis.shared.pictures import Looks, mini_pictures, paired_views
 from analysis.shared.report.answers import answered
-from analysis.shared.report.document import Document, Picture, Reproduce, Sample, View
+from analysis.shared.report.document import Document, Picture, Reproduce, Sample
 from analysis.shared.stats import FEW_CLUSTERS, cluster_difference, format_p
 from analysis.shared.traces import demo_run, demo_traces, described
 from lare.embedded.world.benchmark import stand_in
@@ -218,24 +218,17 @@ def _sample(
     picture: Picture | None,
 ) -> Sample:
     item = compared.items.iloc[row]
-    seen = [look.steps(int(item[f"row_{mark}"])) for look, mark in zip(looks, "ab", strict=True)]
-    views = tuple(
-        View(
-            name=compared.names[side],
-            answer=str(item[f"answer_{mark}"]),
-            right=None if item[f"right_{mark}"] is None else bool(item[f"right_{mark}"]),
-            text=str(item[f"text_{mark}"]),
-            steps=seen[side][0],
-            grid=seen[side][1],
-            facts={
-                "visual, predicting (%)": round(float(visual[side, row, 0]), 3),
-                "visual, own row (%)": round(float(visual[side, row, 1]), 3),
-                "text tokens": int(item[f"output_tokens_{mark}"]),
-                "latent steps": int(item[f"latent_steps_{mark}"]),
-            },
-        )
+    rights = [None if item[f"right_{mark}"] is None else bool(item[f"right_{mark}"]) for mark in "ab"]
+    beside = [
+        {
+            "visual, predicting (%)": round(float(visual[side, row, 0]), 3),
+            "visual, own row (%)": round(float(visual[side, row, 1]), 3),
+            "text tokens": int(item[f"output_tokens_{mark}"]),
+            "latent steps": int(item[f"latent_steps_{mark}"]),
+        }
         for side, mark in enumerate("ab")
-    )
+    ]
+    views = paired_views(item, compared.names, looks, rights, beside)
     facts = {"difference (points)": round(float(gap), 3)}
     facts |= {name: item[name] for name in ("hops", "sort", "category") if item[name] is not None}
     return Sample(

@@ -18,9 +18,9 @@ from analysis.compare import tables
 from analysis.compare.answer import answer
 from analysis.compare.measure import CompareOptions, Measured, measure
 from analysis.shared.cli import Computed, reproduce, run
-from analysis.shared.pictures import Looks, mini_pictures
+from analysis.shared.pictures import Looks, mini_pictures, paired_views
 from analysis.shared.report.answers import answered
-from analysis.shared.report.document import Document, Picture, Reproduce, Sample, View
+from analysis.shared.report.document import Document, Picture, Reproduce, Sample
 from analysis.shared.stats import FEW_CLUSTERS, Result, cluster_difference, format_p
 from analysis.shared.tasks import METHOD, Apart, apart_table
 from analysis.shared.traces import described
@@ -157,26 +157,12 @@ def _samples(
 def _sample(
     item: pd.Series, row: int, names: tuple[str, str], why: str, looks: Sequence[Looks], picture: Picture | None
 ) -> Sample:
-    seen = [
-        look.steps(int(item[f"row_{mark}"])) if f"row_{mark}" in item else ((), 0)
-        for mark, look in zip("ab", looks, strict=True)
+    scores = [float(item[f"score_{mark}"]) for mark in "ab"]
+    facts = [
+        {"score": score, "text tokens": _count(item[f"tokens_{mark}"]), "latent steps": _count(item[f"steps_{mark}"])}
+        for mark, score in zip("ab", scores, strict=True)
     ]
-    views = tuple(
-        View(
-            name=name,
-            answer=str(item[f"answer_{mark}"]),
-            right=bool(item[f"score_{mark}"] >= 1),
-            text=str(item[f"text_{mark}"]),
-            steps=steps,
-            grid=grid,
-            facts={
-                "score": float(item[f"score_{mark}"]),
-                "text tokens": _count(item[f"tokens_{mark}"]),
-                "latent steps": _count(item[f"steps_{mark}"]),
-            },
-        )
-        for mark, name, (steps, grid) in zip("ab", names, seen, strict=True)
-    )
+    views = paired_views(item, names, looks, [score >= 1 for score in scores], facts)
     return Sample(
         id=f"s{row:05d}",
         task=str(item["task"]),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.shared.cells import series
 from analysis.shared.effects import combine
 from analysis.shared.report.document import Column, Figure, Series, Table
 from analysis.shared.stats import (
@@ -266,13 +267,7 @@ def figures(items: pd.DataFrame, names: tuple[str, str], aside: Sequence[str] = 
     gaps = [(short(task), _difference(rows)) for task, rows in parts]
     if len(parts) > 1:
         gaps.append((MACRO, macro(items[~items["task"].isin(list(aside))])))
-    difference = Series(
-        f"{names[1]} - {names[0]}",
-        tuple(task for task, _ in gaps),
-        tuple(100 * gap.estimate for _, gap in gaps),
-        tuple(_finite(100 * gap.low) for _, gap in gaps),
-        tuple(_finite(100 * gap.high) for _, gap in gaps),
-    )
+    difference = series(f"{names[1]} - {names[0]}", [task for task, _ in gaps], [gap for _, gap in gaps], 100)
     bars = []
     for mark, name in zip("ab", names, strict=True):
         ends = [wilson(float(rows[f"score_{mark}"].sum()), len(rows)) for _, rows in parts]
@@ -292,7 +287,3 @@ def figures(items: pd.DataFrame, names: tuple[str, str], aside: Sequence[str] = 
         Figure("differences", title, words, "intervals", (difference,), "points of accuracy", "", 0.0),
         Figure("accuracies", "Accuracy", shown, "bars", tuple(bars), "", "accuracy (%)"),
     )
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -6,6 +6,7 @@ Shapes: P pairs, e dimensions of a vector, F of a pair's features.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +33,7 @@ __all__ = [
     "fit_mlp",
     "fit_svm",
     "judge",
+    "keep_best",
     "pair_features",
     "scaled",
     "validation_rows",
@@ -227,21 +229,38 @@ def fit_mlp(features: Array, labels: Ints, fit: Ints, held: Ints, seed: int) -> 
     model = Mlp(x.shape[1], generator)
     optimiser = torch.optim.Adam(model.parameters(), lr=RATE, fused=True)
     rows, stop = torch.from_numpy(fit), torch.from_numpy(held)
-    best, waited = float("inf"), 0
-    kept = {name: value.clone() for name, value in model.state_dict().items()}
-    for _ in range(MAX_EPOCHS):
+
+    def epoch() -> float:
         for batch in rows[torch.randperm(len(rows), generator=generator)].split(BATCH):
             optimiser.zero_grad()
             nn.functional.binary_cross_entropy_with_logits(model(x[batch]), y[batch]).backward()
             optimiser.step()
         with torch.no_grad():
-            value = float(nn.functional.binary_cross_entropy_with_logits(model(x[stop]), y[stop]))
-        if value < best - 1e-5:
+            return float(nn.functional.binary_cross_entropy_with_logits(model(x[stop]), y[stop]))
+
+    keep_best(list(model.parameters()), epoch, 1e-5)
+    return model
+
+
+def keep_best(parameters: Sequence[nn.Parameter], epoch: Callable[[], float], least: float) -> None:
+    """Train until the held-out loss has not fallen for `PATIENCE` epochs, and leave the best parameters.
+
+    Args:
+        parameters: What is trained.
+        epoch: Makes one epoch and returns the held-out loss after it.
+        least: By how much a loss has to fall to count.
+    """
+    best, waited = float("inf"), 0
+    kept = [one.detach().clone() for one in parameters]
+    for _ in range(MAX_EPOCHS):
+        value = epoch()
+        if value < best - least:
             best, waited = value, 0
-            kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+            kept = [one.detach().clone() for one in parameters]
         else:
             waited += 1
             if waited >= PATIENCE:
                 break
-    model.load_state_dict(kept)
-    return model
+    with torch.no_grad():
+        for parameter, value_kept in zip(parameters, kept, strict=True):
+            parameter.copy_(value_kept)

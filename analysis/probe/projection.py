@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from sklearn.decomposition import PCA
-from sklearn.model_selection import GroupShuffleSplit
 from torch import Tensor, nn
 
+from analysis.probe.classifiers import keep_best, validation_rows
 from analysis.probe.heads import Head
 from lare.errors import LareError
 from lare.losses.alignment import info_nce
@@ -29,11 +29,8 @@ PROJECTIONS = ("infonce", "none", "random", "pca", "model")
 HEADS = ("auto", "shared", "own")
 """One layer for both sides (auto: where their widths are equal), or one for each."""
 
-HELD_OUT = 0.15
 TEMPERATURE = 0.07
 BATCH = 256
-MAX_EPOCHS = 200
-PATIENCE = 10
 RATE = 1e-3
 
 Array = npt.NDArray[np.float32]
@@ -136,8 +133,7 @@ def _fit(
     parameters = list({id(p): p for layer in layers for p in layer.parameters()}.values())
     optimiser = torch.optim.Adam(parameters, lr=RATE, fused=True)
     alike = torch.from_numpy(np.unique(both[1], axis=0, return_inverse=True)[1].reshape(-1))
-    cut = GroupShuffleSplit(1, test_size=HELD_OUT, random_state=seed)
-    fit, held = (torch.from_numpy(train[part]) for part in next(cut.split(train, groups=groups[train])))
+    fit, held = (torch.from_numpy(train[part]) for part in validation_rows(groups[train], seed))
     sides = torch.from_numpy(both[0]), torch.from_numpy(both[1])
 
     def loss(rows: Tensor) -> Tensor:
@@ -145,9 +141,7 @@ def _fit(
         total, count = info_nce(z, other, TEMPERATURE, alike[rows])
         return total / count
 
-    best, waited = float("inf"), 0
-    kept = [p.detach().clone() for p in parameters]
-    for _ in range(MAX_EPOCHS):
+    def epoch() -> float:
         order = fit[torch.randperm(len(fit), generator=generator)]
         for rows in order.split(BATCH):
             if len(rows) < 2:
@@ -156,17 +150,9 @@ def _fit(
             loss(rows).backward()
             optimiser.step()
         with torch.no_grad():
-            value = float(torch.stack([loss(rows) for rows in held.split(BATCH)]).mean())
-        if value < best - 1e-4:
-            best, waited = value, 0
-            kept = [p.detach().clone() for p in parameters]
-        else:
-            waited += 1
-            if waited >= PATIENCE:
-                break
-    with torch.no_grad():
-        for parameter, value_kept in zip(parameters, kept, strict=True):
-            parameter.copy_(value_kept)
+            return float(torch.stack([loss(rows) for rows in held.split(BATCH)]).mean())
+
+    keep_best(parameters, epoch, 1e-4)
     return layers[0], layers[1]
 
 

@@ -12,8 +12,8 @@ from analysis.probe.pairs import KINDS, Split
 from analysis.probe.permuting import PERMUTATIONS, combined_p
 from analysis.probe.similarity import NEIGHBOURS, Similar
 from analysis.probe.summary import Gap, Spread, corrected_gap, spread
+from analysis.shared.cells import share
 from analysis.shared.report.document import Column, Table
-from analysis.shared.stats import wilson
 
 __all__ = ["MODULES", "PAPER", "accuracy_of", "gaps", "tables"]
 
@@ -26,10 +26,14 @@ PAPER: Mapping[tuple[str, str], tuple[tuple[float, float], ...]] = {
 """Table 6 as reported: (vision, text) in percent of Qwen2.5-0.5B, Qwen2.5-1.5B and Llama-3.2-1B."""
 
 MODULES = {"with": "with Extractor", "without": "w/o Extractor", "untrained": "random weights"}
+LABELS = {one.key: one.label for one in CONDITIONS}
 PAIRING = (
     "of the pairing: how often the fitted probe is as accurate with test partners exchanged "
     f"({PERMUTATIONS} times a seed); twice the mean over seeds"
 )
+
+_WHO = (Column("model", "Model"), Column("module", "Module"))
+_PROBED = (*_WHO, Column("probe", "Probe"), Column("modality", "Partner"), Column("by", "Classifier"))
 
 Groups = Mapping[tuple[str, str, str, str, str], list[Measured]]
 
@@ -72,12 +76,7 @@ def tables(
 
 
 def _main(models: Sequence[Model], groups: Groups) -> Table:
-    columns = [
-        Column("model", "Model"),
-        Column("module", "Module"),
-        Column("probe", "Probe"),
-        Column("by", "Classifier"),
-    ]
+    columns = [*_WHO, Column("probe", "Probe"), Column("by", "Classifier")]
     probed = [modality for modality in MODALITIES if any(key[3] == modality for key in groups)]
     for modality in probed:
         name = modality.capitalize()
@@ -179,23 +178,19 @@ def _gap_table(models: Sequence[Model], groups: Groups, splits: Sequence[Split])
 
 
 def _kind_table(models: Sequence[Model], groups: Groups) -> Table:
-    columns = [Column("model", "Model"), Column("module", "Module"), Column("probe", "Probe")]
-    columns += [Column("modality", "Partner"), Column("by", "Classifier"), Column("k0", "Matches", "percent", 1)]
+    columns = [*_PROBED, Column("k0", "Matches", "percent", 1)]
     columns += [Column(f"k{kind + 1}", name.capitalize(), "percent", 1) for kind, name in enumerate(KINDS)]
     columns += [Column("balanced", "Balanced", "percent", 1), Column("auc", "AUC", "number", 3)]
     rows = []
     for (backbone, role, key, modality, classifier), results in groups.items():
-        label = next((one.label for one in CONDITIONS if one.key == key), None)
-        if label is None:
+        if key not in LABELS:
             continue
         kinds = 100 * np.array([one.judged.kinds for one in results]).mean(0)
         rows.append(
-            {"model": backbone, "module": MODULES[role], "probe": label, "modality": modality, "by": classifier}
+            {"model": backbone, "module": MODULES[role], "probe": LABELS[key], "modality": modality, "by": classifier}
             | {f"k{kind}": float(value) for kind, value in enumerate(kinds)}
-            | {
-                "balanced": 100 * float(np.mean([one.judged.balanced for one in results])),
-                "auc": float(np.mean([one.judged.auc for one in results])),
-            }
+            | {"balanced": 100 * float(np.mean([one.judged.balanced for one in results]))}
+            | {"auc": float(np.mean([one.judged.auc for one in results]))}
         )
     note = "Share judged rightly. A probe that says no to everything has 100 % on all negatives and 0 % on matches."
     return Table("kinds", "By kind of pair, mean over seeds.", tuple(columns), tuple(rows), note)
@@ -231,8 +226,7 @@ def _other_table(models: Sequence[Model], groups: Groups) -> Table:
                 }
             )
     columns = (
-        Column("model", "Model"),
-        Column("module", "Module"),
+        *_WHO,
         Column("modality", "Partner"),
         Column("selectivity", "Selectivity, points", "number", 1, "SVM's accuracy minus that on shuffled partners"),
         Column("bits", "Code, bits", "number", 0, "online code of the training labels by the MLP"),
@@ -262,8 +256,7 @@ def _similar_table(alike: Sequence[Similar], total: int) -> Table:
         for one in alike
     ]
     columns = (
-        Column("model", "Model"),
-        Column("module", "Module"),
+        *_WHO,
         Column("modality", "Partner"),
         Column("cka", "CKA", "number", 3, "linear centred kernel alignment of latents and partners, from 0 to 1"),
         Column("cka_i", "95 %", "interval", 3, "jackknife over images"),
@@ -291,20 +284,14 @@ def _seed_table(groups: Groups) -> Table:
     for (backbone, role, key, modality, classifier), results in groups.items():
         if key not in ("main", "shuffled") or role == "untrained":
             continue
-        label = next(one.label for one in CONDITIONS if one.key == key)
+        who = {"model": backbone, "module": MODULES[role], "probe": LABELS[key], "modality": modality, "by": classifier}
         for one in results:
-            low, high = wilson(round(one.judged.accuracy * one.judged.n), one.judged.n)
+            ends = share(round(one.judged.accuracy * one.judged.n), one.judged.n)
             rows.append(
-                {"model": backbone, "module": MODULES[role], "probe": label, "modality": modality, "by": classifier}
-                | {"seed": one.seed, "accuracy": 100 * one.judged.accuracy, "interval": [100 * low, 100 * high]}
-                | {"n": one.judged.n}
+                {**who, "seed": one.seed, "accuracy": 100 * one.judged.accuracy, "interval": ends, "n": one.judged.n}
             )
     columns = (
-        Column("model", "Model"),
-        Column("module", "Module"),
-        Column("probe", "Probe"),
-        Column("modality", "Partner"),
-        Column("by", "Classifier"),
+        *_PROBED,
         Column("seed", "Seed", "number", 0),
         Column("accuracy", "Accuracy", "percent", 1),
         Column("interval", "95 % Wilson", "interval", 1),

@@ -10,7 +10,7 @@ from analysis.probe.classifiers import MAX_STEPS
 from analysis.probe.experiment import CONDITIONS, MODALITIES, Measured, Model, grouped
 from analysis.probe.pairs import Split
 from analysis.probe.summary import Gap, Spread
-from analysis.probe.tables import MODULES, accuracy_of, gaps
+from analysis.probe.tables import LABELS, MODULES, accuracy_of, gaps
 
 __all__ = ["verdict", "warnings_of"]
 
@@ -123,8 +123,7 @@ def _controls_above_chance(groups: Groups, leaking: bool) -> list[str]:
         value = accuracy_of(results)
         if key not in ("shuffled", "latent", "partner") or value.mean <= ABOVE_CHANCE:
             continue
-        what = next(one.label for one in CONDITIONS if one.key == key)
-        where = f"{what} ({backbone}, {MODULES[role]}, {modality}, {classifier})"
+        where = f"{LABELS[key]} ({backbone}, {MODULES[role]}, {modality}, {classifier})"
         right, total = (
             sum(numbers)
             for numbers in zip(

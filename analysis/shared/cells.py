@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -55,9 +55,20 @@ def only(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> tuple[
     return tuple({key: value for key, value in row.items() if key in keys} for row in rows)
 
 
-def series(name: str, places: Sequence[str | float], results: Sequence[Result], scale: float = 1.0) -> Series:
+class Estimated(Protocol):
+    """An estimate with its interval."""
+
+    @property
+    def estimate(self) -> float: ...
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+
+
+def series(name: str, places: Sequence[str | float], results: Sequence[Estimated], scale: float = 1.0) -> Series:
     """A curve of estimates with their intervals."""
-    both = [interval(one, scale) for one in results]
+    both = [ends(one.low, one.high, scale) for one in results]
     return Series(
         name, tuple(places), tuple(scale * one.estimate for one in results),
         tuple(low for low, _ in both), tuple(high for _, high in both),

@@ -7,21 +7,22 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from analysis.shared.report.document import Picture, Step
+from analysis.shared.report.document import Picture, Step, View
 from analysis.shared.showing import picture
 from lare.embedded.world.benchmark import SIZES_BY_TASK, make_task, stand_in
 from lare.trace import TraceReader
 
 if TYPE_CHECKING:
+    import pandas as pd
     from PIL.Image import Image
 
-__all__ = ["Looks", "mini_images", "mini_pictures", "own_grids"]
+__all__ = ["Looks", "mini_images", "mini_pictures", "own_grids", "paired_views"]
 
 
 def mini_images(wanted: Iterable[tuple[str, int, str | None]], any_scene: bool = False) -> dict[tuple[str, int], Image]:
@@ -56,6 +57,26 @@ def mini_pictures(wanted: Iterable[tuple[str, int, str | None]]) -> Mapping[tupl
         (task, doc): picture(image, f"The picture of question {doc} of {task}")
         for (task, doc), image in mini_images(wanted).items()
     }
+
+
+def paired_views(
+    item: pd.Series, names: Sequence[str], looks: Sequence[Looks], rights: Sequence[bool | None],
+    facts: Sequence[Mapping[str, Any]],
+) -> tuple[View, ...]:  # fmt: skip
+    """What two settings answered to an item that `analysis.shared.traces.pair` has put side by side.
+
+    Args:
+        item: Its row, with columns ``_a`` and ``_b``.
+        names: Names of A and B.
+        looks: Where their steps looked.
+        rights: Whether each is right.
+        facts: What stands beside each.
+    """
+    made = []
+    for mark, name, look, right, known in zip("ab", names, looks, rights, facts, strict=True):
+        steps, grid = look.steps(int(item[f"row_{mark}"])) if f"row_{mark}" in item else ((), 0)
+        made.append(View(name, str(item[f"answer_{mark}"]), right, str(item[f"text_{mark}"]), steps, grid, known))
+    return tuple(made)
 
 
 def own_grids(reader: TraceReader) -> bool:

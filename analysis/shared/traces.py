@@ -75,9 +75,10 @@ def open_traces(paths: Sequence[str | Path], one_model: bool = True) -> TraceRea
     reader = TraceReader(*directories)
     versions: dict[Any, Path] = {}
     for directory in directories:
-        for shard in _shards(directory):
+        for shard in sorted(path for path in directory.glob("shard-*") if path.is_dir()):
             _refuse_torn_line(shard)
-            versions.setdefault(_version(shard), shard)
+            facts = json.loads((shard / "shard.json").read_text(encoding="utf-8"))
+            versions.setdefault(facts.get("version"), shard)
     if len(versions) > 1:
         parts = ", ".join(f"{str(path)!r} has version {version}" for version, path in versions.items())
         raise LareError(f"the traces are of different format versions ({parts}); evaluate again with one version")
@@ -87,14 +88,6 @@ def open_traces(paths: Sequence[str | Path], one_model: bool = True) -> TraceRea
     if one_model:
         _refuse_mixed(reader, directories)
     return reader
-
-
-def _shards(directory: Path) -> list[Path]:
-    return sorted(path for path in directory.glob("shard-*") if path.is_dir())
-
-
-def _version(shard: Path) -> Any:
-    return json.loads((shard / "shard.json").read_text(encoding="utf-8")).get("version")
 
 
 def _refuse_torn_line(shard: Path) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.shared.cells import series
 from analysis.shared.effects import cluster_contrast, ratio_of_means
-from analysis.shared.report.document import Column, Figure, Series, Table
+from analysis.shared.report.document import Column, Figure, Table
 from analysis.shared.stats import Result, cluster_difference
 from analysis.shared.traces import short
 from analysis.tokens.paper_table1 import CLAIM, DEFINITIONS, TABLE1, Gain, gains, reported
@@ -213,25 +214,12 @@ def figures(rows: Sequence[Cost], judged: str) -> tuple[Figure, ...]:
     """Differences by task, and how the counting changes them."""
     found = []
     for other in dict.fromkeys(one.other for one in rows):
-        series = []
+        text = [one for one in rows if (one.other, one.quantity) == (other, "text tokens")]
+        curves = []
         for counting in COUNTINGS:
-            chosen = [
-                one for one in rows if (one.other, one.counting, one.quantity) == (other, counting, "text tokens")
-            ]
-            series.append(
-                Series(
-                    counting,
-                    tuple(short(one.task) for one in chosen),
-                    tuple(one.gap.estimate for one in chosen),
-                    tuple(_known(one.gap.low) for one in chosen),
-                    tuple(_known(one.gap.high) for one in chosen),
-                )
-            )
+            chosen = [one for one in text if one.counting == counting]
+            curves.append(series(counting, [short(one.task) for one in chosen], [one.gap for one in chosen]))
         words = f"Text tokens of {judged} less those of {other}, by task and way of counting, with 95 % intervals."
         title = f"Text tokens, {judged} - {other}"
-        found.append(Figure(f"gap-{other}", title, words, "intervals", tuple(series), "tokens", "", 0.0))
+        found.append(Figure(f"gap-{other}", title, words, "intervals", tuple(curves), "tokens", "", 0.0))
     return tuple(found)
-
-
-def _known(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -168,7 +168,8 @@ class _Suite:
         for name in first:
             self._round(name, [Setting(name, self.asking.seed)], range(len(self.questions)), keep=True)
         own, moved = self._bank("own"), self._bank("image") if "image" in first else None
-        settings = [Setting(name, self.asking.seed, self._bank_of(name, own, moved)) for name in wanted]
+        banks = {name: moved if name == "image_latents" else own for name in wanted}
+        settings = [Setting(name, self.asking.seed, bank) for name, bank in banks.items()]
         rest = [one for one in settings if one.name not in first]
         every = range(len(self.questions))
         boxed = [row for row, who in enumerate(self.asked) if who.boxes]
@@ -205,10 +206,6 @@ class _Suite:
             raise LareError(f"the method {self.method.name!r} makes no latents here, so there is nothing to validate")
         steps = torch.tensor([self.replies[name][row].steps for row in range(len(self.questions))])
         return Bank(tuple(self.asked), _padded(rows), steps)
-
-    @staticmethod
-    def _bank_of(name: str, own: Bank, moved: Bank | None) -> Bank | None:
-        return moved if name == "image_latents" else own
 
     def _round(self, label: str, settings: list[Setting], rows: Sequence[int], other: Method | None = None,
                keep: bool = False) -> None:  # fmt: skip
@@ -252,18 +249,13 @@ class _Suite:
             return Part(replies, {})
         named = [(one.name, answers) for one, answers in zip(settings, found, strict=True)]
         told = [(name, answers) for name, answers in named if any("step_shares" in one.arrays for one in answers)]
-        latents = {name: self._stacked(answers) for name, answers in named}
+        latents = {name: _arrays(answers, "latents", _NONE) for name, answers in named}
         return Part(replies, latents, {name: _arrays(answers, "step_shares", _NO_SHARES) for name, answers in told})
 
     def _exchanged(self, batch: Sequence[int], what: str) -> tuple[list[Image], list[str]]:
         images = self.partners if what == "image" else range(len(self.questions))
         texts = self.partners if what == "question" else range(len(self.questions))
         return [self.questions[images[row]].image for row in batch], [self.questions[texts[row]].text for row in batch]
-
-    @staticmethod
-    def _stacked(answers: Sequence[Answer]) -> Tensor:
-        """(B, K, m, d), zeros after a question's last step; a question may have none."""
-        return _arrays(answers, "latents", _NONE)
 
     def _outcomes(self, wanted: Sequence[str]) -> Outcomes:
         names = [name for name in (*wanted, RATIONALE) if name in self.replies]

@@ -68,7 +68,7 @@ def summarise(found: Measured, sentence: str, commit: str, version: str) -> dict
         "scenes": len(set(outcomes.scenes)),
         "tasks": sorted({one.task for one in questions}),
         "stand_in": found.stand_in,
-        "accuracy": {name: _share(one.right[one.asked].mean()) for name, one in outcomes.by_name.items()},
+        "accuracy": {name: round(float(one.right[one.asked].mean()), 6) for name, one in outcomes.by_name.items()},
         "predictions": [_prediction(one) for one in found.judgement.predictions],
         "mediation": {name: _result(one) for name, one in found.mediation.items()},
         "kept_of_gain": {name: _result(one) for name, one in found.kept.items()},
@@ -78,10 +78,6 @@ def summarise(found: Measured, sentence: str, commit: str, version: str) -> dict
         "made_with": {"lare": version, "commit": commit, **found.hashes, "seed": found.seed},
         "badge": badge_of(found.judgement.verdict, len(questions)),
     }
-
-
-def _share(value: float) -> float:
-    return round(float(value), 6)
 
 
 def _number(value: float | None) -> float | None:

@@ -29,6 +29,7 @@ class Gemma3(VisionLanguage):
 
     tower = "model.vision_tower"
     connector = ("model.multi_modal_projector",)
+    token = _TOKEN
 
     def check(self, config: PreTrainedConfig) -> None:
         """See `VisionLanguage`."""
@@ -56,10 +57,6 @@ class Gemma3(VisionLanguage):
         reading = read_prompt(model, input_ids, visual)
         reading.together = (input_ids == model.config.image_token_id).long()
         return reading
-
-    def image_token(self, processor: LareProcessor) -> str:
-        """See `Backbone`."""
-        return self.tokenizer_token(processor, _TOKEN)
 
     def around(self, processor: LareProcessor) -> tuple[str, str, str]:
         """See `Backbone`."""

@@ -45,6 +45,7 @@ class Idefics3(VisionLanguage):
     tower = "model.vision_model"
     connector = ("model.connector",)
     text = "model.text_model"
+    token = _IMAGE
 
     def check(self, config: PreTrainedConfig) -> None:
         """See `VisionLanguage`."""
@@ -72,14 +73,6 @@ class Idefics3(VisionLanguage):
         if isinstance(tokens, Tensor):  # of all tiles; newer versions of transformers tell pictures apart
             tokens = [one.flatten(0, 1) for one in tokens.split([rows * columns + 1 for rows, columns in tiles])]
         return canvas(list(tokens), [places_of(one, side) for one in tiles], model.config.window, {})
-
-    def image_token(self, processor: LareProcessor) -> str:
-        """See `Backbone`."""
-        return self.tokenizer_token(processor, _IMAGE)
-
-    def around(self, processor: LareProcessor) -> tuple[str, str, str]:
-        """See `Backbone`."""
-        return self.image_token(processor), "", ""
 
     def pictures(
         self, processor: LareProcessor, images: Sequence[Image], **options: Any

@@ -34,6 +34,7 @@ class Llava(VisionLanguage):
 
     tower = "model.vision_tower"
     connector = ("model.multi_modal_projector",)
+    token = "<image>"
 
     def check(self, config: PreTrainedConfig) -> None:
         """See `VisionLanguage`."""
@@ -64,14 +65,6 @@ class Llava(VisionLanguage):
             )
         return on_grid(list(found), [(rows, columns)] * len(found), model.config.window, {})
 
-    def image_token(self, processor: LareProcessor) -> str:
-        """See `Backbone`."""
-        return self.tokenizer_token(processor, "<image>")
-
-    def around(self, processor: LareProcessor) -> tuple[str, str, str]:
-        """See `Backbone`."""
-        return self.image_token(processor), "", ""
-
     def pictures(
         self, processor: LareProcessor, images: Sequence[Image], **options: Any
     ) -> tuple[dict[str, Tensor], list[Any]]:
@@ -80,10 +73,6 @@ class Llava(VisionLanguage):
         patch = int(processor.backbone_settings["patch_size"])
         rows, columns = (int(side) // patch for side in made["pixel_values"].shape[-2:])
         return {"pixel_values": made["pixel_values"]}, [(rows, columns)] * len(images)
-
-    def image_text(self, processor: LareProcessor, grid: Any) -> str:
-        """See `Backbone`."""
-        return self.image_token(processor) * int(grid[0] * grid[1])
 
     def region(self, eyes: Any, size: tuple[int, int]) -> tuple[float, float, float, float]:
         """See `Backbone`; what the image processor leaves of a picture."""

@@ -60,6 +60,7 @@ class QwenVL(VisionLanguage):
     image_inputs = ("image_grid_thw",)
     tower = "model.visual"
     connector: ClassVar[tuple[str, ...]] = ("model.visual.merger",)
+    token = "<|image_pad|>"
 
     def nominal(self, config: PreTrainedConfig) -> tuple[int, int]:
         """See `VisionLanguage`."""
@@ -94,14 +95,6 @@ class QwenVL(VisionLanguage):
 
     # The processor's half --------------------------------------------------------------------------------------
 
-    def image_token(self, processor: LareProcessor) -> str:
-        """See `Backbone`."""
-        return self.tokenizer_token(processor, "<|image_pad|>")
-
-    def around(self, processor: LareProcessor) -> tuple[str, str, str]:
-        """See `Backbone`."""
-        return self.image_token(processor), "", ""
-
     def pictures(
         self, processor: LareProcessor, images: Sequence[Image], **options: Any
     ) -> tuple[dict[str, Tensor], list[Shape]]:
@@ -131,10 +124,6 @@ class QwenVL(VisionLanguage):
             for crop, (rows, columns) in zip(crops, cells, strict=True)
         ]
         return dict(self.pictures(eyes, sized, do_resize=False)[0])
-
-    def image_text(self, processor: LareProcessor, grid: Any) -> str:
-        """See `Backbone`; the marks around it are the chat template's."""
-        return self.image_token(processor) * int(grid[0] * grid[1])
 
 
 class Qwen3VL(QwenVL):

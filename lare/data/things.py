@@ -173,8 +173,5 @@ class Common:
 
     def adversarial(self, absent: Sequence[str], there: Sequence[str]) -> list[str]:
         """Named things in the order of how often that is together with one that is there, then of `popular`."""
-        count = {name: max((self._pair(name, one) for one in there), default=0) for name in absent}
-        return sorted(self.popular(absent), key=lambda name: -count[name])
-
-    def _pair(self, first: str, second: str) -> int:
-        return self.together[(min(first, second), max(first, second))]
+        counts = {name: [self.together[min(name, one), max(name, one)] for one in there] for name in absent}
+        return sorted(self.popular(absent), key=lambda name: -max(counts[name], default=0))

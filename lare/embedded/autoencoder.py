@@ -8,7 +8,6 @@ Run as a module:
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,12 +21,12 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from lare.commands import command
-from lare.embedded.encoder import SceneStream
+from lare.embedded.encoder import SceneStream, add_history
 from lare.embedded.world.render import render
 from lare.embedded.world.scene import IMAGE_SIZE, sample_scene
 from lare.errors import LareError
 from lare.losses.image_codes import autoencoder, image_features, image_pixels
-from lare.progress import note, progress
+from lare.progress import progress
 from lare.training.optimiser.schedule import learning_rate
 from lare.training.precision import fast_bf16
 from lare.training.saving.state import load_state, save_state
@@ -147,7 +146,8 @@ def train_tokenizer(
         optimiser.step()
         if (step + 1) % report_every == 0 or step + 1 == steps:
             seconds = before + time.time() - began
-            _report(out, (step + 1) * BATCH, loss.item(), seconds, psnr(tokenizer, crops))
+            seen = {"images": (step + 1) * BATCH, "loss": loss.item()}
+            add_history(out, {**seen, "minutes": seconds / 60, "psnr": psnr(tokenizer, crops)})
             if step + 1 == steps:
                 _write(tokenizer, crops, out)
             meta = {"step": step + 1, "seconds": seconds, "done": step + 1 == steps}
@@ -161,14 +161,6 @@ def _write(tokenizer: AutoencoderKL, crops: Tensor, out: Path) -> None:
     codes = image_features(tokenizer, crops)
     tokenizer.register_to_config(shift_factor=float(codes.mean()), scaling_factor=float(1 / codes.std()))
     tokenizer.save_pretrained(out, safe_serialization=True)
-
-
-def _report(out: Path, images: int, loss: float, seconds: float, decibels: float) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    row = {"images": images, "loss": loss, "minutes": seconds / 60, "psnr": decibels}
-    with open(out / "history.jsonl", "a", encoding="utf8") as file:
-        file.write(json.dumps(row) + "\n")
-    note(json.dumps(row))
 
 
 @command()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import cast
 
@@ -173,7 +173,11 @@ def encoder_step(both: nn.ModuleDict, images: Tensor, target: Tensor) -> Tensor:
 
 def _report(both: nn.ModuleDict, out: Path, images: int, loss: float, minutes: float) -> None:
     model, heads = cast(LareVisionModel, both["model"]), cast(DenseHeads, both["heads"])
-    row = {"images": images, "loss": loss, "minutes": minutes} | evaluate(model, heads, "validation")
+    add_history(out, {"images": images, "loss": loss, "minutes": minutes} | evaluate(model, heads, "validation"))
+
+
+def add_history(out: Path, row: Mapping[str, float]) -> None:
+    """Note an entry of a part's history, and add it to the file."""
     out.mkdir(parents=True, exist_ok=True)
     with open(out / "history.jsonl", "a", encoding="utf8") as file:
         file.write(json.dumps(row) + "\n")

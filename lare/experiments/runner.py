@@ -74,7 +74,7 @@ class _Runner:
                 return ended
             if not job.ready or not self._free(job):
                 continue
-            lock = _lock(self._lock_file(job))
+            lock = _lock(job.run.place.with_name(f"{job.run.place.name}.lock"))
             if lock is None:
                 self.elsewhere[job.run.name] = None
                 continue
@@ -89,9 +89,6 @@ class _Runner:
         name = job.run.name
         busy = name in {one.job.run.name for one in self.active}
         return not (busy or name in self.failures or name in self.elsewhere or (name, job.asks) in self.finished)
-
-    def _lock_file(self, job: Job) -> Path:
-        return job.run.place.with_name(f"{job.run.place.name}.lock")
 
     def _moved(self, one: _Active) -> bool:
         """Whether a run's process has ended; the next one is started, or the run is put away."""

@@ -127,12 +127,13 @@ class VisionLanguage(Backbone):
         tower: Path of the encoder.
         connector: Paths of what takes its features to the decoder.
         text: Path of the decoder.
-        patch: Pixels a side of a visual token, where the configuration does not tell; for estimates alone.
+        token: The control token that stands for one visual token.
     """
 
     tower: ClassVar[str]
     connector: ClassVar[tuple[str, ...]]
     text: ClassVar[str] = "model.language_model"
+    token: ClassVar[str]
 
     @property
     def encoder(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -178,6 +179,18 @@ class VisionLanguage(Backbone):
     def logits(self, model: Any, hidden: Tensor) -> Tensor:
         """See `Backbone`."""
         return cast(Tensor, model.language_model.get_output_embeddings()(hidden))
+
+    def image_token(self, processor: Any) -> str:
+        """See `Backbone`."""
+        return self.tokenizer_token(processor, self.token)
+
+    def around(self, processor: Any) -> tuple[str, str, str]:
+        """See `Backbone`; nothing but the picture's own tokens."""
+        return self.image_token(processor), "", ""
+
+    def image_text(self, processor: Any, grid: Any) -> str:
+        """See `Backbone`; a token for each cell of rows and columns."""
+        return self.image_token(processor) * int(grid[0] * grid[1])
 
     def tokenizer_token(self, processor: Any, default: str) -> str:
         """A control token of the family that the processor's tokenizer has to know.

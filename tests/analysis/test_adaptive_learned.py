@@ -14,7 +14,7 @@ from scipy import stats as scipy_stats
 from analysis.adaptive import page
 from analysis.adaptive.curves import shuffled_figure, shuffled_table
 from analysis.adaptive.measure import OWN, AdaptiveOptions, Measured, judge_all, measure, replay
-from analysis.adaptive.pays import Start, best_fixed, hops_table, pays_table, rank_correlation, shuffled_right
+from analysis.adaptive.pays import Start, best_fixed, hops_table, pays_table, rank_correlation
 from analysis.adaptive.stopping import (
     LEARNED,
     RULES,
@@ -24,6 +24,7 @@ from analysis.adaptive.stopping import (
     rule_label,
     rules_of,
     run_once,
+    shuffled_right,
     stop_steps,
     thresholds,
 )

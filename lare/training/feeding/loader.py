@@ -201,6 +201,7 @@ class PackedBatches(StageBatches):
         segmented = entry.training.own_segments
         found = [self._seen(int(number), pictured or segmented) for number in numbers]
         rows = [(one.row, one.pack) for one in found]
+        told = [row.rationale if len(row.rationale) else row.answer for row, _ in rows]
         images = [one.image for one in found if one.image is not None]
         features = [one.features for one in found if one.features is not None]
         processor = self.processor
@@ -220,7 +221,7 @@ class PackedBatches(StageBatches):
             self._pictures(images, seen) if pictured and images else None,
             step_boxes([row.boxes for row, _ in rows], layout.iterations),
             layout.fetch,
-            text_groups=torch.tensor([_text_group(row) for row, _ in rows]),
+            text_groups=torch.tensor([crc32(ids.tobytes()) for ids in told]),
             image_groups=torch.tensor([_image_group(row, pack) for row, pack in rows]),
             start=start,
             where=[row.where for row, _ in rows],
@@ -310,10 +311,6 @@ class PackedBatches(StageBatches):
         which, inside = self._place(number)
         found: np.ndarray = self.features[which].features[self.features[which].which[inside]].astype(np.float32)
         return found
-
-
-def _text_group(row: PackedRow) -> int:
-    return crc32((row.rationale if len(row.rationale) else row.answer).tobytes())
 
 
 def _image_group(row: PackedRow, pack: Packed) -> int:

@@ -15,4 +15,3 @@ def quick_probes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr("analysis.probe.classifiers.COSTS", (1e-3, 1e-1))
     if request.path.name not in ("test_parts.py", "test_shuffled.py"):
         monkeypatch.setattr("analysis.probe.classifiers.PATIENCE", 4)
-        monkeypatch.setattr("analysis.probe.projection.PATIENCE", 4)
