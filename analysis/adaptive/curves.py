@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from analysis.adaptive.stopping import Prefixes, at_stop, rule_label, shuffled_right, stop_steps, thresholds
-from analysis.shared.cells import interval, with_interval
+from analysis.shared.cells import cells, with_interval
 from analysis.shared.report.document import Column, Figure, Series, Table
 from analysis.shared.stats import cluster_difference
 
@@ -31,7 +31,7 @@ def shuffled_table(made: Prefixes, values: Mapping[str, Array]) -> Table:
             line = float(np.interp(mean, np.arange(made.most + 1), fixed))
             rows.append(
                 {"rule": rule_label(rule), "steps": mean, "accuracy": 100 * right.mean(), "dealt": 100 * dealt.mean()}
-                | {"line": 100 * line, "gap": 100 * gap.estimate, "gap_interval": interval(gap, 100)}
+                | {"line": 100 * line, **cells("gap", gap, 100)}
             )
     columns = (
         Column("rule", "Rule"),

@@ -19,7 +19,7 @@ from scipy import stats as scipy_stats
 
 from analysis.adaptive.stopping import Prefixes, Steps, at_stop, rule_label, shuffled_right
 from analysis.adaptive.tables import Judged
-from analysis.shared.cells import interval, with_interval
+from analysis.shared.cells import cells, with_interval
 from analysis.shared.report.document import Column, Table
 from analysis.shared.stats import Result
 from lare.experiments.compare import DRAWS, mean_by_start
@@ -97,10 +97,8 @@ def pays_table(starts: Sequence[Start]) -> Table:
                 "aim": one.aim,
                 "steps": float(np.mean([t.mean() for t in stops])),
                 "share": 100 * share,
-                "gap": 100 * gap.estimate,
-                "gap_interval": interval(gap, 100),
-                "shuffled": 100 * over.estimate,
-                "shuffled_interval": interval(over, 100),
+                **cells("gap", gap, 100),
+                **cells("shuffled", over, 100),
                 "each": ", ".join(f"{100 * value:+.1f}" for value in mean_by_start(right - fixed, starts[0].test.task)),
                 "pays": "yes" if pays else "no",
             }
@@ -139,7 +137,7 @@ def hops_table(starts: Sequence[Start]) -> Table:
         for name, values, known in (("hops", made.hops, made.hops > 0), ("level", order, order >= 0)):
             found = rank_correlation(steps[:, known], values[known].astype(float), made.scene[known])
             if found is not None:
-                line |= {name: found.estimate, f"{name}_interval": interval(found)}
+                line |= cells(name, found)
         rows.append(line)
     columns = [Column("rule", "Rule"), Column("aim", "Threshold chosen for")]
     columns += [Column(f"h{hop}", f"{hop} hop{'s' if hop > 1 else ''}", "number", 2, "mean steps") for hop in hops]

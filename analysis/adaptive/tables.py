@@ -21,7 +21,7 @@ from analysis.adaptive.stopping import (
     stop_steps,
     thresholds,
 )
-from analysis.shared.cells import interval, only, question_sample, series, with_interval
+from analysis.shared.cells import cells, interval, only, question_sample, series, with_interval
 from analysis.shared.questions import Question
 from analysis.shared.report.document import Column, Figure, Sample, Series, Step, Table, View
 from analysis.shared.stats import Result, cluster_difference, cluster_mean, holm, mcnemar
@@ -139,11 +139,9 @@ def _main(made: Prefixes, judged: Sequence[Judged], usual: int) -> tuple[Table, 
                 "steps": float(one.steps.mean()),
                 "accuracy": 100 * one.accuracy.estimate,
                 "interval": interval(one.accuracy, 100),
-                "gap": 100 * one.against_usual.estimate,
-                "gap_interval": interval(one.against_usual, 100),
+                **cells("gap", one.against_usual, 100),
                 "holm": adjusted.get(id(one)),
-                "shuffled": 100 * one.against_shuffled.estimate,
-                "shuffled_interval": interval(one.against_shuffled, 100),
+                **cells("shuffled", one.against_shuffled, 100),
                 "line": 100 * (one.accuracy.estimate - one.line),
                 "tokens": one.tokens,
                 "flipped": 100 * one.flipped,
@@ -207,8 +205,7 @@ def _fixed(made: Prefixes, usual: int) -> Table:
                 "step": step,
                 "accuracy": 100 * mean.estimate,
                 "interval": interval(mean, 100),
-                "gap": 100 * gap.estimate,
-                "gap_interval": interval(gap, 100),
+                **cells("gap", gap, 100),
                 "tokens": made.tokens[:, step].mean(),
                 "flipped": 100 * (made.replies[:, step] != made.replies[:, -1]).mean(),
             }

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from analysis.shared.asking import Answers
-from analysis.shared.cells import interval, only, question_sample, series, share, with_interval
+from analysis.shared.cells import cells, interval, only, question_sample, series, share, with_interval
 from analysis.shared.questions import Question
 from analysis.shared.report.document import Column, Figure, Sample, Series, Table, View
 from analysis.shared.stats import Result, cluster_difference, cluster_mean, holm, mcnemar, wilson
@@ -115,8 +115,7 @@ def main_tables(
             one, reference = compared[control.name], answers[control.against]
             row |= {
                 "against": next(other.title for other in CONTROLS if other.name == control.against),
-                "gap": 100 * one.gap.estimate,
-                "gap_interval": interval(one.gap, 100),
+                **cells("gap", one.gap, 100),
                 "gained": int((mine.right & ~reference.right).sum()),
                 "lost": int((~mine.right & reference.right).sum()),
                 "changed": 100 * np.mean([a != b for a, b in zip(mine.replies, reference.replies, strict=True)]),

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from analysis.reconstruct.measure import SAMPLED, ByStep, over_steps
 from analysis.reconstruct.sampling import TITLES, Scores
-from analysis.shared.cells import interval, only, with_interval
+from analysis.shared.cells import cells, only, with_interval
 from analysis.shared.report.document import Column, Table
 from analysis.shared.stats import cluster_difference, cluster_mean
 from analysis.shared.tasks import Apart, find_apart
@@ -48,9 +48,7 @@ def by_task(scores: ByStep, tasks: Sequence[str], scenes: Sequence[str], apart: 
             row |= {metric: scale * own.mean()}
             if len(inside) > 1:
                 mean, gap = cluster_mean(own, inside), cluster_difference(own, other, inside)
-                row |= {f"{metric}_interval": interval(mean, scale)}
-                row |= {f"{metric}_gap": scale * gap.estimate}
-                row |= {f"{metric}_gap_interval": interval(gap, scale)}
+                row |= cells(metric, mean, scale) | cells(f"{metric}_gap", gap, scale)
         rows.append(row)
     columns = (
         Column("task", "Task"),

@@ -23,7 +23,7 @@ from analysis.reconstruct.answer import answer
 from analysis.reconstruct.by_task import by_task, moves_by_condition, take
 from analysis.reconstruct.measure import SAMPLED, ByStep, Measured, ReconstructOptions, measure, over_steps
 from analysis.reconstruct.sampling import TITLES, Scores
-from analysis.shared.cells import interval, only, question_sample, series, share, with_interval
+from analysis.shared.cells import cells, only, question_sample, series, share, with_interval
 from analysis.shared.cli import Computed, reproduce, run
 from analysis.shared.questions import Question, stand_ins
 from analysis.shared.report.answers import answered
@@ -57,16 +57,13 @@ def _main(scores: ByStep, scenes: Sequence[str], chance: float) -> tuple[Table, 
     copies, metrics = "training" in scores, [one.name for one in fields(Scores) if one.name != "copied"]
     for name in scores:
         means = {metric: cluster_mean(over_steps(scores[name], metric), scenes) for metric in metrics}
-        row: dict[str, Any] = {"condition": TITLES[name]}
-        row |= {"psnr": means["psnr"].estimate, "psnr_interval": interval(means["psnr"])}
+        row = {"condition": TITLES[name], **cells("psnr", means["psnr"]), **cells("found", means["found"], 100)}
         row |= {"ssim": means["ssim"].estimate, "code": means["code"].estimate}
-        row |= {"found": 100 * means["found"].estimate, "found_interval": interval(means["found"], 100)}
         copied = 100 * cluster_mean(over_steps(scores[name], "copied"), scenes).estimate if copies else None
         row |= {"copied": None if name == "training" else copied}
         if name in gaps:
-            row |= {"gap": gaps[name]["psnr"].estimate, "gap_interval": interval(gaps[name]["psnr"])}
-            row |= {"holm": adjusted[name], "found_gap": 100 * gaps[name]["found"].estimate}
-            row |= {"found_gap_interval": interval(gaps[name]["found"], 100), "found_holm": adjusted_found[name]}
+            row |= cells("gap", gaps[name]["psnr"]) | cells("found_gap", gaps[name]["found"], 100)
+            row |= {"holm": adjusted[name], "found_holm": adjusted_found[name]}
         rows.append(row)
     main = (
         Column("condition", "Sampled from"),

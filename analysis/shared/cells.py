@@ -12,7 +12,7 @@ from analysis.shared.report.document import Column, Sample, Series, View
 from analysis.shared.showing import picture
 from analysis.shared.stats import Result, wilson
 
-__all__ = ["OVER_SCENES", "ends", "interval", "only", "question_sample", "series", "share", "with_interval"]
+__all__ = ["OVER_SCENES", "cells", "ends", "interval", "only", "question_sample", "series", "share", "with_interval"]
 
 OVER_SCENES = "cluster-robust over scenes"
 """How most intervals are made."""
@@ -26,6 +26,11 @@ def ends(low: float, high: float, scale: float = 1.0) -> list[float | None]:
 def interval(result: Result, scale: float = 1.0) -> list[float | None]:
     """A result's interval as a cell holds it."""
     return ends(result.low, result.high, scale)
+
+
+def cells(key: str, result: Result, scale: float = 1.0) -> dict[str, Any]:
+    """The cells of `with_interval`'s two columns."""
+    return {key: scale * result.estimate, f"{key}_interval": interval(result, scale)}
 
 
 def share(right: float, n: int) -> list[float | None]:

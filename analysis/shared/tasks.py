@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats as scipy_stats
 
-from analysis.shared.cells import ends
+from analysis.shared.cells import ends, with_interval
 from analysis.shared.report.document import Column, Table
 from analysis.shared.stats import LEVEL, Groups, codes_of
 from analysis.shared.traces import short
@@ -289,15 +289,15 @@ def apart_table(apart: Apart, source: str = "") -> Table:
         )
         rows.append(row)
     bound, unit = apart.every[0].bound, apart.every[0].unit
+    gap, over = (
+        f"{unit}: the task's change less the mean change of the rest",
+        "cluster-robust, over all tasks and places",
+    )
     columns = (
         Column("task", "Task"),
-        Column("low", "Lowest to the rest", "number", 1, f"{unit}: the task's change less the mean change of the rest"),
-        Column("low_interval", "95 %, all at once", "interval", 1, "cluster-robust, over all tasks and places"),
+        *with_interval("low", "Lowest to the rest", 1, gap, over, "95 %, all at once"),
         Column("low_at", "Where"),
-        Column(
-            "high", "Highest to the rest", "number", 1, f"{unit}: the task's change less the mean change of the rest"
-        ),
-        Column("high_interval", "95 %, all at once", "interval", 1, "cluster-robust, over all tasks and places"),
+        *with_interval("high", "Highest to the rest", 1, gap, over, "95 %, all at once"),
         Column("high_at", "Where"),
         Column("fate", "Verdict"),
     )

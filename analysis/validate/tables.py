@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.shared.cells import interval, series, with_interval
+from analysis.shared.cells import cells, series, with_interval
 from analysis.shared.report.document import Column, Figure, Table
 from analysis.shared.stats import cluster_difference, cluster_mean
 from analysis.validate.effects import Collapse
@@ -32,7 +32,7 @@ def predictions_table(judgement: Judgement) -> Table:
     for one in judgement.predictions:
         row: dict[str, Any] = {"prediction": one.text, "needed": "yes" if one.needed else "", "status": one.status}
         if one.gap is not None:
-            row |= {"gap": 100 * one.gap.estimate, "gap_interval": interval(one.gap, 100), "holm": one.holm}
+            row |= {**cells("gap", one.gap, 100), "holm": one.holm}
         rows.append(row)
     columns = (
         Column("prediction", "If the content matters, then"),
@@ -53,13 +53,12 @@ def replaced_table(found: Measured) -> Table:
         scenes = [scene for scene, take in zip(outcomes.scenes, one.asked, strict=True) if take]
         right = one.right[one.asked].astype(float)
         mean = cluster_mean(right, scenes)
-        row: dict[str, Any] = {"setting": title_of(name), "n": int(one.asked.sum())}
-        row |= {"accuracy": 100 * mean.estimate, "accuracy_interval": interval(mean, 100)}
+        row = {"setting": title_of(name), "n": int(one.asked.sum()), **cells("accuracy", mean, 100)}
         row |= {"unreadable": int((~one.readable & one.asked).sum())}
         if name != "own":
             gap = cluster_difference(right, own.right[one.asked].astype(float), scenes)
             other = [a != b for a, b, take in zip(one.replies, own.replies, one.asked, strict=True) if take]
-            row |= {"gap": 100 * gap.estimate, "gap_interval": interval(gap, 100), "changed": 100 * np.mean(other)}
+            row |= {**cells("gap", gap, 100), "changed": 100 * np.mean(other)}
             row |= {"holm": judged[name].holm if name in judged and name != "oracle_other" else None}
         rows.append(row)
     columns = (
@@ -118,17 +117,17 @@ def mediation_table(found: Measured) -> Table | None:
     }
     looks = {"visual": "the image", "text": "the text", "latent": "latents before"}
     rows: list[dict[str, Any]] = [
-        {"effect": f"Attention of the latent steps to {words}, %", **_cells(found.attended[name])}
+        {"effect": f"Attention of the latent steps to {words}, %", **cells("value", found.attended[name], 100)}
         for name, words in looks.items()
         if name in found.attended
     ]
     for name, one in found.judgement.moved.items():
         what = "Latents' change, picture exchanged" if name == "image" else "Latents' change, question exchanged"
-        rows.append({"effect": f"{what}, % of their length", **_cells(one.change)})
+        rows.append({"effect": f"{what}, % of their length", **cells("value", one.change, 100)})
         if one.replies is not None:
             rows.append({"effect": f"Replies changed, {'picture' if name == 'image' else 'question'} exchanged, %",
-                         **_cells(one.replies)})  # fmt: skip
-    rows += [{"effect": f"{words[name]}{'' if name == 'share' else ', points lost'}", **_cells(one)}
+                         **cells("value", one.replies, 100)})  # fmt: skip
+    rows += [{"effect": f"{words[name]}{'' if name == 'share' else ', points lost'}", **cells("value", one, 100)}
              for name, one in found.mediation.items()]  # fmt: skip
     if not rows:
         return None
@@ -138,19 +137,12 @@ def mediation_table(found: Measured) -> Table | None:
                  tuple(rows), note)  # fmt: skip
 
 
-def _cells(one: Any) -> dict[str, Any]:
-    return {"value": 100 * one.estimate, "value_interval": interval(one, 100)}
-
-
 def kept_table(found: Measured) -> Table | None:
     """What of the gain a setting keeps; None without a gain."""
     gain = found.judgement.prediction("none")
     if not found.kept or gain is None or gain.gap is None or gain.gap.estimate <= 0:
         return None
-    rows = [
-        {"setting": title_of(name), "kept": 100 * one.estimate, "kept_interval": interval(one, 100)}
-        for name, one in found.kept.items()
-    ]
+    rows = [{"setting": title_of(name), **cells("kept", one, 100)} for name, one in found.kept.items()]
     columns = (Column("setting", "What precedes the answer"), *with_interval("kept", "Kept, %", 0, of=_OVER))
     note = (
         f"The gain is {100 * gain.gap.estimate:.1f} points over no latents and no marks. 0 % keeps nothing of it, "
@@ -164,9 +156,8 @@ def spent_table(found: Measured) -> Table:
     names = {"own": "Latents", "none": "Plain answer, no marks", "marks": "Marks only", RATIONALE: "Rationale as text"}
     rows = []
     for name, one in found.spent.items():
-        row = {"way": names[name], "accuracy": 100 * one.accuracy.estimate, "tokens": one.tokens, "steps": one.steps}
-        row |= {"accuracy_interval": interval(one.accuracy, 100), "seconds": 1000 * one.seconds}
-        rows.append(row | {"macs": one.multiply_adds})
+        row = {"way": names[name], **cells("accuracy", one.accuracy, 100), "tokens": one.tokens, "steps": one.steps}
+        rows.append(row | {"seconds": 1000 * one.seconds, "macs": one.multiply_adds})
     columns = (
         Column("way", "Way of answering"),
         *with_interval("accuracy", "Right, %", 1),
