@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -154,14 +155,25 @@ def _stay_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.fixture
-def few_rows(monkeypatch):
-    """Four questions a task."""
+@contextmanager
+def rows_a_task(monkeypatch: pytest.MonkeyPatch, n: int):
+    """The mini tasks with that many questions each."""
     from lare.embedded.world import benchmark
     from lare_eval import mini
 
     whole = benchmark.make_task
-    monkeypatch.setattr(benchmark, "make_task", lambda name, split="test", **k: whole(name, split, **(k | {"n": 4})))
+
+    def few(name, split="test", _=None, **more):
+        return whole(name, split, **(more | {"n": n}))
+
+    monkeypatch.setattr(benchmark, "make_task", few)
     mini.mini_rows.cache_clear()
     yield
     mini.mini_rows.cache_clear()
+
+
+@pytest.fixture
+def few_rows(monkeypatch):
+    """Four questions a task."""
+    with rows_a_task(monkeypatch, 4):
+        yield

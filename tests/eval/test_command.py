@@ -19,6 +19,7 @@ from lare_eval.cli import UNANSWERED, main
 from tests.methods.tiny_checkpoint import write_checkpoint
 
 from . import hub_cache
+from .conftest import rows_a_task
 
 
 @pytest.fixture(scope="module")
@@ -39,14 +40,8 @@ def quick(monkeypatch):
             super().__init__(verbosity, [str(own / "pope"), *include_path], include_defaults=False)
 
     monkeypatch.setattr(lmms_eval.__main__, "TaskManager", Few)
-    from lare.embedded.world import benchmark
-    from lare_eval import mini
-
-    whole = benchmark.make_task
-    monkeypatch.setattr(benchmark, "make_task", lambda name, *a, **k: whole(name, n=4))
-    mini.mini_rows.cache_clear()
-    yield
-    mini.mini_rows.cache_clear()
+    with rows_a_task(monkeypatch, 4):
+        yield
 
 
 def arguments(checkpoint: Path, *more: str) -> list[str]:

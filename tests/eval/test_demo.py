@@ -11,6 +11,8 @@ from lare_eval import demo
 from lare_eval.summary import Cell, Pass, margin, summarise, table, wilson
 from tests.methods.tiny_checkpoint import write_checkpoint
 
+from .conftest import rows_a_task
+
 
 def scores(bits):
     return dict(enumerate(float(bit) for bit in bits))
@@ -131,14 +133,8 @@ def test_summary_file(tmp_path):
 
 @pytest.fixture
 def few_rows(monkeypatch):
-    from lare.embedded.world import benchmark
-    from lare_eval import mini
-
-    whole = benchmark.make_task
-    monkeypatch.setattr(benchmark, "make_task", lambda name, *a, **k: whole(name, n=6))
-    mini.mini_rows.cache_clear()
-    yield
-    mini.mini_rows.cache_clear()
+    with rows_a_task(monkeypatch, 6):
+        yield
 
 
 def test_whole_demo_on_a_tiny_checkpoint(few_rows, tmp_path, capsys):

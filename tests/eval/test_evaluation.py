@@ -19,7 +19,7 @@ from lare.trace import TraceReader
 from lare_eval import TASKS
 from tests.methods.tiny_checkpoint import tiny_parts
 
-from .conftest import Rows, evaluate, requests_for
+from .conftest import Rows, evaluate, requests_for, rows_a_task
 
 NAMES = ["lare_mini_pope", "lare_mini_mmstar", "lare_mini_mmvp"]
 
@@ -33,14 +33,8 @@ def method():
 
 @pytest.fixture(autouse=True)
 def few_rows(monkeypatch):
-    from lare.embedded.world import benchmark
-    from lare_eval import mini
-
-    whole = benchmark.make_task
-    monkeypatch.setattr(benchmark, "make_task", lambda name, *a, **k: whole(name, n=6))
-    mini.mini_rows.cache_clear()
-    yield
-    mini.mini_rows.cache_clear()
+    with rows_a_task(monkeypatch, 6):
+        yield
 
 
 def run(method, **options):

@@ -9,7 +9,7 @@ import pytest
 
 from lare_eval import TASKS
 
-from .conftest import FakeMethod, evaluate
+from .conftest import FakeMethod, evaluate, rows_a_task
 
 NAMES = ("mmbench", "mmstar", "mmvp", "scienceqa", "pope")
 ROWS = 12
@@ -18,16 +18,8 @@ ROWS = 12
 @pytest.fixture(autouse=True)
 def few_rows(monkeypatch):
     """A few rows a task."""
-    from lare.embedded.world import benchmark
-    from lare_eval import mini
-
-    whole = benchmark.make_task
-    monkeypatch.setattr(
-        benchmark, "make_task", lambda name, split="test", version=1, **k: whole(name, split, n=ROWS, version=version)
-    )
-    mini.mini_rows.cache_clear()
-    yield
-    mini.mini_rows.cache_clear()
+    with rows_a_task(monkeypatch, ROWS):
+        yield
 
 
 def right_answers(version: int = 1) -> dict[tuple[bytes, str], str]:

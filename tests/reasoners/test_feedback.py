@@ -7,30 +7,13 @@ import torch
 from lare.errors import LareError
 from lare.methods import load_method
 from lare.methods.base import Sampling
-from lare.reasoners import load_preset, preset_names
+from lare.reasoners import preset_names
 from lare.trace import AnswerRecord, TraceReader, TraceWriter
 from tests.reasoners import plain, tiny
 
 SHORT = Sampling(max_new_tokens=4)
 CASES = [(name, tiny.first_family(name)) for name in preset_names("feedback")]
 CASES += [("coconut", "llama"), ("mirage", "llava"), ("monet", "qwen2_vl"), ("lvr", "qwen3_vl")]
-
-
-@pytest.fixture(scope="module")
-def loaded(tmp_path_factory):
-    """Methods by preset and family, made once; in float64, so that rounding changes no token."""
-    made = {}
-
-    def load(name, family, **options):
-        key = (name, family)
-        if key not in made:
-            folder = tiny.write(tmp_path_factory.mktemp("checkpoint"), load_preset(name), family)
-            made[key] = load_method("feedback", str(folder), "cpu", preset=name)
-            made[key].model.double()
-            made[key] = made[key].changed()  # its own parts in float64 as well
-        return made[key].changed(**options) if options else made[key]
-
-    return load
 
 
 def _close(one, other):

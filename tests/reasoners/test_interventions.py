@@ -6,31 +6,14 @@ import torch
 
 from lare.errors import LareError
 from lare.interventions import Asked, Bank, Setting, get_intervention, intervention_names
-from lare.methods import load_method
 from lare.methods.base import Sampling
 from lare.methods.intervening import ask_of
-from lare.reasoners import load_preset, preset_names
+from lare.reasoners import preset_names
 from tests.reasoners import tiny
 
 SHORT = Sampling(max_new_tokens=4)
 BOX = (0.0, 0.0, 0.25, 0.25)
 ROWS = 3
-
-
-@pytest.fixture(scope="module")
-def loaded(tmp_path_factory):
-    """Methods by preset on their first family, made once, in float64."""
-    made = {}
-
-    def load(name, **options):
-        if name not in made:
-            folder = tiny.write(tmp_path_factory.mktemp("checkpoint"), load_preset(name), tiny.first_family(name))
-            made[name] = load_method(load_preset(name).kind, str(folder), "cpu", preset=name)
-            made[name].model.double()
-            made[name] = made[name].changed()
-        return made[name].changed(**options) if options else made[name]
-
-    return load
 
 
 def asked():

@@ -10,28 +10,11 @@ from analysis.validate.effects import attended
 from analysis.validate.measure import measured
 from analysis.validate.suite import Asking, run_suite
 from analysis.validate.tables import mediation_table
-from lare.methods import load_method
 from lare.methods.base import Sampling
-from lare.reasoners import load_preset
 from lare.trace import SHARES, AnswerRecord, TraceWriter
 from tests.reasoners import plain, tiny
 
 SHORT = Sampling(max_new_tokens=6)
-
-
-@pytest.fixture(scope="module")
-def loaded(tmp_path_factory):
-    made = {}
-
-    def load(name, family=None, **options):
-        preset, family = load_preset(name), family or tiny.first_family(name)
-        if (name, family) not in made:
-            folder = tiny.write(tmp_path_factory.mktemp("checkpoint"), preset, family)
-            made[name, family] = load_method(preset.kind, str(folder), "cpu", preset=name)
-            made[name, family].model.double()
-        return made[name, family].changed(**options)
-
-    return load
 
 
 def maps_of(method, row):
