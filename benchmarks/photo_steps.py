@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import redirect_stdout
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from typing import Any
 import torch
 
 from lare.errors import LareError
+from lare.training.casting import cast_once
 from lare.training.feeding.loader import Split, batch_loader
 from lare.training.optimiser.optim import make_optimisers
 from lare.training.plan.config import RunConfig
@@ -76,6 +77,8 @@ def stage_costs(config: RunConfig, updates: int, names: Sequence[str] | None = N
         chosen = freeze_all_but(model, parts_of(stage))
         optimisers = make_optimisers(chosen, stage, config.optimiser)
         forward = whole = 0.0
+        casting = ExitStack()
+        casting.enter_context(cast_once(model, config.precision))
         for step in range(updates + 1):
             rows = next(loader)
             drawn = make_draws(config, model, number, step, stage.batch)
@@ -93,6 +96,7 @@ def stage_costs(config: RunConfig, updates: int, names: Sequence[str] | None = N
                 optimiser.step()
             if step:  # the first pays for what is made once
                 forward, whole = forward + middle - began, whole + time.process_time() - middle
+        casting.close()
         samples = updates * stage.batch
         row = {"stage": stage.name, "forward": forward / samples, "update": whole / samples}
         row |= {"trained": sum(weight.numel() for _, weight in chosen), "peak_gb": peak_bytes() / 1e9}

@@ -13,7 +13,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -27,6 +27,7 @@ from lare.errors import LareError
 from lare.losses.base import Loss, get_loss, loss_names
 from lare.progress import note, pace, progress
 from lare.registry import LOSSES
+from lare.training.casting import cast_once
 from lare.training.distributed.sharding import FullyShard, Whole, check_sharded, launched_as
 from lare.training.feeding.batch import Draws, MicroBatch
 from lare.training.feeding.loader import Split, StageBatches, batch_loader
@@ -190,7 +191,9 @@ class Trainer:
         if checkpoint is not None:
             sharding.load(checkpoint)
         run = _StageRun(self, sharding, number, stage, folder, meta, steps)
-        return run.train(batch_loader(batches, first, steps, self.config.workers), first, seconds)
+        adapted = self.launch == "whole" and self.model.lare.config.lora is not None
+        with cast_once(self.model, self.config.precision) if adapted else nullcontext():
+            return run.train(batch_loader(batches, first, steps, self.config.workers), first, seconds)
 
     def _begin(self, stage: StageConfig, folder: Path, fresh: bool) -> Whole:
         """Freeze what the stage does not train, lay the weights out, make its optimisers."""
