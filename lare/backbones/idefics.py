@@ -68,11 +68,8 @@ class Idefics3(VisionLanguage):
         """See `Backbone`."""
         mask, side = extra["pixel_attention_mask"], self._side(model.config.backbone_config)
         output = model.language_model.model.get_image_features(pixel_values, mask, return_dict=True)
-        tiles = [(int(rows), int(columns)) for rows, columns in extra["tiles"].tolist()]
-        tokens = output.pooler_output
-        if isinstance(tokens, Tensor):  # of all tiles; newer versions of transformers tell pictures apart
-            tokens = [one.flatten(0, 1) for one in tokens.split([rows * columns + 1 for rows, columns in tiles])]
-        return canvas(list(tokens), [places_of(one, side) for one in tiles], model.config.window, {})
+        places = [places_of((int(rows), int(columns)), side) for rows, columns in extra["tiles"].tolist()]
+        return canvas(list(output.pooler_output), places, model.config.window, {})
 
     def pictures(
         self, processor: LareProcessor, images: Sequence[Image], **options: Any

@@ -72,7 +72,7 @@ class QwenVL(VisionLanguage):
         grids = extra["image_grid_thw"]
         sizes = self._sizes(model, grids)
         output = model.language_model.model.get_image_features(pixel_values, grids, return_dict=True)
-        found = {"rows_columns": torch.tensor(sizes, device=pixel_values.device)} | self._more(output, sizes)
+        found = {"rows_columns": torch.tensor(sizes, device=pixel_values.device)} | self._more(output)
         return on_grid(output.pooler_output, sizes, model.config.window, found)
 
     def _sizes(self, model: Any, grids: Tensor) -> list[Shape]:
@@ -81,7 +81,7 @@ class QwenVL(VisionLanguage):
             raise LareError("image_grid_thw tells of a video; LaRe takes one picture for each prompt.")
         return [(rows // merge, columns // merge) for _, rows, columns in grids.tolist()]
 
-    def _more(self, output: Any, sizes: Sequence[Shape]) -> dict[str, Any]:
+    def _more(self, output: Any) -> dict[str, Any]:
         """Further outputs of the tower that the prefill reads; none here."""
         return {}
 
@@ -131,11 +131,9 @@ class Qwen3VL(QwenVL):
 
     connector = ("model.visual.merger", "model.visual.deepstack_merger_list")
 
-    def _more(self, output: Any, sizes: Sequence[Shape]) -> dict[str, Any]:
-        counts = [rows * columns for rows, columns in sizes]
-        # Older versions of transformers do not tell pictures apart here.
-        features = [one.split(counts) if isinstance(one, Tensor) else one for one in output.deepstack_features]
-        return {"deepstack": [torch.nn.utils.rnn.pad_sequence(list(level), True) for level in features]}
+    def _more(self, output: Any) -> dict[str, Any]:
+        levels = [torch.nn.utils.rnn.pad_sequence(list(level), True) for level in output.deepstack_features]
+        return {"deepstack": levels}
 
     def read(self, model: Any, input_ids: Tensor, mask: Tensor | None, visual: VisualTokens) -> Reading:
         """See `Backbone`."""
