@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from blocks.source import ROOT, Reports, block, table
+from blocks.source import ROOT, Reports, block, interval, table
 
 from lare.experiments.compare import Contrast, Mask, contrast
 from lare.experiments.gather import Entry, gather
@@ -93,3 +93,15 @@ def _halting_heads(reports: Reports) -> str:
         )
     names = ["model", "n", "best fixed K", "right at K = 1", "at the best", "learned: steps", "right", "points lost"]
     return table(names, lines)
+
+
+@block
+def _halting_pays(reports: Reports) -> str:
+    """Rules at thresholds of their own, test questions, over independent starts."""
+    lines = []
+    for row in reports.rows("adaptive_dial", "pays"):
+        if row["aim"] == "the checkpoint's own" or row["rule"] in ("Cosine", "Patience") and "average" in row["aim"]:
+            gap, shuffled = (f"{row[name]:+.1f} {interval(*row[f'{name}_interval'])}" for name in ("gap", "shuffled"))
+            lines.append([row["rule"], row["aim"], f"{row['steps']:.2f}", gap, shuffled, row["each"]])
+    names = ["rule", "threshold for", "mean steps", "points to the best fixed K, 95 %", "to its stops shuffled, 95 %"]
+    return table([*names, "each start"], lines, 2)
