@@ -72,14 +72,7 @@ def adopt(
     )
     family = family_of(config)
     family.check(config)
-    own = loaded("a processor", place, lambda: _own_processor(place, options), _MEND)
-    if getattr(own, "image_processor", None) is None:
-        raise LareError(f"the processor of {place!r} has no image processor; copy preprocessor_config.json there")
-    tokenizer = own.tokenizer
-    used = len(tokenizer)  # before the special tokens come in
-    template = getattr(own, "chat_template", None)
-    processor = LareProcessor(own.image_processor, tokenizer, template, 1, config.model_type, family.settings(config))
-    check_template(processor, place)
+    processor, used = _adopted_processor(place, family, config, options)
     if quantise is not None:
         check_quantised(quantise)
         options["quantization_config"] = quantisation(quantise, family, products or dtype)
@@ -106,6 +99,24 @@ def adopt(
         model.base = Base.of(model, used, "vlm", place)
     model.train(False)
     return model, processor
+
+
+def _adopted_processor(
+    place: str, family: VisionLanguage, config: PreTrainedConfig, options: Mapping[str, Any]
+) -> tuple[LareProcessor, int]:
+    """LaRe's processor of a model's own, and how many tokens that one had before the special ones came in.
+
+    Raises:
+        LareError: If it can't be loaded, or has no image processor.
+    """
+    own = loaded("a processor", place, lambda: _own_processor(place, options), _MEND)
+    if getattr(own, "image_processor", None) is None:
+        raise LareError(f"the processor of {place!r} has no image processor; copy preprocessor_config.json there")
+    tokenizer, template = own.tokenizer, getattr(own, "chat_template", None)
+    used = len(tokenizer)
+    processor = LareProcessor(own.image_processor, tokenizer, template, 1, config.model_type, family.settings(config))
+    check_template(processor, place)
+    return processor, used
 
 
 def family_of(config: PreTrainedConfig) -> VisionLanguage:
@@ -148,7 +159,7 @@ def adopted_config(
     return LareConfig(backbone_config=config, dtype=dtype, **values)
 
 
-def _own_processor(place: str, options: dict[str, Any]) -> Any:
+def _own_processor(place: str, options: Mapping[str, Any]) -> Any:
     """The model's own processor, or its parts where it asks for a package that pictures do not need (as for videos)."""
     try:
         return AutoProcessor.from_pretrained(place, **options)
