@@ -77,8 +77,16 @@ def wup(one: str, other: str) -> float:
     reader = wordnet()
     if reader is None:
         raise LookupError("there is no WordNet")
-    senses = [reader.synsets(word, pos="n") for word in (one, other)]
-    return max((float(first.wup_similarity(second) or 0.0) for first in senses[0] for second in senses[1]), default=0.0)
+    senses = [[sense for sense in reader.synsets(word, pos="n") if sense is not None] for word in (one, other)]
+    return max((_similar(first, second) for first in senses[0] for second in senses[1]), default=0.0)
+
+
+def _similar(first: Any, second: Any) -> float:
+    """Similarity of two senses; 0 where the files lack one above them (a few places of Debian's index lead nowhere)."""
+    try:
+        return float(first.wup_similarity(second) or 0.0)
+    except AttributeError:
+        return 0.0
 
 
 @cache
