@@ -34,6 +34,9 @@ _COMMANDS = {
         "lare.cli.ask", "answer one question about one image", 'lare ask scene.png "What is left of the cat?"'
     ),
     "eval": _Command("lare_eval.cli", "evaluate with lmms-eval", "lare eval --model lare --tasks lare_mini"),
+    "compare": _Command(
+        "analysis.compare.command", "compare two evaluations question by question", "lare compare logs/lare logs/other"
+    ),
     "trace": _Command(
         "lare.cli.trace", "write traces as a Parquet file", "lare trace export traces/run --out run.parquet"
     ),

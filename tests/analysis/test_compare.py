@@ -15,6 +15,7 @@ from analysis.compare import tables as compare_tables
 from analysis.compare.measure import CompareOptions, merge, moves_between
 from analysis.shared import pictures, runs, traces
 from analysis.shared.stats import mcnemar, wilson
+from lare.cli import main as lare
 from lare.errors import LareError
 from tests.analysis.made import answer, demo, write
 
@@ -193,6 +194,15 @@ def test_two_settings_of_a_demo_run(tmp_path):
     assert rows[0]["clusters"] == 40 and rows[3]["gap"] == pytest.approx((rows[0]["gap"] + rows[1]["gap"]) / 2)
     assert rows[3]["interval"][0] < 25 < rows[3]["interval"][1]
     assert document.stand_in and "Nothing says" not in " ".join(document.warnings)
+
+
+def test_the_command_takes_two_runs(tmp_path, capsys):
+    run = demo(tmp_path, n=20)
+    pair = [str(run / "scores" / name) for name in ("K4.json", "K0.json")]
+    assert lare(["compare", *pair, "--now", "never", "--out", str(tmp_path / "compare.html")]) == 0
+    assert (tmp_path / "compare.html").is_file()
+    assert lare(["compare", pair[0]]) == 2
+    assert "takes two runs, got 1" in capsys.readouterr().err
 
 
 def test_questions_by_steps_and_their_pictures(tmp_path):

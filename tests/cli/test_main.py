@@ -46,7 +46,7 @@ def test_version(capsys):
 def test_unknown_command(capsys):
     assert main(["aks", "x.png"]) == 2
     assert capsys.readouterr().err == (
-        "lare: there is no command 'aks'; choose one of ask, eval, trace, train, experiments, halting, data, "
+        "lare: there is no command 'aks'; choose one of ask, eval, compare, trace, train, experiments, halting, data, "
         "fetch, export, world, info (see lare --help)\n"
     )
 
