@@ -80,12 +80,10 @@ def rules_by_task(made: Prefixes, judged: Sequence[Judged], usual: int, apart: A
             gap = cluster_difference(right[rows], fixed, made.scene[rows]) if rows.sum() > 1 else None
             if gap is not None:
                 line |= {f"g{place}": 100 * gap.estimate, f"i{place}": interval(gap, 100)}
-                line |= {f"s{place}": one.steps[rows].mean()}
         lines.append(line)
     columns = [Column("rule", "Rule"), Column("aim", "Threshold chosen for")]
     for place, (name, _) in enumerate(groups):
         columns.append(Column(f"g{place}", name, "number", 1, f"points to {usual} fixed steps, paired"))
         columns.append(Column(f"i{place}", "95 %", "interval", 1, "cluster-robust over scenes"))
-        columns.append(Column(f"s{place}", "steps", "number", 2, "mean steps"))
     caption = f"Stop rules by task: points to {usual} fixed steps"
     return Table("rules-tasks", caption, tuple(columns), tuple(lines))

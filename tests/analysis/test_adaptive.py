@@ -30,6 +30,7 @@ from analysis.adaptive.tables import judge
 from analysis.shared.asking import Asker
 from analysis.shared.questions import load_questions
 from lare.errors import LareError
+from lare.model.stop_head import KINDS
 
 T = 8
 
@@ -240,8 +241,8 @@ def test_report_on_the_shipped_checkpoint(tmp_path: Path) -> None:
     by_task = tables["fixed-tasks"].rows
     assert [row["task"] for row in by_task][-2:] == ["mini scienceqa", "all tasks"]
     assert [by_task[-1][f"t{step}"] for step in range(T + 1)] == [row["accuracy"] for row in fixed.rows]
-    assert len(tables["rules-tasks"].rows) == 2 * len(RULES) + 2
-    assert len(main.rows) == 1 + 2 * len(RULES) + 2
+    rows = 2 * len(RULES) + 3 * len(KINDS) + 2  # learned rules at the checkpoint's own thresholds too
+    assert len(tables["rules-tasks"].rows) == rows and len(main.rows) == 1 + rows
     assert [row["steps"] for row in paper.rows] == [4.0, 5.9, 2.8, 2.9]
     stays = next(row for row in more.rows if row["aim"] == "bound: the answer stays")
     assert stays["flipped"] == 0

@@ -95,6 +95,7 @@ def test_a_run_file_tells_it() -> None:
     assert four["weights"] < full["weights"] and four["total"] < full["total"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vlm", ["qwen2_5_vl", "smolvlm"], indirect=True)
 @pytest.mark.parametrize("kind", ["4bit", "8bit"])
 def test_a_real_one(vlm: Vlm, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
