@@ -160,6 +160,7 @@ _BENCHMARKS = (
     "flop_rate",
     "trace_cost",
     "world_speed",
+    "halting",
 )
 
 
