@@ -110,7 +110,7 @@ def _killed(rank: int, port: int, folder: str, kills: str) -> None:
     (home / "places.json").write_text(json.dumps(places))
 
 
-@pytest.mark.parametrize("kills", [8, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [5, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(tmp_path: Path, kills: int) -> None:
     run_processes(__file__, "_killed", 1, str(tmp_path), str(kills), timeout=900)
     done = [path for path in tmp_path.glob("run*") if (path / "IV" / "final").is_dir()]

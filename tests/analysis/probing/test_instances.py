@@ -150,6 +150,7 @@ def test_the_command_says_what_it_cannot_do(tmp_path, monkeypatch, capsys):
     assert "negatives need at least 2" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_whole_command_on_the_shipped_checkpoint(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = ProbeOptions.read(
