@@ -22,7 +22,6 @@ import inspect
 import json
 import platform
 import re
-import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -39,6 +38,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedConfig, StaticCache
 
 from benchmarks.against_llava import llava_answer, llava_twin
+from benchmarks.device import peak_bytes, seconds
 from benchmarks.generating import answer
 from benchmarks.models import SMALL, Batch, Size, lare_config, make_batch, text_config
 from lare.backbones.published import FULL_SIZE
@@ -88,33 +88,6 @@ def setting(device: torch.device, small: bool) -> Setting:
 
 
 # Helpers ------------------------------------------------------------------------------------------------------------
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait until a device has done all that it was asked for; one without queues has."""
-    wait = getattr(torch.get_device_module(device), "synchronize", None)
-    if wait is not None:
-        wait()
-
-
-def seconds(run: Callable[[], object], device: torch.device, rounds: int) -> float:
-    """Median seconds of a call, the device's work included, after one that is not counted."""
-    run()
-    found = []
-    for _ in range(rounds):
-        synchronise(device)
-        start = time.perf_counter()
-        run()
-        synchronise(device)
-        found.append(time.perf_counter() - start)
-    return statistics.median(found)
-
-
-def _peak(device: torch.device, reset: bool = False) -> int | None:
-    """Most bytes that tensors have taken on a device since the last reset; None where it does not count them."""
-    module = torch.get_device_module(device)
-    name = "reset_peak_memory_stats" if reset else "max_memory_allocated"
-    return getattr(module, name)(device) if hasattr(module, name) else None
 
 
 def _model(use: Setting, **changes: Any) -> LareForConditionalGeneration:
@@ -265,14 +238,14 @@ def train(use: Setting) -> dict[str, Any]:
         step = Step(use, **changes)
         with FlopCounterMode(display=False) as counter:
             step()
-        _peak(use.device, reset=True)
+        peak_bytes(use.device, reset=True)
         spent = seconds(step, use.device, use.rounds)
         work = float(counter.get_total_flops())
         found[name] = {
             "seconds": spent,
             "FLOP/s": work / spent,
             "of products": work / spent / peak,
-            "peak bytes": _peak(use.device),
+            "peak bytes": peak_bytes(use.device),
             "trained": sum(weight.numel() for weight in step.weights),
         }
         del step
