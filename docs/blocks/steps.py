@@ -12,9 +12,13 @@ from lare.experiments.gather import Entry, gather
 from lare.experiments.plan import Plan
 
 
+def _own(reports: Reports) -> Plan:
+    return Plan(ROOT / "lare/configs/experiments/own.yaml", reports=reports.folder / "experiments")
+
+
 def _asked(reports: Reports, arm: str) -> dict[int, Entry]:
     """An arm's validation rows by the number of steps that were asked for."""
-    plan = Plan(ROOT / "lare/configs/experiments/own.yaml", reports=reports.folder / "experiments")
+    plan = _own(reports)
     own = plan.grid.arms[arm].own
     found = {}
     for one in gather(plan, "validation"):
@@ -76,6 +80,24 @@ def _told(found: Contrast) -> list[str]:
 def _steps_now(reports: Reports) -> str:
     """The model whose latents stand for the whole rationale: what each K gives."""
     return _by_steps(reports, "now")
+
+
+@block
+def _steps_one(reports: Reports) -> str:
+    """Trained with one step against trained with four, start by start, two hops or more."""
+    folder = reports.folder / "experiments"
+    four = Plan(ROOT / "lare/configs/experiments/comparison.yaml", reports=folder)
+    one = next((entry for entry in gather(_own(reports), "validation") if entry.name == "K1"), None)
+    if one is None:
+        return "No rows yet."
+    trained = next(entry for entry in gather(four, "validation") if entry.name == "lare")
+    found = contrast(trained.asked, one.asked, Mask(least_hops=2))
+    each = ", ".join(f"{100 * gap:+.1f}" for gap in found.by_start)
+    return table(
+        ["trained with", "n", "starts", "points", "95 %", "p", "effect size", "each start"],
+        [["4 - 1 steps", *_told(found), each]],
+        1,
+    )
 
 
 @block
