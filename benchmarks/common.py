@@ -13,6 +13,7 @@ import math
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -164,6 +165,7 @@ def compare(
     """
     if (at_most is None) == (at_least is None):
         raise ValueError("give one of at_most and at_least")
+    print(f"{name}: {options.rounds} pairs of {left.label} and {right.label} ...", file=sys.stderr, flush=True)
     left_timing, right_timing = time_pairs(left, right, options)
     top, bottom = (right_timing, left_timing) if speed else (left_timing, right_timing)
     return Result(
