@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # `blocks` lies beside this file
-from blocks import demo, photos, runs, steps, validation  # noqa: E402, F401 (each enters its blocks)
+from blocks import demo, photos, rivals, runs, steps, validation  # noqa: E402, F401 (each enters its blocks)
 from blocks.source import BLOCKS, ROOT, Reports  # noqa: E402
 
 __all__ = ["BLOCKS", "REPORTS", "ROOT", "fill", "main", "pages"]

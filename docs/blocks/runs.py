@@ -56,40 +56,6 @@ def _decoders(reports: Reports) -> str:
     return f"{head}\n\n{', '.join(f'`{name}`' for name in usable)}."
 
 
-def _explored(reports: Reports, grid: str) -> str:
-    """Validation rows of a grid, with what is compared as far as both arms have been trained."""
-    from lare.experiments.gather import gather
-    from lare.experiments.plan import Plan
-    from lare.experiments.table import table as compared
-
-    plan = Plan(ROOT / f"lare/configs/experiments/{grid}.yaml", reports=reports.folder / "experiments")
-    there = {entry.name for entry in gather(plan, "validation")}
-    pairs = [("lare", other) for other in ("random", "cot", "norefocus") if {"lare", other} <= there]
-    return compared(plan, "validation", pairs, markdown=True)
-
-
-@block
-def _comparison(reports: Reports) -> str:
-    """Validation rows of the comparison."""
-    return _explored(reports, "comparison")
-
-
-@block
-def _longer(reports: Reports) -> str:
-    """Validation rows of the comparison with twice the samples."""
-    return _explored(reports, "longer")
-
-
-@block
-def _comparison_test(reports: Reports) -> str:
-    """Test rows of the two arms whose contrast was declared beforehand."""
-    from lare.experiments.plan import Plan
-    from lare.experiments.table import table as compared
-
-    plan = Plan(ROOT / "lare/configs/experiments/comparison.yaml", reports=reports.folder / "experiments")
-    return compared(plan, "test", [], markdown=True)
-
-
 @block
 def _primary(reports: Reports) -> str:
     """The declared contrast in a phrase: effect, interval, starts, questions."""

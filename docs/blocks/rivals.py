@@ -1,0 +1,96 @@
+"""Blocks about the comparison with the rivals."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from blocks.source import ROOT, Reports, block, table
+
+from analysis.shared.stats import holm
+from lare.experiments.compare import Mask, contrast
+from lare.experiments.gather import Entry, gather
+from lare.experiments.plan import Plan
+from lare.experiments.table import table as compared
+
+_MANY = Mask(least_hops=2)
+
+
+def _plan(reports: Reports, grid: str = "comparison") -> Plan:
+    return Plan(ROOT / f"lare/configs/experiments/{grid}.yaml", reports=reports.folder / "experiments")
+
+
+def _explored(reports: Reports, grid: str) -> str:
+    """Validation rows of a grid, with what is compared as far as both arms have been trained."""
+    plan = _plan(reports, grid)
+    there = {entry.name for entry in gather(plan, "validation")}
+    pairs = [("lare", other) for other in ("random", "cot", "norefocus") if {"lare", other} <= there]
+    return compared(plan, "validation", pairs, markdown=True)
+
+
+@block
+def _comparison(reports: Reports) -> str:
+    """Validation rows of the comparison."""
+    return _explored(reports, "comparison")
+
+
+@block
+def _longer(reports: Reports) -> str:
+    """Validation rows of the comparison with twice the samples."""
+    return _explored(reports, "longer")
+
+
+@block
+def _comparison_test(reports: Reports) -> str:
+    """Test rows of the comparison."""
+    return compared(_plan(reports), "test", [], markdown=True)
+
+
+@block
+def _comparison_rivals(reports: Reports) -> str:
+    """LaRe minus each other arm on test questions of two hops or more, paired over the starts that both have."""
+    return _rivals(_plan(reports), "test")
+
+
+@block
+def _comparison_rivals_validation(reports: Reports) -> str:
+    """The same on validation questions."""
+    return _rivals(_plan(reports), "validation")
+
+
+def _rivals(plan: Plan, split: str) -> str:
+    entries = gather(plan, split)
+    mine = next((one for one in entries if one.name == "lare"), None)
+    others = [one for one in entries if not one.name.startswith("lare/")]
+    if mine is None or others == [mine]:
+        return "No rows yet."
+    found = [None if one is mine else contrast(mine.asked, one.asked, _MANY, pooled=True) for one in others]
+    adjusted = holm([None if one is None or math.isnan(one.p) else one.p for one in found])
+    lines = []
+    for other, gap, p in zip(others, found, adjusted, strict=True):
+        told = [""] * 4
+        if gap is not None:
+            interval = f"{100 * gap.t_low:+.1f} to {100 * gap.t_high:+.1f}" if math.isfinite(gap.t_low) else ""
+            shown = [""] * 2 if p is None else [f"{p:.2g}", f"{gap.effect:.2f}"]
+            told = [f"{100 * gap.estimate:+.1f}", interval, *shown]
+        starts = mine.asked.starts if gap is None else gap.starts
+        lines.append([other.title, _supervision(other), str(len(starts)), _right(other, starts), _tokens(other), *told])
+    count = int(_MANY.of(mine.asked.questions).sum())
+    head = ["arm", "supervision", "starts", "right, %", "text + latents"]
+    return f"n = {count:,} questions.\n\n" + table(
+        [*head, "LaRe minus it", "95 %", "p (Holm)", "effect size"], lines, 2
+    )
+
+
+def _right(one: Entry, starts: tuple[str, ...]) -> str:
+    rows = [one.asked.starts.index(start) for start in starts]
+    return f"{100 * float(np.mean(one.asked.values[rows][:, _MANY.of(one.asked.questions)])):.1f}"
+
+
+def _tokens(one: Entry) -> str:
+    """Mean text tokens and latent steps of an answer, over all questions."""
+    return " + ".join(f"{one.mean('costs', name) or 0:.1f}" for name in ("text_tokens", "latent_steps"))
+
+
+def _supervision(one: Entry) -> str:
+    return " and ".join(dict.fromkeys(str(row.get("supervision") or "none") for row in one.rows))
