@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from lare.errors import LareError
 from lare.halting.cli import told
 from lare.losses.base import loss_names
 from lare.training.plan.mixture import typical_layout
-from lare.training.plan.run_file import run_config_from
+from lare.training.plan.run_file import load_run_config, run_config_from
 from lare.training.saving.checkpoints import read_meta
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lare.model.stop_head import StopHeads
 from lare.training.plan.config import RunConfig
 
-__all__ = ["beyond", "card", "history", "read_log", "renewed"]
+__all__ = ["beyond", "card", "history", "lineage", "read_log", "renewed"]
 
 BEYOND, CURVE, ANSWERS, RUN_FILE = "Beyond the paper", "Learning curve", "Answers by question family", "Run file"
 STOPS = "Learned stop rules"
@@ -43,27 +43,46 @@ def read_log(stage: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text("utf8").splitlines()]
 
 
-def history(run: Path, config: RunConfig) -> str:
-    """The learning curve as a table: every validation, and the losses beside it.
+def lineage(run: Path, config: RunConfig) -> list[tuple[Path, RunConfig]]:
+    """The runs that made a checkpoint, first to last: this one after those whose weights it began with.
 
     Raises:
-        LareError: If the run was never validated.
+        LareError: If a run that it began with is gone.
+    """
+    if config.start is None:
+        return [(run, config)]
+    before = Path(config.start).parent
+    return [*lineage(before, load_run_config(before / "run.yaml", [f"out={before}"])), (run, config)]
+
+
+def history(run: Path, config: RunConfig) -> str:
+    """The learning curve as a table: every validation, or the end of a stage without one, and the losses beside it.
+
+    Raises:
+        LareError: If the run was to be validated and never was.
     """
     lines = [
         "| stage | samples | minutes | L_lm | align | image | text | look | validation % | direct | as text |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for stage in config.stages:
-        for row in read_log(run / stage.name):
-            if "validation" not in row:
-                continue
-            losses = [_number(row["losses"].get(name), 3) for name in loss_names()]
-            found = [_number(row["validation"].get(name), 1) for name in ("all", "direct", "text")]
-            cells = [stage.name, f"{row['samples']:,}", f"{row['seconds'] / 60:.1f}", *losses, *found]
-            lines.append("| " + " | ".join(cells) + " |")
-    if not any("validation" in row for row in read_log(run / config.stages[-1].name)):
+    for folder, one in lineage(run, config):
+        for stage in one.stages:
+            lines += [_row(stage.name, row) for row in _told(read_log(folder / stage.name))]
+    validated = any("validation" in row for row in read_log(run / config.stages[-1].name))
+    if not validated and (config.validate_every or config.start is None):
         raise LareError(f"{str(run)!r} was never validated, so its card has no curve; train it with validate_every=500")
     return "\n".join(lines)
+
+
+def _told(log: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with a validation; the last one of a stage that has none."""
+    return [row for row in log if "validation" in row] or list(log[-1:])
+
+
+def _row(stage: str, row: Mapping[str, Any]) -> str:
+    losses = [_number(row["losses"].get(name), 3) for name in loss_names()]
+    found = [_number(row.get("validation", {}).get(name), 1) for name in ("all", "direct", "text")]
+    return "| " + " | ".join([stage, f"{row['samples']:,}", f"{row['seconds'] / 60:.1f}", *losses, *found]) + " |"
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -155,6 +174,7 @@ def card(
     name: str,
     evaluations: Sequence[Evaluation] = (),
     note: str = "",
+    command: str = "",
 ) -> str:
     """The model card (Markdown) of a finished run.
 
@@ -165,9 +185,10 @@ def card(
         name: Name of the checkpoint.
         evaluations: Evaluations of these weights.
         note: Further Markdown, such as what was tried and did not learn.
+        command: What trained it; by default ``lare train`` on the run file of the checkpoint's name.
     """
     sections = {
-        "How it was made": _made(run, config, name),
+        "How it was made": _made(run, config, command or f"lare train lare/configs/{name}.yaml"),
         BEYOND: f"{_beyond_section(config)}\n\n{note}\n",
         CURVE: f"{_CURVE_WORDS}\n\n{history(run, config)}\n",
         ANSWERS: f"{_answers_section(evaluations)}\n",
@@ -195,13 +216,15 @@ on the benchmarks whose formats those tasks borrow.
 """
 
 
-def _made(run: Path, config: RunConfig, name: str) -> str:
+def _made(run: Path, config: RunConfig, command: str) -> str:
     """Commands, time, machine, and how its encoder and image tokenizer came out."""
-    metas = [read_meta(run / stage.name / "final") for stage in config.stages]
-    encoder, tokenizer = (last_entry(run / part) for part in PARTS)
+    runs = lineage(run, config)
+    metas = [read_meta(folder / stage.name / "final") for folder, one in runs for stage in one.stages]
+    encoder, tokenizer = (last_entry(runs[0][0] / part) for part in PARTS)
     minutes = [encoder["minutes"], tokenizer["minutes"], sum(meta["seconds"] for meta in metas) / 60]
     dense = ", ".join(f"{k} {100 * encoder[k]:.1f} %" for k in ("kind", "colour", "size", "direction", "label"))
-    return f"""`lare train lare/configs/{name}.yaml`, seed {config.seed}, one run on {config.processes} processes:
+    seeds = " and ".join(dict.fromkeys(str(one.seed) for _, one in runs))
+    return f"""`{command}`, seed {seeds}, one run on {config.processes} processes:
 {minutes[0]:.0f} minutes for the encoder, {minutes[1]:.0f} for the image tokenizer, {minutes[2]:.0f} for the stages
 ({metas[-1]["machine"]}, torch {metas[-1]["torch"]}, commit {metas[-1]["commit"]}; other work shared the two cores).
 Then `python -m lare.embedded.ship`.

@@ -17,7 +17,7 @@ from pathlib import Path
 from transformers import ViTImageProcessor
 
 from lare.commands import command
-from lare.embedded.card import card, renewed
+from lare.embedded.card import card, lineage, renewed
 from lare.embedded.card_answers import Evaluation, family_figures, read_evaluation
 from lare.embedded.encoder import MEAN, STD
 from lare.embedded.parts import HISTORY, PARTS, last_entry
@@ -73,7 +73,7 @@ def renew_card(checkpoint: Path, results: Sequence[Path], figures: Path | None =
         save_text(figures, json.dumps(family_figures(evaluations), indent=1))
 
 
-def ship(run: Path, out: Path, results: Sequence[Path] = (), note: str = "") -> None:
+def ship(run: Path, out: Path, results: Sequence[Path] = (), note: str = "", command: str = "") -> None:
     """Write the model, its processor and its card.
 
     Args:
@@ -81,9 +81,10 @@ def ship(run: Path, out: Path, results: Sequence[Path] = (), note: str = "") -> 
         out: Folder to write.
         results: Folders of evaluations for the card.
         note: Further Markdown for the card.
+        command: What trained the run, for the card; by default ``lare train`` on the run file of `out`'s name.
 
     Raises:
-        LareError: If the run is not finished, or a result is of other weights.
+        LareError: If the run is not finished, one that it began with is gone, or a result is of other weights.
     """
     config = load_run_config(run / "run.yaml", [f"out={run}"])
     final = run / config.stages[-1].name / "final"
@@ -91,11 +92,13 @@ def ship(run: Path, out: Path, results: Sequence[Path] = (), note: str = "") -> 
         raise LareError(f"{str(run)!r} is not finished; go on with lare train --resume {run}")
     model = LareForConditionalGeneration.from_pretrained(final)
     processor = build_processor(model.config.image_size, model.config.lm_grid)
+    first = lineage(run, config)[0][0]
+    parts = {part: last_entry(first / part) for part in PARTS}
     # First what reads the run, so that a run that lacks something leaves an older checkpoint as it is.
-    text = card(run, config, model, out.name, _evaluations(results, model, processor), note)
+    text = card(run, config, model, out.name, _evaluations(results, model, processor), note, command)
     model.save_pretrained(out)
     processor.save_pretrained(out)
-    save_text(out / HISTORY, json.dumps({part: last_entry(run / part) for part in PARTS}, indent=1))
+    save_text(out / HISTORY, json.dumps(parts, indent=1))
     save_text(out / "README.md", text.rstrip())
 
 
@@ -109,13 +112,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, nargs="+", default=[], help="folders of python -m lare_eval.demo")
     parser.add_argument("--figures", type=Path, help="with --card: write answers by family to this JSON file too")
     parser.add_argument("--note", type=Path, help="Markdown for the card, such as what was tried and did not learn")
+    parser.add_argument("--command", default="", help="what trained the run, for the card (default: lare train)")
     args = parser.parse_args(arguments)
     if (args.run is None) == (args.card is None):
         parser.error("give a run, or --card")
     if args.card is not None:
         renew_card(args.card, args.results, args.figures)
     else:
-        ship(args.run, args.out, args.results, args.note.read_text("utf8") if args.note else "")
+        ship(args.run, args.out, args.results, args.note.read_text("utf8") if args.note else "", args.command)
 
 
 if __name__ == "__main__":

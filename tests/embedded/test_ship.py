@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -174,6 +175,30 @@ def test_families_are_counted_and_those_not_above_the_guess_named(tmp_path: Path
     table = family_section([found]).splitlines()
     assert {len(line.split("|")) for line in table if line.startswith("|")} == {8}
     assert table[-1].endswith("validation: colour.")  # nobody guesses a pair, so every other family is above
+
+
+def test_a_run_that_began_with_another_ships_with_both(run: Path, tmp_path: Path) -> None:
+    out, later = tmp_path / "shipped", tmp_path / "later"
+    shutil.copytree(run / "I", later / "I")
+    log = later / "I" / "log.jsonl"
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    last = {name: value for name, value in rows[-1].items() if name != "validation"} | {"samples": 77}
+    log.write_text("".join(json.dumps(one) + "\n" for one in [{**last, "samples": 76}, last]))
+    config = yaml.safe_load((run / "run.yaml").read_text())
+    (later / "run.yaml").write_text(yaml.safe_dump(config | {"start": str(run / "I"), "seed": 5, "validate_every": 0}))
+    assert main([str(later), "--out", str(out), "--command", "lare experiments run GRID --arms one"]) == 0
+    card = (out / "README.md").read_text()
+    assert "`lare experiments run GRID --arms one`, seed 0 and 5" in card
+    assert "| I | 32 |" in card and "| I | 77 |" in card and "| I | 76 |" not in card
+    assert json.loads((out / HISTORY).read_text()) == LAST  # encoder and image tokenizer are those of the first run
+    before = card
+    (run / "run.yaml").rename(tmp_path / "aside")
+    try:
+        with pytest.raises(LareError, match=r"run\.yaml"):
+            ship(later, out)
+    finally:
+        (tmp_path / "aside").rename(run / "run.yaml")
+    assert (out / "README.md").read_text() == before
 
 
 @pytest.mark.parametrize("missing", [f"{part}/history.jsonl" for part in PARTS] + ["I/final/meta.json", "I/log.jsonl"])
