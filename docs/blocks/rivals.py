@@ -24,7 +24,7 @@ def _explored(reports: Reports, grid: str) -> str:
     """Validation rows of a grid, with what is compared as far as both arms have been trained."""
     plan = _plan(reports, grid)
     there = {entry.name for entry in gather(plan, "validation")}
-    pairs = [("lare", other) for other in ("random", "cot", "norefocus") if {"lare", other} <= there]
+    pairs = [("lare", "random")] if {"lare", "random"} <= there else []
     return compared(plan, "validation", pairs, markdown=True)
 
 

@@ -13,8 +13,10 @@ Shapes: S starts, n questions.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -152,25 +154,43 @@ def drawn_means(
         draws: Bootstrap samples.
         seed: Seed of the bootstrap.
     """
-    rng, count = np.random.default_rng(seed), len(parts[0][0])
+    count = len(parts[0][0])
+    coded = [np.unique(np.asarray(scene), return_inverse=True)[1] for _, scene in parts]
+    drawn, state = _drawn_scenes(tuple(int(codes.max()) + 1 for codes in coded), draws, seed)
     means = np.zeros((draws, count))
-    for values, scene in parts:
-        means += _scene_means(values, np.asarray(scene), draws, rng) / len(parts)
+    for (values, _), codes, times in zip(parts, coded, drawn, strict=True):
+        means += _scene_means(values, codes, times) / len(parts)
+    rng = np.random.default_rng()
+    rng.bit_generator.state = state
     shares = rng.multinomial(count, np.full(count, 1 / count), draws) / count
     found: Array = (means * shares).sum(1)
     return found
 
 
-def _scene_means(values: Array, scene: npt.NDArray[np.str_], draws: int, rng: np.random.Generator) -> Array:
-    """(draws, S) means of (S, n) values over scenes drawn with replacement."""
-    _, codes = np.unique(scene, return_inverse=True)
+@lru_cache(maxsize=8)
+def _drawn_scenes(
+    counts: tuple[int, ...], draws: int, seed: int
+) -> tuple[list[npt.NDArray[np.uint16]], Mapping[str, Any]]:
+    """How often each scene is drawn, (draws, scenes) a task, and the generator's state after it.
+
+    Kept, since every arm of a table is drawn alike and drawing is most of an interval's work.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = []
+    for count in counts:
+        each = np.full(count, 1 / count)
+        parts = [rng.multinomial(count, each, min(1000, draws - first)) for first in range(0, draws, 1000)]
+        drawn.append(np.concatenate(parts).astype(np.uint16))
+    return drawn, rng.bit_generator.state
+
+
+def _scene_means(values: Array, codes: npt.NDArray[np.int64], times: npt.NDArray[np.uint16]) -> Array:
+    """(draws, S) means of (S, n) values over scenes drawn `times` (draws, scenes)."""
     sizes = np.bincount(codes).astype(float)
     sums = np.stack([np.bincount(codes, weights=one) for one in values])
-    found = np.empty((draws, len(values)))
-    for first in range(0, draws, 1000):  # a thousand at a time, to keep the weights small
-        weights = rng.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), min(1000, draws - first)).astype(
-            float
-        )
+    found = np.empty((len(times), len(values)))
+    for first in range(0, len(times), 1000):  # a thousand at a time, to keep the weights small
+        weights = times[first : first + 1000].astype(float)
         found[first : first + len(weights)] = (weights @ sums.T) / (weights @ sizes)[:, None]
     return found
 
