@@ -122,6 +122,7 @@ _BENCHMARKS = (
     "latent_overhead",
     "batch_throughput",
     "against_llava",
+    "against_vlm",
     "training_step",
     "flop_rate",
     "trace_cost",
