@@ -84,6 +84,8 @@ _NOTHING = dict.fromkeys(("zeros", "other", "first", "permuted", "fewer", "more"
         ({"fewer": -0.1, "none": 0.1}, 0.01, "harmful"),
         ({"more": -0.1}, 0.01, "count"),  # twice as many are better
         ({"fewer": 0.1}, 0.01, "count"),
+        ({"more": 0.1}, 0.01, "ignored"),  # a strange number disturbs, and none is needed
+        ({"more": 0.1, "none": 0.1}, 0.01, "marks"),
         ({"marks": 0.1, "zeros": -0.1}, 0.01, "count"),
         ({"marks": 0.04}, 0.045, "not_content"),
         ({"marks": None}, 0.01, "not_content"),
