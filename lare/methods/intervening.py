@@ -249,7 +249,8 @@ class SharedCall:
         """What the settings make of the call."""
         kinds = [one.intervention for one in self.settings]
         steps = torch.tensor([[k.steps(n) if k.steps is not None else n for k in kinds] for n in own]).flatten()
-        hidden = torch.tensor([k.hides_image for k in kinds] * len(own))
+        always = bool(getattr(self.method.options, "hide_image", False))  # what the whole call was asked for stays
+        hidden = torch.tensor([always or k.hides_image for k in kinds] * len(own))
         device = self.method.model.device
         made: dict[str, Any] = {"iterations": int(steps.max()), "branches": len(kinds)}
         if self.method.makes_latents:

@@ -116,6 +116,12 @@ def test_slots_change_number_and_marks_alone() -> None:
     assert all(start not in answer.arrays["prompt_ids"] for name in ("none", "format") for answer in found[name])
 
 
+def test_a_hidden_image_stays_hidden_beside_the_setting_that_hides_it() -> None:
+    own, hidden = under("own", "hidden", hide_image=True)
+    assert said(own) == said(hidden) == said(method(hide_image=True).answer(pictures(3), QUESTIONS, SAMPLING))
+    assert said(own) != said(under("own")[0])
+
+
 def test_hidden_is_the_older_option() -> None:
     assert said(under("hidden")[0]) == said(method(hide_image=True).answer(pictures(3), QUESTIONS, SAMPLING))
 
