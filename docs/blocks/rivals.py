@@ -58,6 +58,35 @@ def _comparison_rivals_validation(reports: Reports) -> str:
     return _rivals(_plan(reports), "validation")
 
 
+@block
+def _rivals_gaps(reports: Reports) -> str:
+    """Smallest gain over the rivals whose test rows have as many starts as the comparison asks for, in a phrase."""
+    entries = {one.name: one for one in gather(_plan(reports), "test")}
+    gaps = [
+        (one, contrast(entries["lare"].asked, one.asked, _MANY, pooled=True))
+        for name, one in entries.items()
+        if name in _RIVALS and len(one.asked.starts) >= LEAST_STARTS
+    ]
+    ranked = sorted(gaps, key=lambda pair: pair[1].estimate)
+    if not ranked:
+        return "no rival has enough starts yet"
+    nearest, gap = ranked[0]
+    low, high = 100 * gap.t_low, 100 * gap.t_high
+    return (
+        f"{len(ranked)} rivals and controls on {LEAST_STARTS} starts; the nearest, *{_lower(nearest.title)}*, is "
+        f"{100 * gap.estimate:.1f} points below [{low:.1f}, {high:.1f}] (n = {gap.questions:,})"
+    )
+
+
+LEAST_STARTS = 4
+_RIVALS = ("norefocus", "sft", "llava", "cot", "mmcot", "ccot", "icot", "cof", "mcout", "lvr", "coconut")
+
+
+def _lower(title: str) -> str:
+    """A title inside a sentence; names in capitals stay."""
+    return title if title[1:2].isupper() or ":" in title else title[0].lower() + title[1:]
+
+
 def _rivals(plan: Plan, split: str) -> str:
     entries = gather(plan, split)
     mine = next((one for one in entries if one.name == "lare"), None)
