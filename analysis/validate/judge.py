@@ -1,4 +1,4 @@
-"""The verdict: which predictions of "the content matters" hold, by rules that were written down before any model.
+"""The verdict: which predictions of "the content matters" hold, by rules written down before any model but for one.
 
 An effect is *seen* if its paired difference is significant after Holm over all predictions of the report and at least
 `RELEVANT` points. It is *absent* if its 95 % interval lies below `MARGIN` points. The interval is the wider one of two:

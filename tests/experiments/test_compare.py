@@ -11,7 +11,7 @@ from scipy import stats
 
 from lare.cli import main as lare
 from lare.errors import LareError
-from lare.experiments.compare import Asked, Mask, contrast, contrast_by_hops, interval, mean_by_start
+from lare.experiments.compare import Asked, Mask, contrast, contrast_by_hops, drawn_means, interval, mean_by_start
 from lare.experiments.gather import gather
 from lare.experiments.store import Questions
 from tests.experiments.grids import World
@@ -230,3 +230,18 @@ def test_times_stand_among_the_costs(
     capsys.readouterr()
     assert lare(world.words("table")) == 0
     assert "ms at batch 1" in (out := capsys.readouterr().out) and "10.2" in out
+
+
+def test_draws_kept_for_a_table_are_those_of_a_plain_loop():
+    """Every task draws its own scenes, and an interval does not depend on which came before it."""
+    made = np.random.default_rng(5)
+    parts = [(made.random((3, n)), made.integers(0, scenes, n).astype(str)) for n, scenes in ((60, 20), (90, 35))]
+    rng, plain = np.random.default_rng(4), np.zeros((1500, 3))
+    for values, scene in parts:
+        names, codes = np.unique(scene, return_inverse=True)
+        for first, many in ((0, 1000), (1000, 500)):
+            times = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), many)[:, codes]
+            plain[first : first + many] += times @ values.T / times.sum(1, keepdims=True) / 2
+    shares = rng.multinomial(3, np.full(3, 1 / 3), 1500) / 3
+    for _ in range(2):
+        np.testing.assert_allclose(drawn_means(parts, 1500, 4), (plain * shares).sum(1), rtol=1e-12)
