@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image, ImageEnhance
 
 from lare.embedded.world.assets import digits, sprites
 from lare.embedded.world.concepts import N_DRAWINGS, TILE_KIND, VENDORS
-from lare.embedded.world.render import render
+from lare.embedded.world.render import _varied, render
 from lare.embedded.world.scene import CELLS, IMAGE_SIZE, sample_scene
 
 seeds = st.integers(0, 10**6)
@@ -76,3 +77,39 @@ def test_a_change_of_one_attribute_changes_only_that_thing(attribute: str) -> No
     assert difference[top:bottom, left:right].any()
     difference[top:bottom, left:right] = False
     assert not difference.any()
+
+
+def test_varied_drawings_are_those_of_one_pass_over_all_whichever_is_asked_for_first() -> None:
+    vendor, side, variants = VENDORS["train"][0], 17, 2
+    rng = np.random.default_rng((side, variants, sum(vendor.encode())))
+    plain = [[_drawn(sprite, side, rng) for sprite in sprites(vendor)] for _ in range(variants)]
+    _varied.cache_clear()
+    varied = _varied(vendor, side, variants)
+    for at in np.random.default_rng(0).permutation(variants * N_DRAWINGS):
+        variant, kind = divmod(int(at), N_DRAWINGS)
+        assert np.array_equal(varied(variant, kind), plain[variant][kind]), (variant, kind)
+
+
+def _drawn(pixels: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
+    """A varied drawing, each choice drawn where it is needed."""
+    sprite = Image.fromarray(pixels)
+    if rng.random() < 0.3:
+        sprite = sprite.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    scale = rng.uniform(0.78, 1.0, 2)
+    small = sprite.resize((int(sprite.width * scale[0]), int(sprite.height * scale[1])), Image.Resampling.BILINEAR)
+    canvas = Image.new("RGBA", sprite.size)
+    left, top = (int(rng.integers(0, s - t + 1)) for s, t in zip(sprite.size, small.size, strict=True))
+    canvas.paste(small, (left, top))
+    canvas = canvas.rotate(float(rng.normal(0, 9)), Image.Resampling.BILINEAR)
+    rgb, alpha = canvas.convert("RGB"), canvas.getchannel("A")
+    if rng.random() < 0.8:
+        hue = np.asarray(rgb.convert("HSV")).copy()
+        hue[..., 0] += np.uint8(int(rng.normal(0, 7)) % 256)
+        rgb = Image.fromarray(hue, "HSV").convert("RGB")
+        rgb = ImageEnhance.Color(rgb).enhance(float(rng.uniform(0.5, 1.5)))
+        rgb = ImageEnhance.Brightness(rgb).enhance(float(rng.uniform(0.7, 1.25)))
+        rgb = ImageEnhance.Contrast(rgb).enhance(float(rng.uniform(0.7, 1.3)))
+    rgb.putalpha(alpha)
+    frame = np.asarray(rgb.resize((side, side), Image.Resampling.LANCZOS)).astype(np.float32)
+    frame[..., 3] /= 255.0
+    return frame

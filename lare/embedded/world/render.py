@@ -7,6 +7,7 @@ hundreds of scenes a second possible on one core.
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance
@@ -19,6 +20,8 @@ _PALETTE = np.array([COLOURS[name] for name in COLOUR_NAMES], dtype=np.float32)
 _NOTCH = 4
 """Depth in pixels of the notch that shows where a thing points."""
 
+_ENHANCE = (ImageEnhance.Color, ImageEnhance.Brightness, ImageEnhance.Contrast)
+
 
 @lru_cache(maxsize=8)
 def _resized(vendor: str, side: int) -> np.ndarray:
@@ -29,39 +32,73 @@ def _resized(vendor: str, side: int) -> np.ndarray:
     return stack
 
 
-def _augment(sprite: Image.Image, rng: np.random.Generator) -> Image.Image:
+class _Variation(NamedTuple):
     """One random variation of a drawing: mirrored, turned, squeezed, recoloured, simplified."""
-    if rng.random() < 0.3:
-        sprite = sprite.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    scale = rng.uniform(0.78, 1.0, 2)
-    small = sprite.resize((int(sprite.width * scale[0]), int(sprite.height * scale[1])), Image.Resampling.BILINEAR)
-    canvas = Image.new("RGBA", sprite.size)
-    left, top = (int(rng.integers(0, s - t + 1)) for s, t in zip(sprite.size, small.size, strict=True))
-    canvas.paste(small, (left, top))
-    canvas = canvas.rotate(float(rng.normal(0, 9)), Image.Resampling.BILINEAR)
-    rgb, alpha = canvas.convert("RGB"), canvas.getchannel("A")
-    if rng.random() < 0.8:
-        hue = np.asarray(rgb.convert("HSV")).copy()
-        hue[..., 0] += np.uint8(int(rng.normal(0, 7)) % 256)
-        rgb = Image.fromarray(hue, "HSV").convert("RGB")
-        rgb = ImageEnhance.Color(rgb).enhance(float(rng.uniform(0.5, 1.5)))
-        rgb = ImageEnhance.Brightness(rgb).enhance(float(rng.uniform(0.7, 1.25)))
-        rgb = ImageEnhance.Contrast(rgb).enhance(float(rng.uniform(0.7, 1.3)))
-    rgb.putalpha(alpha)
-    return rgb
+
+    mirrored: bool
+    size: tuple[int, int]
+    place: tuple[int, int]
+    angle: float
+    hue: int | None
+    """Turn of the hue; None where colours stay as they are."""
+    enhanced: tuple[float, float, float]
+    """Factors of colour, brightness and contrast."""
+
+    @classmethod
+    def draw(cls, width: int, height: int, rng: np.random.Generator) -> _Variation:
+        """A variation of a drawing of this size."""
+        mirrored = rng.random() < 0.3
+        scale = rng.uniform(0.78, 1.0, 2)
+        size = int(width * scale[0]), int(height * scale[1])
+        place = int(rng.integers(0, width - size[0] + 1)), int(rng.integers(0, height - size[1] + 1))
+        angle, hue, enhanced = float(rng.normal(0, 9)), None, (1.0, 1.0, 1.0)
+        if rng.random() < 0.8:
+            hue = int(rng.normal(0, 7)) % 256
+            enhanced = float(rng.uniform(0.5, 1.5)), float(rng.uniform(0.7, 1.25)), float(rng.uniform(0.7, 1.3))
+        return cls(mirrored, size, place, angle, hue, enhanced)
+
+    def of(self, sprite: Image.Image) -> Image.Image:
+        """The variation of this drawing."""
+        if self.mirrored:
+            sprite = sprite.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        canvas = Image.new("RGBA", sprite.size)
+        canvas.paste(sprite.resize(self.size, Image.Resampling.BILINEAR), self.place)
+        canvas = canvas.rotate(self.angle, Image.Resampling.BILINEAR)
+        rgb, alpha = canvas.convert("RGB"), canvas.getchannel("A")
+        if self.hue is not None:
+            hue = np.asarray(rgb.convert("HSV")).copy()
+            hue[..., 0] += np.uint8(self.hue)
+            rgb = Image.fromarray(hue, "HSV").convert("RGB")
+            for enhance, factor in zip(_ENHANCE, self.enhanced, strict=True):
+                rgb = enhance(rgb).enhance(factor)
+        rgb.putalpha(alpha)
+        return rgb
+
+
+class _Varied:
+    """Random variations of a vendor's drawings, for training only; each is made when it is first asked for."""
+
+    def __init__(self, vendor: str, side: int, variants: int) -> None:
+        self.sprites, self.side = sprites(vendor), side
+        height, width = self.sprites.shape[1:3]
+        rng = np.random.default_rng((side, variants, sum(vendor.encode())))
+        # All choices are drawn at once: which variation is which must not hang on the order in which they are made.
+        self.chosen = [[_Variation.draw(width, height, rng) for _ in range(N_DRAWINGS)] for _ in range(variants)]
+        self.made: dict[tuple[int, int], np.ndarray] = {}
+
+    def __call__(self, variant: int, kind: int) -> np.ndarray:
+        """(side, side, 4) float32 RGBA, alpha in [0, 1]."""
+        if (variant, kind) not in self.made:
+            image = self.chosen[variant][kind].of(Image.fromarray(self.sprites[kind]))
+            frame = np.asarray(image.resize((self.side, self.side), Image.Resampling.LANCZOS)).astype(np.float32)
+            frame[..., 3] /= 255.0
+            self.made[variant, kind] = frame
+        return self.made[variant, kind]
 
 
 @lru_cache(maxsize=16)
-def _augmented(vendor: str, side: int, variants: int) -> np.ndarray:
-    """(variants, 64, side, side, 4) float32: random variations, for training the encoder only."""
-    rng = np.random.default_rng((side, variants, sum(vendor.encode())))
-    frames = np.empty((variants, N_DRAWINGS, side, side, 4), np.float32)
-    for v in range(variants):
-        for k, sprite in enumerate(sprites(vendor)):
-            image = _augment(Image.fromarray(sprite), rng).resize((side, side), Image.Resampling.LANCZOS)
-            frames[v, k] = np.asarray(image)
-    frames[..., 3] /= 255.0
-    return frames
+def _varied(vendor: str, side: int, variants: int) -> _Varied:
+    return _Varied(vendor, side, variants)
 
 
 @lru_cache(maxsize=32)
@@ -147,8 +184,10 @@ def _draw_thing(patch: np.ndarray, scene: Scene, cell: int, rng: np.random.Gener
             ink = np.float32(20) if colour.mean() > 90 else np.float32(245)
             _blend(_inner(patch, inner), ink, _digit_masks(scene.split, inner)[scene.digit[cell]])
         else:
-            sheet = _augmented(scene.vendor, inner, variants)[rng.integers(variants)] if variants else None
-            sprite = (_resized(scene.vendor, inner) if sheet is None else sheet)[kind]
+            if variants:
+                sprite = _varied(scene.vendor, inner, variants)(int(rng.integers(variants)), kind)
+            else:
+                sprite = _resized(scene.vendor, inner)[kind]
             _blend(_inner(patch, inner), sprite[..., :3], sprite[..., 3])
     notch = _notch(scene.direction[cell], side)
     patch[notch] = 12
