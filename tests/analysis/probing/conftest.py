@@ -6,7 +6,7 @@ import pytest
 @pytest.fixture(autouse=True)
 def quick_probes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two strengths of the SVM to choose from, not six, the largest of which never settle on noise; a short code; fits
-    that stop after four epochs without gain, not ten.
+    at four times the rate that stop after four epochs without gain, not ten.
 
     The tests of the classifiers and of the code themselves take them all.
     """
@@ -15,3 +15,5 @@ def quick_probes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr("analysis.probe.classifiers.COSTS", (1e-3, 1e-1))
     if request.path.name not in ("test_parts.py", "test_shuffled.py"):
         monkeypatch.setattr("analysis.probe.classifiers.PATIENCE", 4)
+        monkeypatch.setattr("analysis.probe.classifiers.RATE", 4e-3)
+        monkeypatch.setattr("analysis.probe.projection.RATE", 4e-3)
