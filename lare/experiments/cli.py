@@ -1,4 +1,4 @@
-"""``lare experiments run|status|table|time|jobs FILE``: a declared grid of trainings, asked and tabled."""
+"""``lare experiments run|status|table|card|time|jobs FILE``: a declared grid of trainings, asked and tabled."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ _EPILOG = """examples:
   lare experiments run    lare/configs/experiments/example.yaml --at-once 2
   lare experiments run    lare/configs/experiments/example.yaml --test --arms lare
   lare experiments table  lare/configs/experiments/example.yaml --contrast lare random
+  lare experiments card   lare/configs/experiments/example.yaml --arms lare --starts 0 --out my/checkpoint
 
 A grid is a YAML file (docs/guides/experiments.md). What is done is left as it is, so a run that was stopped or killed
 goes on when the same command is given again. Rows are written to reports/experiments/NAME/rows as each ends.
@@ -46,6 +47,10 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument(
         "--contrast", nargs=2, action="append", default=[], metavar=("A", "B"), help="arm A (or A/ASK) minus arm B"
     )
+    card = commands.add_parser("card", help="the model card of one finished run, from its logs and rows")
+    _shared(card)
+    card.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder of the weights; gets README.md")
+    card.add_argument("--note", type=Path, help="Markdown for the card, such as what was tried and failed")
     clock = commands.add_parser("time", help="milliseconds an answer at batch 1 and 16; wants a quiet machine")
     _shared(clock)
     clock.add_argument("--questions", type=int, default=64, help="questions at batch 16 (default: %(default)s)")
@@ -95,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         further = {"seeds": tuple(options.seeds), "rates": tuple(options.rates), "only_starts": options.only_starts}
         choice = replace(choice, **further)
     choice.check(plan)
-    commands = {"run": _run, "status": _status, "table": _table, "time": _time, "jobs": _jobs}
+    commands = {"run": _run, "status": _status, "table": _table, "card": _card, "time": _time, "jobs": _jobs}
     return commands[options.command](plan, choice, options)
 
 
@@ -184,6 +189,20 @@ def _table(plan: Plan, choice: Choice, options: argparse.Namespace) -> int:
     from lare.experiments.table import table
 
     print(table(plan, options.split, [(a, b) for a, b in options.contrast], options.markdown))
+    return 0
+
+
+def _card(plan: Plan, choice: Choice, options: argparse.Namespace) -> int:
+    from lare.experiments.card import model_card
+    from lare.files import save_text
+
+    rates = {arm: chosen_rate(plan, arm) or 1.0 for arm in choice.of(plan)}
+    runs = [run for arm, rate in rates.items() for run in plan.arm_runs(arm, rate) if choice.takes(run)]
+    if len(runs) != 1:
+        raise LareError(f"a card is of one run, and {len(runs)} are chosen; give one of --arms and one of --starts")
+    note = options.note.read_text("utf8") if options.note is not None else ""
+    save_text(options.out / "README.md", model_card(plan, runs[0], options.out.name, note))
+    print(f"written: {options.out / 'README.md'}")
     return 0
 
 
