@@ -172,6 +172,7 @@ class LareAdapter(lmms):  # type: ignore[misc]
             "checkpoint": self._fingerprint,
             "arguments": method.arguments(),
             "config": method.model.config.to_dict(),
+            "stretches": method.processor.stretches,
             "device": str(self.device),
             "batch_size": self.batch_size,
         }

@@ -83,6 +83,7 @@ class Maps:
         checkpoint: Fingerprint of the weights.
         even: Windows looked at evenly, (N, K, g, g), where pictures had grids of their own and were brought to one
             (`analysis.heatmaps.resampled`); None where the maps are as they were made.
+        stretched: Whether pictures reached the encoder whole (`LareProcessor.stretches`).
     """
 
     table: pd.DataFrame
@@ -94,6 +95,7 @@ class Maps:
     boxes: list[Boxes]
     checkpoint: str
     even: npt.NDArray[np.float64] | None = None
+    stretched: bool = False
 
     @property
     def steps(self) -> int:
@@ -139,6 +141,7 @@ class Maps:
             [self.boxes[row] for row in rows],
             self.checkpoint,
             None if self.even is None else self.even[rows],
+            self.stretched,
         )
 
 
@@ -174,7 +177,8 @@ def read_maps(path: str | Path) -> Maps:
     size = float(IMAGE_SIZE if facts.get("backbone_config") else facts["image_size"])
     boxes = [boxes_of(value, size, path) for value in table["boxes"]]
     checkpoint = str(table["checkpoint"].iloc[0])
-    return Maps(table, extractor, inside, saliency, places, grid, boxes, checkpoint, even)
+    stretched = bool(reader.infos[0].get("stretches", False))
+    return Maps(table, extractor, inside, saliency, places, grid, boxes, checkpoint, even, stretched)
 
 
 def _configuration(reader: TraceReader, path: str | Path) -> dict[str, Any]:
@@ -197,13 +201,15 @@ def with_questions(maps: Maps, questions: Mapping[tuple[str, int], Question]) ->
     """Boxes as the tasks' rows have them, where a task of lmms-eval has any, in shares of its own picture.
 
     Traces know the side of the encoder's picture alone, which is right for pictures of that side. A picture that is not
-    square reaches the encoder cut or stretched, so its boxes are left out, unless pictures have grids of their own.
+    square may reach the encoder cut, so its boxes are left out, unless the trace says that pictures were stretched, or
+    they have grids of their own.
     """
     boxes = list(maps.boxes)
     for row, key in enumerate(zip(maps.table["task"], maps.table["doc_id"], strict=True)):
         one = questions.get((str(key[0]), int(key[1])))
         if stand_in(str(key[0])) is None:
-            whole = one is not None and (maps.even is not None or one.image.width == one.image.height)
+            kept = maps.stretched or maps.even is not None
+            whole = one is not None and (kept or one.image.width == one.image.height)
             boxes[row] = [(a, b, c, d) for a, b, c, d in one.boxes] if one is not None and whole else []
     return replace(maps, boxes=boxes)
 

@@ -65,6 +65,17 @@ def test_image_becomes_as_many_tokens_as_the_decoder_sees(shared: LareProcessor)
         assert int(places[-1] - places[0]) == 3
 
 
+def test_it_says_whether_pictures_are_stretched_or_cut(shared: LareProcessor) -> None:
+    square = {"height": 8, "width": 8}
+    assert LareProcessor(CLIPImageProcessor(size=square, do_center_crop=False), tokenizer()).stretches
+    for cut in (
+        {"size": square, "do_center_crop": True},
+        {"size": {"shortest_edge": 8}, "do_center_crop": False},
+        {"size": square, "do_center_crop": False, "do_pad": True},
+    ):
+        assert not LareProcessor(CLIPImageProcessor(**cut), tokenizer()).stretches, cut
+
+
 def test_padding_is_on_the_left(shared: LareProcessor) -> None:
     inputs = shared(images=[picture()] * 2, text=shared.build_prompts(["Hi?", "A much longer question?"], latent=False))
     mask = inputs["attention_mask"]
