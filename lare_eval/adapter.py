@@ -172,7 +172,7 @@ class LareAdapter(lmms):  # type: ignore[misc]
             "checkpoint": self._fingerprint,
             "arguments": method.arguments(),
             "config": method.model.config.to_dict(),
-            "stretches": method.processor.stretches,
+            "stretches": bool(getattr(method.processor, "stretches", False)),  # other architectures have their own
             "device": str(self.device),
             "batch_size": self.batch_size,
         }

@@ -14,7 +14,7 @@ def box_shares(value: Any, size: tuple[float, float], where: str) -> tuple[tuple
     """Boxes (left, top, right, bottom) as shares of the picture.
 
     Args:
-        value: A list of boxes, or its JSON text; None for none. A box is in pixels, or in shares already where no number
+        value: A list of boxes, or its JSON text; None for none. A box is in pixels, or in shares where no number
             is above 1; a step that needs none has null and is left out.
         size: Width and height of the picture in pixels.
         where: For the message.

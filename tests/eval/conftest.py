@@ -26,6 +26,7 @@ class FakeMethod:
     columns: dict = {}
 
     def __init__(self, answer=None, version: str = "1", spoiled: str = "SPOILED") -> None:
+        self.processor = None
         self.model = SimpleNamespace(device=torch.device("cpu"), config=SimpleNamespace(to_dict=dict))
         self.calls: list[tuple[list[str], object]] = []
         self.version, self.spoiled = version, spoiled
