@@ -23,8 +23,9 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 READY_ALL := $(VENV)/.ready-all
 READY_DOCS := $(VENV)/.ready-docs
-# One thread a process: on small models two processes beat two threads.
-RUN := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+# One thread a process: on small models two processes beat two threads. Bytecode is kept, whatever the environment says:
+# each worker, and each process that a test starts, would compile every file anew.
+RUN := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false PYTHONDONTWRITEBYTECODE=
 
 # A linked .venv is another checkout's, whose path its scripts and its editable installation name. Nothing is installed
 # into it, and the packages of this checkout come before its own.

@@ -1,5 +1,6 @@
 """What every test shares: one thread a process, no network, and no test that is skipped unseen."""
 
+import contextlib
 import gc
 import os
 
@@ -11,6 +12,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# Nothing is freed while test files are imported, but each collection of garbage would walk all that they have made.
+gc.disable()
+
+# timm and lmms-eval import it where it is installed; after torch and transformers that takes four times as long, since
+# it looks through all modules for each of its classes.
+with contextlib.suppress(ImportError):
+    import wandb  # noqa: F401
 
 # No test is about how long one example takes, and a busy machine must not fail one.
 hypothesis.settings.register_profile("lare", deadline=None)
@@ -24,6 +33,7 @@ def pytest_collection_finish() -> None:
     """Keep what all test files imported out of every later collection of garbage, each of which would walk it."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(wrapper=True)

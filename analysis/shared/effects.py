@@ -12,8 +12,8 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import statsmodels.api as sm
 from scipy import stats as scipy_stats
+from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.meta_analysis import effectsize_smd
 
 from analysis.shared.pvalues import log10_p_t, log10_p_z
@@ -226,7 +226,7 @@ def cluster_contrast(b: npt.ArrayLike, a: npt.ArrayLike, groups_b: Groups, group
     side = np.r_[np.ones(left.size), np.zeros(right.size)]
     design = np.column_stack([np.ones_like(side), side])
     with np.errstate(divide="ignore", invalid="ignore"):
-        fit = sm.OLS(np.r_[left, right], design).fit(cov_type="cluster", cov_kwds={"groups": codes}, use_t=True)
+        fit = OLS(np.r_[left, right], design).fit(cov_type="cluster", cov_kwds={"groups": codes}, use_t=True)
         low, high = fit.conf_int(alpha=1 - LEVEL)[1]
     base = replace(base, low=float(low), high=float(high), df=float(clusters - 1))
     if not float(fit.bse[1]) > 1e-9 * abs(gap):

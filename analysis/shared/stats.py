@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import statsmodels.api as sm
 from scipy import stats as scipy_stats
+from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.nonparametric import rank_compare_2indep
@@ -219,7 +219,7 @@ def cluster_mean(values: npt.ArrayLike, groups: Groups | None = None) -> Result:
     if clusters < 2:
         return replace(base, note="one cluster: no interval")
     with np.errstate(divide="ignore", invalid="ignore"):
-        fit = sm.OLS(array, np.ones_like(array)).fit(cov_type="cluster", cov_kwds={"groups": codes}, use_t=True)
+        fit = OLS(array, np.ones_like(array)).fit(cov_type="cluster", cov_kwds={"groups": codes}, use_t=True)
         low, high = fit.conf_int(alpha=1 - LEVEL)[0]
         statistic, df = float(fit.tvalues[0]), float(clusters - 1)
     base = replace(base, low=float(low), high=float(high), df=df)
