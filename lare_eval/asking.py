@@ -157,7 +157,7 @@ def ask(request: Mapping[str, Any]) -> dict[str, Any]:
         request: See the module.
 
     Returns:
-        ``questions`` and ``answers`` by task, ``costs``, ``fingerprint``, ``time`` and how long it took.
+        ``questions``, ``answers`` and ``measures`` by task, ``costs``, ``fingerprint``, ``time`` and how long it took.
 
     Raises:
         LareError: If the checkpoint, the method or an option is impossible, or a task has no 0-or-1 ``score``.
@@ -179,6 +179,7 @@ def ask(request: Mapping[str, Any]) -> dict[str, Any]:
     content = {
         "questions": {task: questions for task, (questions, _) in found.items()},
         "answers": {task: answers for task, (_, answers) in found.items()},
+        "measures": passed.measures,
         "costs": _costs(method, traces),
         "fingerprint": method.fingerprint(),
         "time": now,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -71,7 +72,14 @@ def evaluate_pass(
     scores = {task: {int(row["doc_id"]): float(row["score"]) for row in rows} for task, rows in samples.items()}
     costs = {task: _costs(reader, task) for task in scores}
     save_text(out / "scores" / f"{traces.name}.json", json.dumps(scores))
-    return Pass(setting, scores, costs, {task: _scenes(reader, task) for task in scores})
+    measures = {task: _measures(results["results"][task]) for task in scores}
+    return Pass(setting, scores, costs, {task: _scenes(reader, task) for task in scores}, measures)
+
+
+def _measures(reported: Mapping[str, Any]) -> dict[str, float]:
+    """Numbers among what lmms-eval reports of a task; not those that it could not know, nor its standard errors."""
+    numbers = {name.removesuffix(",none"): value for name, value in reported.items() if isinstance(value, float | int)}
+    return {name: float(one) for name, one in numbers.items() if "stderr" not in name and math.isfinite(one)}
 
 
 @contextmanager

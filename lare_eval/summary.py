@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -129,12 +129,14 @@ class Pass:
         scores: Task to question number to score.
         costs: Task to rows of (text tokens, latent steps, seconds), one an answer, by question number.
         scenes: Task to question number to the name of its scene.
+        measures: Task to every number that lmms-eval reports of it, by name.
     """
 
     setting: str
     scores: Mapping[str, Scores]
     costs: Mapping[str, npt.NDArray[np.float64]]
     scenes: Mapping[str, Mapping[int, str]]
+    measures: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def cell(self, task: str) -> Cell:
         """The row of one task, or of "all"."""

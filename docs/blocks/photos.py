@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from blocks.source import Reports, block, table
+import numpy as np
+import numpy.typing as npt
+from blocks.source import ROOT, Reports, block, interval, table
+
+from lare.experiments.compare import interval as drawn
+from lare.experiments.gather import Entry, gather
+from lare.experiments.plan import Plan
 
 
 @block
@@ -30,3 +36,72 @@ def _photos_probes(reports: Reports) -> str:
         about = [row["family"].replace("_", " "), str(row["side"]), f"{row['n']:,}", f"{100 * row['majority']:.1f}"]
         lines.append([*about, *shares])
     return table(head, lines)
+
+
+_SOURCES = {"pope": "captions", "daquar": "daquar", "animals": "animals"}
+"""Tasks on photographs, and the file under photos/ that says what their questions give away."""
+
+
+def _asked(reports: Reports) -> list[Entry]:
+    """Arms on photographs: their test rows."""
+    plan = Plan(ROOT / "lare/configs/experiments/photographs.yaml", reports=reports.folder / "experiments")
+    return gather(plan, "test")
+
+
+def _source(task: str) -> str:
+    return _SOURCES[task.rpartition("_")[2]]
+
+
+def _blind(reports: Reports, task: str) -> float:
+    """Share that the question's words alone get right."""
+    rows = [row for row in reports.read(f"photos/blind_{_source(task)}.json") if row["family"] != "all"]
+    kept = [row for row in rows if task.rpartition("_")[2] != "pope" or row["family"].startswith("presence_")]
+    return sum(row["n"] * row["question_only"] for row in kept) / sum(row["n"] for row in kept)
+
+
+@block
+def _photos_results(reports: Reports) -> str:
+    """Right answers to questions about held-back photographs, by arm and task, beside the question's words alone."""
+    entries = _asked(reports)
+    if not entries:
+        return "no test rows yet"
+    questions = entries[0].asked.questions
+    counts = {task: int((questions.task == task).sum()) for task in questions.tasks}
+    head = [
+        "arm",
+        "starts",
+        *(f"{task.rpartition('_')[2]} (n = {n:,})" for task, n in counts.items()),
+        "text + latents",
+    ]
+    blind = [f"{100 * _blind(reports, task):.1f}" for task in counts]
+    lines = [["the likeliest answer by the question's words", "", *blind, ""]]
+    for one in entries:
+        cells = [_cell(one, one.asked.questions.task == task) for task in counts]
+        tokens = [one.mean("costs", name) or 0.0 for name in ("text_tokens", "latent_steps")]
+        lines.append([one.title, str(len(one.asked.starts)), *cells, f"{tokens[0]:.1f} + {tokens[1]:.1f}"])
+    return table(head, lines)
+
+
+@block
+def _photos_families(reports: Reports) -> str:
+    """The same by family of questions, the arms' own way of asking alone."""
+    entries = [one for one in _asked(reports) if "/" not in one.name]
+    if not entries:
+        return "no test rows yet"
+    questions, lines = entries[0].asked.questions, []
+    for task in questions.tasks:
+        short, blind = task.rpartition("_")[2], reports.read(f"photos/blind_{_source(task)}.json")
+        words = {row["family"].removeprefix("presence_"): 100 * row["question_only"] for row in blind}
+        for family in dict.fromkeys(questions.family[questions.task == task].tolist()):
+            kept = (questions.task == task) & (questions.family == family)
+            told = f"{words[family]:.1f}" if family in words else ""
+            about = [f"`{short}`", str(family).replace("_", " "), f"{kept.sum():,}", told]
+            lines.append([*about, *(_cell(one, kept) for one in entries)])
+    return table(["task", "family", "n", "by the words", *(one.name for one in entries)], lines, left=2)
+
+
+def _cell(one: Entry, kept: npt.NDArray[np.bool_]) -> str:
+    """Share of right answers, with the interval that draws whole photographs (and starts, where there are several)."""
+    asked = one.asked
+    low, high = drawn(asked.values[:, kept], asked.questions.task[kept], asked.questions.scene[kept])
+    return f"{100 * asked.values[:, kept].mean():.1f} {interval(100 * low, 100 * high)}"

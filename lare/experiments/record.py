@@ -132,6 +132,7 @@ def make_row(plan: Plan, slot: Slot, found: Mapping[str, Any], asked: Sequence[A
         "questions": save_questions(found["questions"], plan.out / "questions"),
         "right": {task: pack(one) for task, one in right.items()},
         "scores": {task: float(one.mean()) for task, one in right.items()},
+        "measures": found.get("measures", {}),
         "tokens": _tokens(answers, right),
         "by": _by(found["questions"], right),
         "costs": found["costs"],

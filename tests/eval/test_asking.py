@@ -113,6 +113,10 @@ def test_what_a_pass_leaves(few_rows, tmp_path):
     costs = found["costs"]
     assert costs["decoder_passes"] == pytest.approx(1 + 2 + costs["text_tokens"])
     assert costs["tokens"] == pytest.approx(2 + costs["text_tokens"]) and costs["extra_visual_tokens"] == 0
+    told = found["measures"]["lare_mini_val_pope"]
+    scored = found["answers"]["lare_mini_val_pope"]["score"]
+    assert told["pope_accuracy"] == pytest.approx(np.mean(scored)) and "pope_f1_score" in told
+    assert not any("stderr" in name for one in found["measures"].values() for name in one)
 
 
 def test_scores_between_right_and_wrong_are_refused(tmp_path, monkeypatch):

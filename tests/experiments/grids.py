@@ -56,6 +56,7 @@ for name in ("mmbench", "pope"):
 out = pathlib.Path(request["out"])
 (out / "traces").mkdir()
 (out / "answers.json").write_text(json.dumps({"questions": questions, "answers": answers, "costs": {"text_tokens": 7.0},
+    "measures": {task: {"f1": 0.5} for task in answers},
     "fingerprint": "f" + str(len(weights)), "time": "2026-01-01T00:00:00Z", "seconds": 6.0}))
 """
 

@@ -32,6 +32,7 @@ def test_a_whole_grid_and_again(world: World, capsys: pytest.CaptureFixture[str]
     assert lare(world.words("run")) == 0
     assert world.trained() == ["0", "lare__0__0", "random__0__0", "1", "lare__1__0", "random__1__0"]
     rows = world.rows
+    assert all(row["measures"] == {task: {"f1": 0.5} for task in row["right"]} for row in rows.values())
     assert sorted(rows) == sorted(
         f"{stem}__{ask}.validation.json" for stem in EVERY for ask in ("K4", "K0") if stem[0] == "l" or ask == "K4"
     )
