@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import cache
 from typing import Any
 
 import pytest
@@ -43,11 +44,10 @@ PIECES += ["[INST]", "USER:", "e\u0301", "'s", "12", BREAK]
 TEXT = st.one_of(st.lists(st.sampled_from(PIECES), max_size=12).map("".join), st.text(max_size=20))
 
 
+@cache
 def control(processor: LareProcessor) -> set[int]:
-    found = processor.tokenizer.convert_tokens_to_ids(
-        [one for one in processor.user_text.tokens if one in processor.tokenizer.get_vocab()]
-    )
-    return set(found)
+    known = processor.tokenizer.get_vocab()
+    return set(processor.tokenizer.convert_tokens_to_ids([one for one in processor.user_text.tokens if one in known]))
 
 
 def ids_of(processor: LareProcessor, prompts: list[str]) -> list[list[int]]:
