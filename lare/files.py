@@ -9,7 +9,10 @@ from pathlib import Path
 
 from lare.errors import LareError
 
-__all__ = ["file_hash", "read_header", "save_text", "write_whole"]
+__all__ = ["file_hash", "open_up", "read_header", "save_text", "write_whole"]
+
+_UMASK = os.umask(0)
+os.umask(_UMASK)
 
 
 def file_hash(path: Path) -> str:
@@ -36,6 +39,11 @@ def read_header(file: str | Path) -> dict[str, tuple[str, tuple[int, ...]]]:
             part = opened.get_slice(name)
             found[name] = (str(part.get_dtype()), tuple(part.get_shape()))
     return found
+
+
+def open_up(path: Path) -> None:
+    """Give a file the permissions that new files of this process have: safetensors lets its owner alone read it."""
+    path.chmod(0o666 & ~_UMASK)
 
 
 def save_text(path: Path, body: str) -> None:

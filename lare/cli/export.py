@@ -101,6 +101,7 @@ def _write(folder: Path, part: Path, dtype: str) -> None:
     import torch
     from safetensors.torch import save_file
 
+    from lare.files import open_up
     from lare.model.base_weights import read_own
     from lare.model.shapes import weight_files
 
@@ -111,3 +112,4 @@ def _write(folder: Path, part: Path, dtype: str) -> None:
     own = read_own(weight_files(str(folder), {}))
     kept = {name: value.to(kind) if value.is_floating_point() else value for name, value in own.items()}
     save_file(kept, part / "model.safetensors", {"format": "pt"})
+    open_up(part / "model.safetensors")

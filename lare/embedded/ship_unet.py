@@ -18,6 +18,7 @@ from lare.commands import command
 from lare.embedded.card import read_log
 from lare.embedded.identify import identification
 from lare.errors import LareError
+from lare.files import open_up
 from lare.training.plan.run_file import load_run_config
 from lare.training.saving.checkpoints import read_meta
 
@@ -45,6 +46,7 @@ def ship_unet(run: Path, out: Path, rows: int = 512) -> None:
     final.mkdir(parents=True, exist_ok=True)
     heads = load_file(run / stage.name / "final" / "heads.safetensors")
     save_file({name: value for name, value in heads.items() if name.startswith("image.")}, final / "heads.safetensors")
+    open_up(final / "heads.safetensors")
     shutil.copyfile(run / stage.name / "final" / "config.json", final / "config.json")
     (out / "image_tokenizer").mkdir(exist_ok=True)
     for name in _TOKENIZER:

@@ -19,6 +19,7 @@ from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
 from lare.errors import LareError
+from lare.files import open_up
 from lare.model.base_weights import BASE_FILE, Base, read_base, read_own
 from lare.model.configuration_lare import LareConfig
 from lare.model.shapes import check_shapes, weight_files
@@ -112,6 +113,8 @@ class StrictLoading(PreTrainedModel):
             # Under the model's own names: transformers writes some families under those of earlier versions.
             kwargs |= {} if base is None else {"state_dict": own, "save_original_format": False}
         super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
+        for path in Path(save_directory).glob("*.safetensors") if is_main_process else ():
+            open_up(path)
         if is_main_process and base is not None:
             base.save(save_directory)
         elif is_main_process:

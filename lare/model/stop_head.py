@@ -32,6 +32,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lare.errors import LareError
+from lare.files import open_up
 
 __all__ = ["HEADS_FILE", "KINDS", "LOOKS_AHEAD", "Seen", "StopHead", "StopHeads", "head_inputs", "inputs_of"]
 
@@ -223,6 +224,7 @@ class StopHeads:
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         about = json.dumps({**self._about(), "facts": self.facts})
         save_file(self._tensors(), temporary, metadata={"format": "pt", _KEY: about})
+        open_up(temporary)
         temporary.replace(path)
         return path
 

@@ -157,6 +157,8 @@ def test_a_small_folder_answers_by_its_name(
     path.write_text(json.dumps(found | {"file": found["file"] | {"fetch": "tiny"}}))
     assert main(["export", "lean", "--out", "small"]) == 0
     assert "get it by: lare fetch tiny" in capsys.readouterr().out
+    modes = {path.stat().st_mode & 0o777 for name in ("small", "lean") for path in Path(name).iterdir()}
+    assert modes == {path.stat().st_mode & 0o777}  # others may read weights if they may read the rest
     assert not list(Path("small").glob("tokenizer*")) and size(Path("small")) < 0.6 * size(Path("lean"))
     monkeypatch.setattr("lare.checkpoints.CHECKPOINTS", _Registered({"photos": "small"}))
     assert shipped_checkpoints()["photos"] == Path("small")
@@ -221,6 +223,8 @@ def test_a_resumed_run_ends_as_if_it_had_not_been_killed(
     assert main(["train", str(CONFIGS / "qwen2_5_coder_0_5b.yaml"), *words, "save_every=1"]) == 0
     monkeypatch.undo()
     run = tmp_path / "run"
+    weights = list(run.rglob("*.safetensors"))
+    assert weights and {path.stat().st_mode for path in weights} == {(run / "run.yaml").stat().st_mode}
     state = load_file(run / "IV" / "step-00000001" / "state.safetensors")
     assert earlier == any("base_layer" in name for name in state)
     before = {name: (run / "IV" / "final" / name).read_bytes() for name in ("model.safetensors", "heads.safetensors")}

@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from lare.errors import LareError
-from lare.files import file_hash
+from lare.files import file_hash, open_up
 from lare.model.base_weights import read_base
 from lare.training.model import TrainingModel
 from lare.training.plan.stages import part_of, prefixes
@@ -258,6 +258,7 @@ def save_final(stage: Path, model: TrainingModel, processor: Any, meta: dict[str
         processor.save_pretrained(folder)
         heads = {k: v.detach().contiguous() for k, v in model.state_dict().items() if not k.startswith("lare.")}
         save_file(heads, folder / "heads.safetensors")
+        open_up(folder / "heads.safetensors")
 
     return _publish(stage, "final", write, meta)
 

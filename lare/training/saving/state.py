@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lare.errors import LareError
+from lare.files import open_up
 
 
 class HasState(Protocol):
@@ -56,6 +57,7 @@ def save_state(folder: Path, model: Mapping[str, Tensor], optimisers: Sequence[H
     try:
         folder.mkdir(parents=True, exist_ok=True)
         save_file({k: v.detach().clone().contiguous() for k, v in tensors.items()}, temporary, {"json": text})
+        open_up(temporary)
         os.replace(temporary, folder / "state.safetensors")
         (folder / "state.json.tmp").write_text(json.dumps(meta, indent=1))
         os.replace(folder / "state.json.tmp", folder / "state.json")
