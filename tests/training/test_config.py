@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lare.errors import LareError
 from lare.training.plan.config import PARTS, RunConfig
-from lare.training.plan.run_file import load_run_config, run_config_from
+from lare.training.plan.run_file import load_run_config, read_yaml, run_config_from
 
 WORLD = {"format": "world", "per_image": 4}
 FILE = {"path": "data.json"}
@@ -245,6 +245,17 @@ def test_a_word_changes_one_use_of_an_alias(tmp_path: Path) -> None:
     text = "model: {checkpoint: c}\nstages:\n  - {stage: III, data: &d [{path: a.json}]}\n  - {stage: IV, data: *d}\n"
     config = load_run_config(write(tmp_path, text=text), ["stages.1.data.0.limit=5"])
     assert [one.data[0].limit for one in config.stages] == [None, 5]
+
+
+def test_a_file_read_again_is_what_stands_in_it(tmp_path: Path) -> None:
+    """What is read may be kept; what a reader does to it, and what was there before, must not show."""
+    path, word = write(tmp_path, run(seed=3)), "stages.0.data=[{path: b.json}]"
+    first = load_run_config(path, ["seed=4", word])
+    content = read_yaml(path, "run file")
+    content["stages"][0]["data"].append("no data")
+    assert load_run_config(path, ["seed=4", word]) == first and first.seed == 4
+    assert load_run_config(path).seed == 3
+    assert load_run_config(write(tmp_path, run(seed=5))).seed == 5
 
 
 def test_an_empty_mapping_can_be_filled(tmp_path: Path) -> None:

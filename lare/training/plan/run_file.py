@@ -6,7 +6,9 @@ A file looks like those in ``lare/configs``; a word such as ``losses.image=0`` c
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
+import functools
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -53,7 +55,7 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
         LareError: If it can't be read or holds something else.
     """
     try:
-        content = plain(yaml.safe_load(path.read_text(encoding="utf-8")))
+        content = plain(_parsed(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise LareError(f"the {what} {str(path)!r} can't be read ({error.strerror}); check the path") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -63,13 +65,19 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
     return content
 
 
+@functools.lru_cache(maxsize=64)
+def _parsed(text: str) -> Any:
+    """What YAML says: callers copy it. A grid reads its run file once for every arm."""
+    return yaml.safe_load(text)
+
+
 def _apply(content: Any, change: str) -> None:
     """Set one value of nested dictionaries and lists."""
     key, equals, text = change.partition("=")
     if not equals or not key:
         raise LareError(f"{change!r} is no key=value; write for example seed=1")
     try:
-        value = yaml.safe_load(text)
+        value = copy.deepcopy(_parsed(text))
     except (yaml.YAMLError, ValueError):
         raise LareError(f"the value of {change!r} is no YAML; put it in quotes") from None
     *path, last = key.split(".")
