@@ -25,7 +25,7 @@ from lare.errors import require
 from lare.files import save_text
 from lare.intervals import wilson
 
-__all__ = ["SIZES", "error_rates", "main"]
+__all__ = ["SIZES", "error_rates", "main", "scored"]
 
 _NAME = "python -m analysis.validate.power"
 
@@ -64,11 +64,11 @@ def error_rates(sizes: Sequence[int] = SIZES, seeds: Sequence[int] = range(20)) 
                 verdict = judge(outcomes.take(np.arange(size))).verdict
                 row: dict[str, Any] = rows[kind, size]
                 row["runs"] += 1
-                row[_scored(kind, verdict)] += 1
+                row[scored(kind, verdict)] += 1
     return list(rows.values())
 
 
-def _scored(kind: str, verdict: str) -> str:
+def scored(kind: str, verdict: str) -> str:
     """Whether a verdict on a kind is "right", "undecided" or "wrong"."""
     truth = PLANTED[kind]
     if verdict == truth:

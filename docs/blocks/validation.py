@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from blocks.source import Reports, block, interval, table
 
@@ -35,6 +36,45 @@ def _validate_power(reports: Reports) -> str:
         f"% interval up to {100 * wilson(wrong, runs)[1]:.1f} %)."
     )
     return f"{told}\n\n{table(head, lines, left=2)}"
+
+
+@block
+def _validate_trained(reports: Reports) -> str:
+    from lare.intervals import wilson
+
+    found = reports.read("validate/trained.json")
+    every, settings = found["rows"], found["settings"]
+    learnt = [row for row in every if row["learnt"]]
+    lines = [_trained_line(kind, every) for kind in dict.fromkeys(row["kind"] for row in every)]
+    counts = {one: sum(row["outcome"] == one for row in learnt) for one in ("right", "undecided", "wrong")}
+    told = (
+        f"{settings['updates']} updates of {settings['batch']} questions each, {every[0]['questions']} validation "
+        f"questions. Of {len(every)} models {len(learnt)} learnt their rule; of the verdicts on those "
+        f"{counts['right']} are right, {counts['undecided']} undecided, {counts['wrong']} wrong (95 % interval of the "
+        f"wrong ones' share: up to {100 * wilson(counts['wrong'], len(learnt))[1]:.0f} %)."
+    )
+    head = ["trained model", "its verdict", "models", "learnt", "right / undecided / wrong", "own latents, %"]
+    more = ["marks only, %", "half as many, %", "twice as many, %", "none, %", "lost by replacing, points"]
+    return f"{told}\n\n{table([*head, *more], lines, left=2)}"
+
+
+def _trained_line(kind: str, every: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A kind's row; accuracies are of the models that learnt their rule."""
+    from analysis.validate.planted import PLANTED
+
+    mine = [row for row in every if row["kind"] == kind]
+    learnt = [row for row in mine if row["learnt"]]
+    begun = [f"`{kind}`", f"`{PLANTED[kind]}`", str(len(mine)), str(len(learnt))]
+    if not learnt:
+        return [*begun, *[""] * 7]
+    counts = (str(sum(row["outcome"] == one for row in learnt)) for one in ("right", "undecided", "wrong"))
+    shown = [_mean([row["accuracy"][name] for row in learnt]) for name in ("own", "marks", "fewer", "more", "none")]
+    lost = [gap[0] for row in learnt for gap in row["lost"].values()]
+    return [*begun, " / ".join(counts), *shown, f"{100 * min(lost):+.1f} to {100 * max(lost):+.1f}"]
+
+
+def _mean(shares: Sequence[float]) -> str:
+    return f"{100 * sum(shares) / len(shares):.1f}"
 
 
 @block
