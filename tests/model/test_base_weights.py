@@ -160,11 +160,11 @@ def test_a_small_folder_answers_by_its_name(
     modes = {path.stat().st_mode & 0o777 for name in ("small", "lean") for path in Path(name).iterdir()}
     assert modes == {path.stat().st_mode & 0o777}  # others may read weights if they may read the rest
     assert not list(Path("small").glob("tokenizer*")) and size(Path("small")) < 0.6 * size(Path("lean"))
-    monkeypatch.setattr("lare.checkpoints.CHECKPOINTS", _Registered({"photos": "small"}))
-    assert shipped_checkpoints()["photos"] == Path("small")
-    code, said = ask("photos", capsys)
+    monkeypatch.setattr("lare.checkpoints.CHECKPOINTS", _Registered({"snaps": "small"}))
+    assert shipped_checkpoints()["snaps"] == Path("small")
+    code, said = ask("snaps", capsys)
     assert code == 0 and json.loads(said)["latent_steps"] == TINY["iterations"]
-    small, words, _ = load_checkpoint("photos", "cpu")
+    small, words, _ = load_checkpoint("snaps", "cpu")
     lean, own, _ = load_checkpoint("lean", "cpu")
     assert words.build_prompts(["A?"]) == own.build_prompts(["A?"]) and words.lm_grid == own.lm_grid
     asked = "What is the black dog looking at?"
@@ -177,7 +177,7 @@ def test_a_small_folder_answers_by_its_name(
         )
         torch.testing.assert_close(small.state_dict()[name], value, **close)
     shutil.rmtree("models")
-    assert "lare fetch tiny" in ask("photos", capsys)[1]
+    assert "lare fetch tiny" in ask("snaps", capsys)[1]
 
 
 class _Registered:
