@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 from blocks.source import ROOT, Reports, block, interval, table
@@ -42,19 +45,27 @@ _SOURCES = {"pope": "captions", "daquar": "daquar", "animals": "animals"}
 """Tasks on photographs, and the file under photos/ that says what their questions give away."""
 
 
-def _asked(reports: Reports) -> list[Entry]:
-    """Arms on photographs: their test rows."""
+def _asked(reports: Reports) -> tuple[str, list[Entry]]:
+    """Arms on photographs: their test rows; validation rows until there are any."""
     plan = Plan(ROOT / "lare/configs/experiments/photographs.yaml", reports=reports.folder / "experiments")
-    return gather(plan, "test")
+    found = {split: gather(plan, split) for split in ("test", "validation")}
+    return next(((split, entries) for split, entries in found.items() if entries), ("validation", []))
 
 
 def _source(task: str) -> str:
     return _SOURCES[task.rpartition("_")[2]]
 
 
-def _blind(reports: Reports, task: str) -> float:
+def _by_words(reports: Reports, task: str, split: str) -> list[Mapping[str, Any]]:
+    """What the question's words alone get right, by family."""
+    ending = "" if split == "test" else f"_{split}"
+    rows: list[Mapping[str, Any]] = reports.read(f"photos/blind_{_source(task)}{ending}.json")
+    return [row for row in rows if row["family"] != "all"]
+
+
+def _blind(reports: Reports, task: str, split: str) -> float:
     """Share that the question's words alone get right."""
-    rows = [row for row in reports.read(f"photos/blind_{_source(task)}.json") if row["family"] != "all"]
+    rows = _by_words(reports, task, split)
     kept = [row for row in rows if task.rpartition("_")[2] != "pope" or row["family"].startswith("presence_")]
     return sum(row["n"] * row["question_only"] for row in kept) / sum(row["n"] for row in kept)
 
@@ -62,18 +73,18 @@ def _blind(reports: Reports, task: str) -> float:
 @block
 def _photos_results(reports: Reports) -> str:
     """Right answers to questions about held-back photographs, by arm and task, beside the question's words alone."""
-    entries = _asked(reports)
+    split, entries = _asked(reports)
     if not entries:
-        return "no test rows yet"
+        return "no rows yet"
     questions = entries[0].asked.questions
     counts = {task: int((questions.task == task).sum()) for task in questions.tasks}
     head = [
-        "arm",
+        f"arm, {split} questions",
         "starts",
         *(f"{task.rpartition('_')[2]} (n = {n:,})" for task, n in counts.items()),
         "text + latents",
     ]
-    blind = [f"{100 * _blind(reports, task):.1f}" for task in counts]
+    blind = [f"{100 * _blind(reports, task, split):.1f}" for task in counts]
     lines = [["the likeliest answer by the question's words", "", *blind, ""]]
     for one in entries:
         cells = [_cell(one, one.asked.questions.task == task) for task in counts]
@@ -85,12 +96,13 @@ def _photos_results(reports: Reports) -> str:
 @block
 def _photos_families(reports: Reports) -> str:
     """The same by family of questions, the arms' own way of asking alone."""
-    entries = [one for one in _asked(reports) if "/" not in one.name]
+    split, every = _asked(reports)
+    entries = [one for one in every if "/" not in one.name]
     if not entries:
-        return "no test rows yet"
+        return "no rows yet"
     questions, lines = entries[0].asked.questions, []
     for task in questions.tasks:
-        short, blind = task.rpartition("_")[2], reports.read(f"photos/blind_{_source(task)}.json")
+        short, blind = task.rpartition("_")[2], _by_words(reports, task, split)
         words = {row["family"].removeprefix("presence_"): 100 * row["question_only"] for row in blind}
         for family in dict.fromkeys(questions.family[questions.task == task].tolist()):
             kept = (questions.task == task) & (questions.family == family)
