@@ -63,6 +63,12 @@ def primaries(plans: Sequence[Plan]) -> list[Claimed]:
         one = plan.grid.primary
         if one is None:
             continue
+        arm, ask = plan.grid.row_of(one.minus)
+        # Against random windows it is about where it looks; else about having latents at all.
+        looks = plan.grid.arms[arm].asks[ask].get("window_mode") == "random"
+        text = (
+            "Refocusing on what is relevant is what helps" if looks else "Latents help beyond training on the same data"
+        )
         titles = [plan.grid.arms[plan.grid.row_of(name)[0]].title or name for name in (one.arm, one.minus)]
         counted = "questions of two hops or more" if one.least_hops else "all questions"
         left = ", ".join([*one.exclude_families, *one.exclude_tasks])
@@ -70,7 +76,7 @@ def primaries(plans: Sequence[Plan]) -> list[Claimed]:
         found.append(
             Claimed(
                 f"primary-{plan.grid.name}",
-                "Refocusing on what is relevant is what helps (declared primary contrast)",
+                f"{text} (declared primary contrast)",
                 f"Section 3.1; {plan.grid.name}.yaml",
                 (Compared(one.arm, one.minus, part=part, grid=plan.grid.name, primary=True),),
             )

@@ -13,7 +13,7 @@ from scipy import stats
 
 from analysis.claims.answer import answer
 from analysis.claims.judge import FAILS, HOLDS, LEAST_STARTS, UNDECIDED, VERDICTS, decide, over_starts
-from analysis.claims.ledger import CLAIMS, Claimed, Untested
+from analysis.claims.ledger import CLAIMS, Claimed, Untested, primaries
 from analysis.claims.measure import GRIDS, ClaimsOptions, Entry, Ledger, measure
 from analysis.claims.page import document
 from analysis.claims.tables import tables
@@ -108,6 +108,12 @@ def test_the_primary_contrast_needs_every_declared_start_others_four(plan: Plan,
     assert found["window-accuracy"].verdict == HOLDS and found["window-accuracy"].lead.holm is not None
     assert found["window-tokens"].verdict == FAILS, "no token is saved"
     assert found["finds"].verdict == HOLDS and found["finds"].lead.effect == pytest.approx(30.0)
+
+
+def test_a_contrast_against_no_latents_is_not_one_about_looking() -> None:
+    grids = ROOT / "lare/configs/experiments"
+    said = {one.id: one.text for one in primaries([Plan(grids / f"{name}.yaml") for name in ("photos", "photographs")])}
+    assert "relevant" in said["primary-photos"] and "Latents help" in said["primary-photographs"]
 
 
 def test_missing_rows_are_undecided_and_named(tmp_path: Path) -> None:
