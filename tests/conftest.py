@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import os
+import sys
 
 import hypothesis
 import pytest
@@ -17,9 +18,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 gc.disable()
 
 # timm and lmms-eval import it where it is installed; after torch and transformers that takes four times as long, since
-# it looks through all modules for each of its classes.
-with contextlib.suppress(ImportError):
-    import wandb  # noqa: F401
+# it looks through all modules for each of its classes. A process that only hands tests out (``-n``) imports neither.
+if "PYTEST_XDIST_WORKER" in os.environ or not any(word.startswith("-n") for word in sys.argv):
+    with contextlib.suppress(ImportError):
+        import wandb  # noqa: F401
 
 # No test is about how long one example takes, and a busy machine must not fail one.
 hypothesis.settings.register_profile("lare", deadline=None)

@@ -241,11 +241,11 @@ def test_sharding_and_passes(report: dict[str, Any]) -> None:
     assert report["processes"] == 8 and one["micro_batch"] == 128 // 8
     half = run_report(run(precision="fp16"))
     assert (report["precision"], half["precision"]) == ("bf16", "fp16")
+    assert "not sharded" in run_table(half) and "not sharded" not in run_table(report)
     for stage, other in zip(half["stages"], report["stages"], strict=True):  # what fp16 can't: shared by FSDP
         assert stage["memory"].pop("sharded") is None
         memory = {name: held for name, held in other["memory"].items() if name != "sharded"}
         assert stage == {**other, "memory": memory}
-    assert "not sharded" in run_table(run_report(run(precision="fp16"))) and "not sharded" not in run_table(report)
     states = sum(one["memory"][name] for name in ("weights", "gradients", "optimiser"))
     gathered = 2 * (report["parameters"]["total"] + one["trained"])
     assert one["memory"]["sharded"] == states // 8 + gathered + one["memory"]["activations"]
