@@ -13,7 +13,7 @@
 
 PYTHON ?= python3
 PIP_FLAGS ?=
-JOBS ?= 2
+JOBS ?= 3
 BENCH_FLAGS ?=
 
 OLDEST := $(shell sed -n 's/^ *"transformers>=\([0-9.]*\)".*/\1/p' pyproject.toml)
