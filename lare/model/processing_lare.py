@@ -116,9 +116,8 @@ class LareProcessor(ProcessorMixin):
     @property
     def stretches(self) -> bool:
         """Whether each picture reaches the encoder whole, stretched to its square, so that shares of it stay shares."""
-        images = self.image_processor
-        cut = any(getattr(images, name, None) for name in ("do_center_crop", "do_pad"))
-        return not self.backbone and {"height", "width"} <= dict(images.size).keys() and not cut
+        cut = any(getattr(self.image_processor, name, None) for name in ("do_center_crop", "do_pad"))
+        return not self.backbone and {"height", "width"} <= dict(self.image_processor.size).keys() and not cut
 
     @property
     def image_token(self) -> str:
