@@ -109,15 +109,14 @@ def beyond(config: RunConfig) -> str:
         "Batches that write the rationale as text, answer directly, or read all fine tokens (`cot`, `llava`).": any(
             not layout.iterations and (layout.delimiters or not layout.rationale) for layout in layouts
         ),
-        "Stage I trains the decoder too: it has no pre-trained weights.": any(
-            stage.stage == "I" and "language_model" in stage.train for stage in stages
-        ),
+        "Stage I trains the decoder too: it has no pre-trained weights.": embedded
+        and any(stage.stage == "I" and "language_model" in stage.train for stage in stages),
         "The decoder starts mimetically (first layers: keys equal to queries, outputs the transpose of values).": (
             embedded and bool(sizes.get("mimetic_layers", 2))
         ),
         "The Extractor starts mimetically, as a look-up by likeness.": bool(sizes.get("mimetic_extractor")),
         "The decoder reads a pooled grid and the Extractor the fine one; the paper's Extractor looks at the decoder's "
-        "own tokens.": embedded and sizes.get("refocus_source", "fine") == "fine",
+        "own tokens.": "fine" in (embedded and sizes.get("refocus_source", "fine"), settings.get("refocus_source")),
         "One projector makes the tokens of both grids.": bool(settings.get("shared_projector")),
         "Muon for matrices in place of AdamW alone.": config.optimiser.matrices == "muon",
         f"Precision {config.precision} in place of FP16.": config.precision != "fp16",

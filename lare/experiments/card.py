@@ -49,7 +49,7 @@ def model_card(plan: Plan, run: Run, name: str, note: str = "") -> str:
     config = runs[-1][1]
     sections = {
         "How it was made": _made(plan, run, runs),
-        "Beyond the paper": "What this run does and the paper does not:\n\n" + beyond(config),
+        "Beyond the paper": "What this run does and the paper does not:\n\n" + _beyond(runs),
         "Learning curve": _curve(runs),
         "Answers": _answers(plan, run),
         "Beside it": _beside(plan),
@@ -111,6 +111,11 @@ def _made(plan: Plan, run: Run, runs: Sequence[tuple[Path, RunConfig]]) -> str:
         + "\n".join(lines)
         + f"\n\n{samples:,} samples, {seconds / 60:.0f} minutes."
     )
+
+
+def _beyond(runs: Sequence[tuple[Path, RunConfig]]) -> str:
+    """What the run or those that it began with do beyond the paper, each once."""
+    return "\n".join(dict.fromkeys(line for _, one in runs for line in beyond(one).splitlines()))
 
 
 def _curve(runs: Sequence[tuple[Path, RunConfig]]) -> str:

@@ -57,6 +57,7 @@ def test_a_card_says_what_the_files_say(world: World, capsys: Any) -> None:
     # Three lines of a log, each a part of its own, for the start and for the arm.
     for number, loss in enumerate(LOSSES, 1):
         assert card.count(f"| IV | {4 * number} | {loss:.3f} | 25.0 |") == 2
+    assert card.count("- A residual connection around") == 1
     assert "random windows" in card.partition("## Beside it")[2]
 
 
