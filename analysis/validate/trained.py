@@ -59,7 +59,7 @@ _NAME = "python -m analysis.validate.trained"
 OTHER = "unknown"
 """The answer where a kind's rule withholds the right one."""
 
-FORM = "lare-validate-planted/2"
+FORM = "lare-validate-planted/3"
 
 RENEWED = 10
 """Updates for which noise takes latents of the same batch of questions, made by the weights as they are then."""
@@ -83,12 +83,12 @@ class Planting:
 
     kind: str
     seed: int = 0
-    updates: int = 300
+    updates: int = 600
     batch: int = 32
     per_image: int = 4
     scenes: int = 4_000
     rate: float = 1e-3
-    checked: int = 32
+    checked: int = 64
     start: str | None = None
 
     def __post_init__(self) -> None:

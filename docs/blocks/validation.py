@@ -40,9 +40,13 @@ def _validate_power(reports: Reports) -> str:
 
 @block
 def _validate_trained(reports: Reports) -> str:
+    grids = ("validate/trained_300.json", "validate/trained.json")
+    return "\n\n".join(_trained_grid(reports.read(name)) for name in grids if (reports.folder / name).exists())
+
+
+def _trained_grid(found: Mapping[str, Any]) -> str:
     from lare.intervals import wilson
 
-    found = reports.read("validate/trained.json")
     every, settings = found["rows"], found["settings"]
     learnt = [row for row in every if row["learnt"]]
     lines = [_trained_line(kind, every) for kind in dict.fromkeys(row["kind"] for row in every)]
