@@ -63,7 +63,7 @@ class FileFeed(DataFeed):
 
     def _batches(self, stage: StageConfig, number: int, split: Split, training: Training | None) -> PackedBatches:
         run, config = self.run, self.run.config
-        packs = [self._pack(data, training) for data in stage.data]
+        packs = [packed for data in stage.data for packed in [self._pack(data, training)] * data.times]
         cached = [self._features(packed) for packed in packs] if config.cache_features else None
         pictures = needs_pictures(config.weights(stage))
         seed = config.seed * 1_009 + number

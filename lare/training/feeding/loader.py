@@ -1,8 +1,9 @@
 """A stage's batches as a function of the update's number, so that a resumed run needs no state and repeats every bit.
 
 `PackedBatches` reads data files, in an order that is shuffled anew each epoch and keeps samples of like length
-together, and samples without an image in batches of their own. Data formats of `lare.registry.DATA_FORMATS` bring
-batches of their own. All hand a process its own micro-batches of the global batch.
+together, and samples without an image in batches of their own. Several samples about one image can stay together
+(`StageConfig.per_image`); what their prompts begin with is then read once an image. Data formats of
+`lare.registry.DATA_FORMATS` bring batches of their own. All hand a process its own micro-batches of the global batch.
 """
 
 from __future__ import annotations
@@ -25,7 +26,18 @@ from lare.methods.layout import Layout
 from lare.training.feeding.batch import MicroBatch, Replaced
 from lare.training.feeding.features import PackedFeatures
 from lare.training.feeding.mode import Mode, stage_mode
-from lare.training.feeding.rows import crop_pixels, encode_rows, on_grid, rows_of, step_boxes, step_ends, targets_of
+from lare.training.feeding.order import by_image, epoch_batches, groups_of, image_numbers
+from lare.training.feeding.rows import (
+    crop_pixels,
+    encode_rows,
+    on_grid,
+    rows_of,
+    seen_pixels,
+    shared_beginnings,
+    step_boxes,
+    step_ends,
+    targets_of,
+)
 from lare.training.plan.config import StageConfig
 from lare.training.plan.mixture import Entry, drawn
 from lare.training.plan.stages import parts_of
@@ -38,7 +50,6 @@ if TYPE_CHECKING:
 __all__ = ["Mode", "PackedBatches", "Split", "StageBatches", "batch_loader", "encode_rows", "on_grid", "stage_mode"]
 
 _TRIES = 16  # samples drawn in the place of one whose image can't be read
-_CHUNK_BATCHES = 64  # batches among which samples are sorted by length
 
 
 @dataclass(frozen=True)
@@ -77,8 +88,9 @@ class Split:
 
 
 class _Seen(NamedTuple):
-    """A sample and what the encoder sees of it."""
+    """A sample, its number, and what the encoder sees of it."""
 
+    number: int
     row: PackedRow
     pack: Packed
     image: Image | None
@@ -137,8 +149,13 @@ class PackedBatches(StageBatches):
         self.lengths = np.concatenate([pack.lengths for pack in packs])
         self.starts = np.cumsum([0, *(len(pack) for pack in packs)])
         self.kinds, self.without_image = self._usable(np.concatenate([pack.with_image for pack in packs]))
+        if stage.per_image > 1 and processor.backbone:
+            raise LareError(
+                f"stage {stage.name}: per_image is for LaRe's own assembly, and not for {config.backbone}; leave it out"
+            )
+        self.images = image_numbers(packs) if stage.per_image > 1 else np.full(len(self.lengths), -1)
         self.samples = sum(map(len, self.kinds))
-        self.updates = sum(len(kind) // stage.batch for kind in self.kinds)
+        self.updates = sum(self._units(kind) // stage.batch for kind in self.kinds)
         self.fingerprint = "-".join(pack.fingerprint for pack in packs)
         self._order = lru_cache(maxsize=2)(self._epoch)
         if not self.updates:
@@ -164,19 +181,23 @@ class PackedBatches(StageBatches):
         self.__dict__ |= state
         self._order = lru_cache(maxsize=2)(self._epoch)
 
+    def _units(self, kind: np.ndarray) -> int:
+        """Samples of a kind in an epoch; those that come twice to fill a group about one image count twice."""
+        unit = self.stage.per_image
+        return groups_of(self.images[kind], unit) * unit if self.images[kind[0]] >= 0 else len(kind)
+
     def _epoch(self, epoch: int) -> np.ndarray:
         """(batches, batch) sample numbers; like lengths together, each batch of one kind, batches in random order."""
         rng = np.random.default_rng((self.seed, epoch, 7))
-        size = self.stage.batch
-        chunk = size * _CHUNK_BATCHES
-        sorted_pieces = []
+        found = []
         for kind in self.kinds:
-            order = kind[rng.permutation(len(kind))[: len(kind) // size * size]]
-            pieces = [order[at : at + chunk] for at in range(0, len(order), chunk)]
-            sorted_pieces += [piece[np.argsort(self.lengths[piece], kind="stable")] for piece in pieces]
-        batches = np.concatenate(sorted_pieces).reshape(-1, size)
-        found: np.ndarray = batches[rng.permutation(len(batches))]
-        return found
+            if self.images[kind[0]] >= 0:
+                units = by_image(kind, self.images[kind], self.stage.per_image, rng)
+            else:
+                units = kind[rng.permutation(len(kind))][:, None]
+            found.append(epoch_batches(units, self.lengths, self.stage.batch, self.stage.alike))
+        batches = np.concatenate(found)
+        return batches[rng.permutation(len(batches))]
 
     def micro_batches(self, step: int) -> list[MicroBatch]:
         """See `StageBatches`."""
@@ -189,24 +210,26 @@ class PackedBatches(StageBatches):
         epoch, at = divmod(step, self.updates)
         numbers = self._order(epoch)[at]
         layout = entry.training.layout(self.stage, self.config)
+        unit = self.stage.per_image
         if self._row(int(numbers[0]))[0].image is None:
-            layout = Layout(rationale=layout.rationale)  # nothing to look at
+            layout, unit = Layout(rationale=layout.rationale), 1  # nothing to look at
         return [
-            self._encode(numbers[start : start + size], start, entry, layout)
-            for start, size in self.split.starts(self.stage.batch)
+            self._encode(numbers[start : start + size], start, entry, layout, unit)
+            for start, size in self.split.starts(self.stage.batch, unit)
         ]
 
-    def _encode(self, numbers: np.ndarray, start: int, entry: Entry, layout: Layout) -> MicroBatch:
+    def _encode(self, numbers: np.ndarray, start: int, entry: Entry, layout: Layout, unit: int) -> MicroBatch:
         pictured = self.with_pictures and bool(layout.iterations) and not layout.fetch
         segmented = entry.training.own_segments
-        found = [self._seen(int(number), pictured or segmented) for number in numbers]
+        groups = numbers.reshape(-1, unit).tolist()
+        found = [one for group in groups for one in self._together(group, pictured or segmented)]
         rows = [(one.row, one.pack) for one in found]
         told = [row.rationale if len(row.rationale) else row.answer for row, _ in rows]
-        images = [one.image for one in found if one.image is not None]
-        features = [one.features for one in found if one.features is not None]
+        images = [one.image for one in found[::unit] if one.image is not None]
+        features = [one.features for one in found[::unit] if one.features is not None]
         processor = self.processor
         seen, grids = processor.pictures(images) if images else ({}, [])
-        inputs, rationale, mask = self._text(found, entry, layout, grids)
+        inputs, rationale, mask = self._text(found, entry, layout, grids, unit)
         if features:
             inputs["visual_features"] = torch.from_numpy(np.stack(features))
         else:
@@ -235,13 +258,13 @@ class PackedBatches(StageBatches):
         Windows and boxes are shares of the picture, so a squeezed one has them where the picture has.
         """
         if seen["pixel_values"].dim() == 4:  # one square a picture
-            return _uint8(seen["pixel_values"], self.processor.image_processor)
+            return seen_pixels(seen["pixel_values"], self.processor.image_processor)
         side = int(self.config.image_size)
         squares = [np.asarray(one.convert("RGB").resize((side, side), resample=3)) for one in images]
         return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).contiguous()
 
     def _text(
-        self, found: Sequence[_Seen], entry: Entry, layout: Layout, grids: Sequence[Any]
+        self, found: Sequence[_Seen], entry: Entry, layout: Layout, grids: Sequence[Any], unit: int
     ) -> tuple[dict[str, Any], Tensor | None, Tensor | None]:
         """What `encode_rows` gives, and ``crops`` where a target holds some."""
         rows, side = [one.row for one in found], layout.lm_grid or self.config.lm_grid
@@ -251,16 +274,38 @@ class PackedBatches(StageBatches):
             prompts = [self.processor.on_picture(one, grid) for one, grid in zip(prompts, grids, strict=True)]
         elif pictured:
             prompts = [on_grid(prompt, self.config.image_token_id, side) for prompt in prompts]
+        shared, prompts = shared_beginnings(prompts, self.config.image_token_id, unit)
         rationales, answers = [row.rationale.tolist() for row in rows], [row.answer.tolist() for row in rows]
         rests = [(row.rest.tolist(), row.roles.tolist()) for row in rows]
         targets = None
         if entry.training.own_segments and pictured:
             boxes = [row.boxes for row in rows]
             made = rows_of(prompts, rationales, answers, boxes, self.processor, self.config)
-            targets = targets_of([entry.training.segments(one, layout) for one in made], made, layout, self.config)
+            parts = [entry.training.segments(one, layout) for one in made]
+            targets = targets_of(parts, made, layout, self.config, unit)
         fill = int(self.processor.tokenizer.pad_token_id)
         ends = [step_ends(self.processor.tokenizer, one) for one in rationales] if layout.by_step else None
-        return encode_rows(prompts, rationales, answers, layout, self.config, fill, rests, targets, ends)
+        inputs, *told = encode_rows(prompts, rationales, answers, layout, self.config, fill, rests, targets, ends)
+        if unit > 1:
+            inputs["questions_per_image"] = unit
+        if shared:
+            inputs["shared_ids"] = torch.tensor(shared)
+        return inputs, told[0], told[1]
+
+    def _together(self, numbers: Sequence[int], picture: bool) -> list[_Seen]:
+        """Samples about one image, which is read once; those about another in their place if it can't be read."""
+        first = self._seen(numbers[0], picture)
+        asked = list(numbers)
+        if first.replaced is not None and len(asked) > 1:
+            about = np.flatnonzero(self.images == self.images[first.number])
+            asked = [first.number, *np.resize(about, len(asked) - 1).tolist()]
+        found = [first]
+        for number, instead in zip(numbers[1:], asked[1:], strict=True):
+            row, lost = self._row(instead)[0], first.replaced
+            if lost is not None:
+                lost = Replaced(self._row(number)[0].where, lost.reason, row.where)
+            found.append(first._replace(number=instead, row=row, replaced=lost))
+        return found
 
     def _seen(self, number: int, picture: bool) -> _Seen:
         """A sample with what the encoder sees of it; another in its place if its image can't be read.
@@ -287,7 +332,7 @@ class PackedBatches(StageBatches):
         """A sample with its image, or features, or both; or why there are none."""
         row, pack = self._row(number)
         if row.image is None:
-            return _Seen(row, pack, None, None)
+            return _Seen(number, row, pack, None, None)
         features = None if self.features is None else self._feature(number)
         if features is not None and np.isnan(features[0]).all():
             return LareError("the image could not be read when its features were cached")
@@ -295,7 +340,7 @@ class PackedBatches(StageBatches):
             image = pack.picture(row) if picture or features is None else None
         except LareError as error:
             return error
-        return _Seen(row, pack, image, features)
+        return _Seen(number, row, pack, image, features)
 
     def _place(self, number: int) -> tuple[int, int]:
         """Which source a sample is of, and its number there."""
@@ -320,13 +365,6 @@ def _image_group(row: PackedRow, pack: Packed) -> int:
     if isinstance(row.image, bytes):
         return crc32(row.image)
     return crc32(row.image.encode(), crc32(str(pack.images.resolve()).encode(errors="surrogateescape")))
-
-
-def _uint8(pixels: Tensor, processor: Any) -> Tensor:
-    """The very pixels that the encoder sees, un-normalised to uint8."""
-    mean = torch.tensor(processor.image_mean).view(1, -1, 1, 1)
-    std = torch.tensor(processor.image_std).view(1, -1, 1, 1)
-    return ((pixels * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 class _Steps(Dataset[list[MicroBatch] | LareError]):

@@ -25,6 +25,8 @@ __all__ = [
     "encode_rows",
     "on_grid",
     "rows_of",
+    "seen_pixels",
+    "shared_beginnings",
     "special_ids",
     "step_boxes",
     "step_ends",
@@ -173,11 +175,40 @@ def crop_pixels(images: Sequence[Image], crops: Sequence[tuple[int, Box]], proce
     return pixels
 
 
+def seen_pixels(pixels: Tensor, processor: Any) -> Tensor:
+    """The very pixels (B, 3, H, W) that the encoder sees, un-normalised to uint8."""
+    mean = torch.tensor(processor.image_mean).view(1, -1, 1, 1)
+    std = torch.tensor(processor.image_std).view(1, -1, 1, 1)
+    return ((pixels * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+
+
 def on_grid(ids: Sequence[int], image: int, lm_grid: int) -> list[int]:
     """A prompt whose image has as many tokens as a visual grid of this side."""
     at = list(ids).index(image)
     rest = [token for token in ids if token != image]
     return [*rest[:at], *[image] * lm_grid**2, *rest[at:]]
+
+
+def shared_beginnings(
+    prompts: Sequence[list[int]], image: int, per_image: int
+) -> tuple[list[list[int]] | None, list[list[int]]]:
+    """What the prompts about each image begin with, up to its last token, and what follows in each prompt.
+
+    Where they begin differently, as with different system messages, nothing is shared and the prompts stay whole.
+
+    Args:
+        prompts: Ids of each prompt; those about an image are neighbours.
+        image: Id of an image token.
+        per_image: Prompts an image.
+    """
+    if per_image == 1:
+        return None, list(prompts)
+    ends = [len(prompt) - prompt[::-1].index(image) for prompt in prompts]
+    heads = [prompt[:end] for prompt, end in zip(prompts, ends, strict=True)]
+    firsts = [head for head in heads[::per_image] for _ in range(per_image)]
+    if firsts != heads or len(set(ends)) > 1:
+        return None, list(prompts)
+    return heads[::per_image], [prompt[end:] for prompt, end in zip(prompts, ends, strict=True)]
 
 
 def encode_rows(

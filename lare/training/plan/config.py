@@ -247,7 +247,15 @@ class RunConfig:
                 f"stage {stage.name} mixes the data format {''.join(own[:1])} with other sources; give them stages of "
                 "their own",
             )
-            rows, unit = stage.micro_batch or share, stage.data[0].unit
+            require(
+                not own or stage.per_image == 1,
+                f"stage {stage.name}: data of format {''.join(own[:1])} have a per_image of their own; give it there",
+            )
+            require(
+                not own or stage.data[0].times == 1,
+                f"stage {stage.name}: data of format {''.join(own[:1])} are drawn as they are needed; leave times out",
+            )
+            rows, unit = stage.micro_batch or share, max(stage.per_image, stage.data[0].unit)
             require(
                 rows % unit == 0,
                 f"stage {stage.name}: {rows} rows a forward pass hold no whole images of per_image {unit} questions; "

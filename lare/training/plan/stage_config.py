@@ -40,6 +40,7 @@ class DataConfig:
         split: ``train``, ``validation`` or ``test``, told by the image's name (`lare.data.splits`); ``all`` takes each.
         take: Share of each question family's samples, for formats that have families (`lare.data.source.FAMILIES`);
             those that are not named are left out, and all are taken if it is empty.
+        times: How often each sample comes in an epoch.
         boxes: Whether its samples tell where each reasoning step has to look; None where only the data tell.
     """
 
@@ -54,6 +55,7 @@ class DataConfig:
     turns: str = "all"
     split: str = "all"
     take: Mapping[str, float] = field(default_factory=dict, hash=False)
+    times: int = 1
 
     @property
     def unit(self) -> int:
@@ -72,6 +74,7 @@ class DataConfig:
             self.split in ("all", "train", "validation", "test"),
             f"data split is {self.split!r}; give all, train, validation or test",
         )
+        require(self.times >= 1, f"data times is {self.times}; give at least 1")
         require(self.limit is None or self.limit >= 1, f"data limit is {self.limit}; give at least 1, or leave it out")
 
     def check_source(self) -> None:
@@ -106,6 +109,9 @@ class StageConfig:
         samples: Samples to train on; None is one epoch.
         batch: Samples an update, over all processes and micro-batches.
         micro_batch: Samples a forward pass of one process; None is all of the process's share.
+        per_image: Samples about one image that stay together; their prompts' common beginning is read once. An image
+            with fewer gives some of them twice.
+        alike: Batches among which samples of like length are put together: less padding, and batches less mixed.
         learning_rate: Peak, for weights that were trained before.
         new_learning_rate: Peak, for modules that start from nothing.
         floor: Learning rate at its end, as a share of the peak; None takes the optimiser's.
@@ -134,6 +140,8 @@ class StageConfig:
     samples: int | None = None
     batch: int = 128
     micro_batch: int | None = None
+    per_image: int = 1
+    alike: int = 64
     learning_rate: float = 2e-5
     new_learning_rate: float = 1e-4
     floor: float | None = None
@@ -184,6 +192,11 @@ class StageConfig:
             micro is None or (micro >= 1 and self.batch % micro == 0),
             f"{label}: micro_batch {micro} does not divide batch {self.batch}; give a divisor",
         )
+        require(
+            self.per_image >= 1 and self.batch % self.per_image == 0,
+            f"{label}: per_image {self.per_image} does not divide batch {self.batch}; give a divisor",
+        )
+        require(self.alike >= 1, f"{label}: alike is {self.alike}; give at least 1")
         for name in ("learning_rate", "new_learning_rate"):
             require(getattr(self, name) > 0, f"{label}: {name} is {getattr(self, name)}; give a number above 0")
         require(
