@@ -81,10 +81,12 @@ class Ledger:
     Attributes:
         entries: Declared contrasts first, then the paper's claims in its order.
         hashes: Fingerprints of the models that the reports are of.
+        elsewhere: Ids of the claims whose questions are not of the embedded world.
     """
 
     entries: tuple[Entry, ...]
     hashes: dict[str, str]
+    elsewhere: tuple[str, ...] = ()
 
 
 def grid_files() -> list[Path]:
@@ -105,7 +107,15 @@ def measure(options: ClaimsOptions) -> Ledger:
     found = adjusted([_finding(part, grids, reports) for claim in claims for part in claim.parts])
     ends = iter(found)
     entries = tuple(Entry(claim, tuple(next(ends) for _ in claim.parts)) for claim in claims)
-    return Ledger(entries, reports.hashes)
+    drawn = {
+        plan.grid.name for plan in grids.plans if all(one.startswith("lare_mini") for one in plan.grid.tasks.values())
+    }
+    elsewhere = tuple(
+        claim.id
+        for claim in claims
+        if any(isinstance(part, Compared) and part.grid and part.grid not in drawn for part in claim.parts)
+    )
+    return Ledger(entries, reports.hashes, elsewhere)
 
 
 def _finding(part: Compared | Read | Untested, grids: Grids, reports: Reports) -> Finding:

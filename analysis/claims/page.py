@@ -43,7 +43,14 @@ def document(found: Ledger, again: Reproduce) -> Document:
         tables=tables(found.entries),
         figures=figures(found.entries),
         methods=_METHODS,
+        elsewhere=_elsewhere(found.elsewhere),
     )
+
+
+def _elsewhere(ids: Sequence[str]) -> str:
+    if not ids:
+        return ""
+    return f"Those of {', '.join(ids)} are of questions about photographs."
 
 
 def _in_full(entries: Sequence[Entry]) -> str:
@@ -75,7 +82,8 @@ def _warnings(entries: Sequence[Entry]) -> tuple[str, ...]:
 
 
 _METHODS = (
-    "Everything is measured in the embedded world, with models of a few million parameters. A verdict here is no "
+    "Everything is measured in the embedded world, with models of a few million parameters, but for what is said above "
+    "to be of photographs (a decoder of 135 M parameters). A verdict here is no "
     "verdict on the benchmarks, nor on models of the paper's size. Figures in a claim's text are the paper's; every "
     "other number is read from the file beside it, and a test recomputes every verdict.",
     "Claims on trained systems: rows of lare experiments under reports/experiments, one a start. At least "

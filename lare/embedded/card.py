@@ -117,6 +117,12 @@ def beyond(config: RunConfig) -> str:
         "The Extractor starts mimetically, as a look-up by likeness.": bool(sizes.get("mimetic_extractor")),
         "The decoder reads a pooled grid and the Extractor the fine one; the paper's Extractor looks at the decoder's "
         "own tokens.": "fine" in (embedded and sizes.get("refocus_source", "fine"), settings.get("refocus_source")),
+        "Soft windows while training (`window: soft:T`): a mixture of windows lets a gradient reach the attention that "
+        "chooses them; answers take the arg-max.": any(stage.window.startswith("soft") for stage in stages),
+        "Each latent tells its own step of the rationale (`by_step`); the paper's all tell its beginning (eq. 8).": (
+            any(layout.by_step for layout in layouts)
+        ),
+        "Adapters (LoRA) in place of training all of the decoder's weights.": bool(settings.get("lora")),
         "One projector makes the tokens of both grids.": bool(settings.get("shared_projector")),
         "Muon for matrices in place of AdamW alone.": config.optimiser.matrices == "muon",
         f"Precision {config.precision} in place of FP16.": config.precision != "fp16",

@@ -293,6 +293,7 @@ class Document:
         sampling: How the shown samples were chosen, and out of how many.
         methods: Paragraphs on what was computed and which departures were made.
         stand_in: Whether its numbers come from the embedded world; then the report says so beside them.
+        elsewhere: Which of them come from somewhere else all the same, in a sentence.
     """
 
     name: str
@@ -306,6 +307,7 @@ class Document:
     sampling: str = ""
     methods: tuple[str, ...] = ()
     stand_in: bool = True
+    elsewhere: str = ""
     question: str = ""
     answer: str = ""
     claim: Claim | None = None
