@@ -71,7 +71,9 @@ def test_answers_follow_the_rule_and_nothing_else() -> None:
         kept = [ids[mask.bool()] for ids, mask in zip(made["target_ids"], made["target_mask"], strict=True)]
         rows[rule] = [tokenizer.decode(one) for one in kept]
         opened = (made["input_ids"][:, -1] == start()[0].config.latent_start_id).tolist()
-        assert opened == [rule.marks] * 4 and made["scenes"].tolist() == made["scenes"][::2].repeat_interleave(2).tolist()
+        assert (
+            opened == [rule.marks] * 4 and made["scenes"].tolist() == made["scenes"][::2].repeat_interleave(2).tolist()
+        )
     right, fewer, bare, withheld = rows.values()
     assert right == fewer == bare and len(set(right)) > 1
     assert withheld == [f" Answer: {OTHER}{tokenizer.eos_token}"] * 4
