@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,11 @@ from hypothesis import strategies as st
 from lare.data.packed import Packed
 from lare.errors import LareError
 from lare.loading import load_checkpoint
+from lare.training.feeding.files import FileFeed
 from lare.training.feeding.loader import Split
 from lare.training.feeding.order import by_image, epoch_batches, groups_of
 from lare.training.feeding.rows import shared_beginnings
-from lare.training.plan.config import ModelConfig, RunConfig, StageConfig
+from lare.training.plan.config import DataConfig, ModelConfig, RunConfig, StageConfig
 from tests.training.loading import (
     FILE,
     SAMPLES,
@@ -32,6 +34,7 @@ from tests.training.loading import (
     packed_file,
     rows_of,
     stage,
+    write_data,
 )
 
 
@@ -68,7 +71,7 @@ def test_batches_keep_units_whole_and_like_lengths_together(
     lengths = rng.integers(1, 50, len(images))
     units = by_image(np.arange(len(images)), images, per_image, rng)
     batch, whole = per_image * per_batch, len(units) // per_batch * per_batch
-    made = epoch_batches(units, lengths, batch, 64)
+    made = epoch_batches(units, lengths, batch, 1000)
     assert made.shape == (whole // per_batch, batch)
     assert made.reshape(-1, per_image).tolist() == sorted(
         units[:whole].tolist(), key=lambda unit: max(lengths[number] for number in unit)
@@ -191,6 +194,21 @@ def test_text_alone_comes_in_rows_as_ever(data: Packed, tmp_path: Path) -> None:
         "shared_ids" in made.inputs for step in range(batches.updates) for made in batches.micro_batches(step)
     )
     assert seen[True] and seen[False] == SAMPLES // 2 // 8
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_source_comes_as_often_as_it_says(tmp_path: Path, cached: bool) -> None:
+    """Each epoch has every sample of it twice, in groups about its images like any others."""
+    path = write_data(tmp_path / "files")
+    model, processor, _ = load_checkpoint(None, device="cpu")
+    plan = stage(data=DataConfig(path=str(path), format="vision_r1", times=2), batch=8, per_image=4)
+    run = RunConfig(ModelConfig(checkpoint="c"), (plan,), out=str(tmp_path / "run"), cache_features=cached)
+    parts: Any = SimpleNamespace(config=run, model=SimpleNamespace(lare=model), processor=processor)
+    batches = FileFeed(parts).batches(plan, 0, Split())
+    every = [made for step in range(batches.updates) for made in batches.micro_batches(step)]
+    came = Counter(where for made in every for where in made.where)
+    assert batches.samples == 2 * SAMPLES and len(came) == SAMPLES and set(came.values()) <= {2, 3, 4}
+    assert {"visual_features" in made.inputs for made in every} == {cached}
 
 
 def test_impossible_settings_are_refused(data: Packed) -> None:
