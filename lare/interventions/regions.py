@@ -21,12 +21,14 @@ def points_of(asked: Sequence[Asked], setting: Setting, steps: int, grid: int) -
 
     Args:
         asked: B questions.
-        setting: "oracle", or "oracle_other": cells of the grid that no box touches, drawn by (seed, question).
+        setting: "oracle", or "oracle_other": cells of the grid that no box touches, drawn by (seed, question). Where
+            boxes touch all of them, as the one of an animal that fills a photograph does, those that the boxes cover
+            least, the oracle's own left out.
         steps: K.
         grid: Cells a side.
 
     Raises:
-        LareError: If a question has no boxes, or its boxes leave no cell.
+        LareError: If a question has no boxes, or the oracle's cells are all that the grid has.
     """
     without = [one.key for one in asked if not one.boxes]
     if without:
@@ -52,16 +54,22 @@ def cell_at(point: Point, rows: int, columns: int, canvas: int | None = None) ->
 
 
 def _elsewhere(one: Asked, seed: int, steps: int, grid: int) -> list[Point]:
-    free = [
-        ((across + 0.5) / grid, (down + 0.5) / grid)
-        for down in range(grid)
-        for across in range(grid)
-        if not any(
-            left * grid < across + 1 and right * grid > across and top * grid < down + 1 and bottom * grid > down
-            for left, top, right, bottom in one.boxes
-        )
-    ]
-    if not free:
-        raise LareError(f"the boxes of {one.key} cover the whole picture, so there is no other region; leave it out")
+    edges = torch.arange(grid, dtype=torch.float64) / grid
+    boxes = torch.tensor([*one.boxes], dtype=torch.float64)
+    covered = torch.zeros(grid, grid, dtype=torch.float64)
+    for left, top, right, bottom in boxes:
+        down = (torch.minimum(edges + 1 / grid, bottom) - torch.maximum(edges, top)).clamp_min(0)
+        across = (torch.minimum(edges + 1 / grid, right) - torch.maximum(edges, left)).clamp_min(0)
+        covered = torch.maximum(covered, down[:, None] * across)
+    for left, top, right, bottom in boxes.tolist():
+        cell = cell_at(((left + right) / 2, (top + bottom) / 2), grid, grid)
+        covered[cell // grid, cell % grid] = torch.inf
+    if covered.isinf().all():
+        raise LareError(f"the boxes of {one.key} leave no other region of {grid} x {grid}; leave it out")
+    free = (covered <= covered.min() + _SAME).nonzero().tolist()
     drawn = torch.randint(len(free), (steps,), generator=generator_of(seed, one.key, "region")).tolist()
-    return [free[place] for place in drawn]
+    return [((across + 0.5) / grid, (down + 0.5) / grid) for down, across in (free[place] for place in drawn)]
+
+
+_SAME = 1e-9
+"""Areas that differ by less are the same."""
