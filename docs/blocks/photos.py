@@ -45,9 +45,13 @@ _SOURCES = {"pope": "captions", "daquar": "daquar", "animals": "animals"}
 """Tasks on photographs, and the file under photos/ that says what their questions give away."""
 
 
-def _asked(reports: Reports) -> tuple[str, list[Entry]]:
-    """Arms on photographs: their test rows; validation rows until there are any."""
-    plan = Plan(ROOT / "lare/configs/experiments/photographs.yaml", reports=reports.folder / "experiments")
+FIRST, LONGER = "photographs", "photographs_longer"
+"""Grids on photographs of three sources."""
+
+
+def _asked(reports: Reports, grid: str) -> tuple[str, list[Entry]]:
+    """Arms of a grid on photographs: their test rows; validation rows until there are any."""
+    plan = Plan(ROOT / f"lare/configs/experiments/{grid}.yaml", reports=reports.folder / "experiments")
     found = {split: gather(plan, split) for split in ("test", "validation")}
     return next(((split, entries) for split, entries in found.items() if entries), ("validation", []))
 
@@ -71,9 +75,23 @@ def _blind(reports: Reports, task: str, split: str) -> float:
 
 
 @block
+def _photos_first(reports: Reports) -> str:
+    return results(reports, FIRST)
+
+
+@block
 def _photos_results(reports: Reports) -> str:
+    return results(reports, LONGER)
+
+
+@block
+def _photos_families(reports: Reports) -> str:
+    return families(reports, LONGER)
+
+
+def results(reports: Reports, grid: str) -> str:
     """Right answers to questions about held-back photographs, by arm and task, beside the question's words alone."""
-    split, entries = _asked(reports)
+    split, entries = _asked(reports, grid)
     if not entries:
         return "no rows yet"
     questions = entries[0].asked.questions
@@ -93,10 +111,9 @@ def _photos_results(reports: Reports) -> str:
     return table(head, lines)
 
 
-@block
-def _photos_families(reports: Reports) -> str:
+def families(reports: Reports, grid: str) -> str:
     """The same by family of questions, the arms' own way of asking alone."""
-    split, every = _asked(reports)
+    split, every = _asked(reports, grid)
     entries = [one for one in every if "/" not in one.name]
     if not entries:
         return "no rows yet"

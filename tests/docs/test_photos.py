@@ -7,13 +7,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-ROWS = ROOT / "reports/experiments/photographs/rows"
+EXPERIMENTS = ROOT / "reports/experiments"
 
 pytestmark = pytest.mark.skipif(not (ROOT / "docs" / "blocks").exists(), reason="runs in a checkout only")
 
 
+@pytest.fixture(scope="module", params=["photographs", "photographs_longer"])
+def grid(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def lines():
+def lines(grid):
     """Cells of each table's lines."""
     sys.path.insert(0, str(ROOT / "docs"))
     from blocks import photos
@@ -23,16 +28,17 @@ def lines():
         return [[cell.strip() for cell in line.strip("|").split("|")] for line in made.splitlines()[2:]]
 
     reports = Reports(ROOT / "reports")
-    return {"results": cells(photos._photos_results(reports)), "families": cells(photos._photos_families(reports))}
+    return {"results": cells(photos.results(reports, grid)), "families": cells(photos.families(reports, grid))}
 
 
-def _split():
+def _split(grid):
     """Validation rows stand there until test questions have been asked."""
-    return "test" if any(ROWS.glob("*.test.json")) else "validation"
+    return "test" if any((EXPERIMENTS / grid / "rows").glob("*.test.json")) else "validation"
 
 
-def test_an_arm_s_line_is_the_mean_of_its_rows(lines):
-    rows = [json.loads(path.read_text()) for path in sorted(ROWS.glob(f"lare__*__K2.{_split()}.json"))]
+def test_an_arm_s_line_is_the_mean_of_its_rows(lines, grid):
+    paths = sorted((EXPERIMENTS / grid / "rows").glob(f"lare__*__K2.{_split(grid)}.json"))
+    rows = [json.loads(path.read_text()) for path in paths]
     assert rows
     (line,) = (one for one in lines["results"] if one[0] == rows[0]["title"])
     assert line[1] == str(len(rows))
@@ -54,8 +60,8 @@ def test_families_add_up_to_their_task(lines):
         assert right / count == pytest.approx(float(cell.partition(" ")[0]), abs=0.1)
 
 
-def test_the_words_alone_are_the_blind_baseline(lines):
-    file = "blind_daquar.json" if _split() == "test" else "blind_daquar_validation.json"
+def test_the_words_alone_are_the_blind_baseline(lines, grid):
+    file = "blind_daquar.json" if _split(grid) == "test" else "blind_daquar_validation.json"
     blind = {row["family"]: row for row in json.loads((ROOT / "reports/photos" / file).read_text())}
     (line,) = (one for one in lines["results"] if one[0].startswith("the likeliest"))
     assert f"{100 * blind['all']['question_only']:.1f}" in line

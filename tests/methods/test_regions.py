@@ -10,15 +10,16 @@ from lare.errors import LareError
 from lare.interventions import Asked, Setting
 from lare.interventions.regions import cell_at, points_of
 
-side = st.floats(0.0, 1.0, allow_nan=False)
-boxes = st.lists(
-    st.tuples(side, side, side, side).map(
-        lambda b: (min(b[0], b[2]), min(b[1], b[3]), max(b[0], b[2]), max(b[1], b[3]))
-    ),
-    min_size=1,
-    max_size=3,
-)
+Box = tuple[float, float, float, float]
 GRID = 4
+
+
+def box(left: float, top: float, right: float, bottom: float) -> Box:
+    return min(left, right), min(top, bottom), max(left, right), max(top, bottom)
+
+
+side = st.floats(0.0, 1.0, allow_nan=False)
+boxes = st.lists(st.builds(box, side, side, side, side), min_size=1, max_size=3)
 
 
 def other(found: list[Box], steps: int = 6, grid: int = GRID) -> list[tuple[float, float]]:
