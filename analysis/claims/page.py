@@ -50,7 +50,8 @@ def document(found: Ledger, again: Reproduce) -> Document:
 def _elsewhere(ids: Sequence[str]) -> str:
     if not ids:
         return ""
-    return f"Those of {', '.join(ids)} are of questions about photographs."
+    named = " and ".join(part for part in (", ".join(ids[:-1]), ids[-1]) if part)
+    return f"Those of {named} are of questions about photographs."
 
 
 def _in_full(entries: Sequence[Entry]) -> str:
