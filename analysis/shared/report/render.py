@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from analysis.shared.plots import draw, numbers_of
 from analysis.shared.report.document import Document, Sample
@@ -43,7 +43,16 @@ def environment() -> jinja2.Environment:
     )
     made.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "sort_keys": True, "separators": (",", ":")}
     made.globals["shown"] = shown
+    made.filters["breakable"] = _breakable
     return made
+
+
+def _breakable(words: str) -> Markup:
+    """Escaped text whose long words, such as paths, may go on in another line after a slash or an underscore."""
+    return Markup(_LONG.sub(lambda found: re.sub("([/_])", r"\1<wbr>", found[0]), str(escape(words))))
+
+
+_LONG = re.compile(r"[^\s<>]{25,}")
 
 
 def asset(name: str) -> Markup:
