@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from lare.data.packed import Packed
 from lare.errors import LareError
 from lare.loading import load_checkpoint
+from lare.training.feeding.features import cache_packed_features
 from lare.training.feeding.files import FileFeed
-from lare.training.feeding.loader import Split
+from lare.training.feeding.loader import PackedBatches, Split
 from lare.training.feeding.order import by_image, epoch_batches, groups_of
 from lare.training.feeding.rows import shared_beginnings
 from lare.training.plan.config import DataConfig, ModelConfig, RunConfig, StageConfig
@@ -194,6 +195,22 @@ def test_text_alone_comes_in_rows_as_ever(data: Packed, tmp_path: Path) -> None:
         "shared_ids" in made.inputs for step in range(batches.updates) for made in batches.micro_batches(step)
     )
     assert seen[True] and seen[False] == SAMPLES // 2 // 8
+
+
+@torch.no_grad()
+def test_features_on_disk_are_each_groups_own(data: Packed) -> None:
+    """One row of features a group, and those of its picture."""
+    model, processor, _ = load_checkpoint(None, device="cpu")
+    cached = cache_packed_features(model, processor, data)
+    plan = stage(batch=16, per_image=4)
+    fast, slow = (
+        PackedBatches([data], processor, model.config, plan, Split(), 0, False, at) for at in ([cached], None)
+    )
+    for step in range(2):
+        ((kept,), (fresh,)) = (one.micro_batches(step) for one in (fast, slow))
+        assert kept.where == fresh.where and len(kept.inputs["visual_features"]) == 4
+        expected = model.vision_tower(fresh.inputs["pixel_values"])
+        torch.testing.assert_close(kept.inputs["visual_features"], expected, rtol=2e-3, atol=2e-3)
 
 
 @pytest.mark.parametrize("cached", [False, True])

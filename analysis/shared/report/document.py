@@ -342,9 +342,7 @@ class Document:
             raise LareError(f"{name} is no report of an analysis; give the .json beside its .html")
         version = content.pop("version", None)
         if version not in range(1, VERSION + 1):
-            raise LareError(
-                f"{name} is of report version {version}, this code reads 1 to {VERSION}; run the analysis again"
-            )
+            raise LareError(f"{name} is of report version {version}, read are 1 to {VERSION}; run the analysis again")
         try:
             return _build(cls, content)
         except (TypeError, AttributeError, KeyError) as error:
