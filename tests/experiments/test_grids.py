@@ -46,7 +46,7 @@ def test_a_shipped_grid_can_be_read_and_its_arms_see_the_same_samples(file: Path
 def test_the_smaller_grid_has_the_arms_of_the_other_at_its_own_size(tmp_path: Path) -> None:
     one, small = grid("comparison", tmp_path), grid("comparison_small", tmp_path)
     assert list(one.grid.arms) == list(small.grid.arms) and small.grid.primary is None
-    assert small.grid.tuning == one.grid.tuning and not set(one.starts) & set(small.starts)
+    assert not set(one.starts) & set(small.starts)
     for arm in one.grid.arms:
         ours, theirs = (plan.run(arm, next(iter(plan.starts)), 0).config.to_dict() for plan in (small, one))
         sizes = ours["model"].pop("sizes")
@@ -54,6 +54,15 @@ def test_the_smaller_grid_has_the_arms_of_the_other_at_its_own_size(tmp_path: Pa
             **theirs, "seed": ours["seed"]
         }  # fmt: skip
     assert all(start.config.model.sizes["hidden"] == 96 for start in small.starts.values())
+    # Two starts choose nothing: rates are those of the other grid's committed rows.
+    one, small = (
+        Plan(ROOT / f"lare/configs/experiments/{name}.yaml", tmp_path, ROOT / "reports/experiments")
+        for name in ("comparison", "comparison_small")
+    )
+    chosen = {arm: chosen_rate(one, arm) for arm in one.grid.arms if chosen_rate(one, arm) is not None}
+    assert {"lare", "random", "cot", "lvr"} <= set(chosen) and all(
+        chosen_rate(small, arm) == rate and not small.tuning_runs(arm) for arm, rate in chosen.items()
+    )
 
 
 def test_the_longer_grid_has_twice_the_samples_and_the_rates_of_the_other(tmp_path: Path) -> None:
