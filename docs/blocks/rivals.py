@@ -59,6 +59,13 @@ def _comparison_rivals_validation(reports: Reports) -> str:
 
 
 @block
+def _smaller_rivals(reports: Reports) -> str:
+    """The comparison at the smaller decoder: test rows, and validation rows until there are any."""
+    plan = _plan(reports, "comparison_small")
+    return _rivals(plan, "test" if gather(plan, "test") else "validation")
+
+
+@block
 def _rivals_gaps(reports: Reports) -> str:
     """Smallest gain over the rivals whose test rows have as many starts as the comparison asks for, in a phrase."""
     entries = {one.name: one for one in gather(_plan(reports), "test")}
