@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, PreTrainedTokenizerBase
 
-from lare.backbones.decoders import load_decoder, load_tokenizer
+from lare.backbones.decoders import load_tokenizer, load_weights
 from lare.backbones.encoders import load_encoder
 from lare.backbones.fetch import WEIGHTS, sha256_of
 from lare.errors import LareError
@@ -66,8 +66,7 @@ def base_tensors(base: Base, place: str, config: LareConfig) -> tuple[dict[str, 
         family: Any = backbone_of(config.backbone)
         whole = family.adapted(loaded_whole("a vision-language model", found, load, base.mend))
         return dict(_named(whole, "language_model.", config)), found
-    decoder, _ = load_decoder(found, False)
-    tensors = dict(_named(decoder, "language_model.", config))
+    tensors = dict(_named(load_weights(found), "language_model.", config))
     if not base.vision:
         return tensors, found
     encoder = load_encoder(base.vision, {"image_size": config.image_size})

@@ -23,7 +23,7 @@ from lare.model.families import attention_of, check_family
 from lare.model.loading import loaded, loaded_whole
 from lare.registry import BASE_MODELS
 
-__all__ = ["load_decoder", "load_text_config", "load_tokenizer"]
+__all__ = ["load_decoder", "load_text_config", "load_tokenizer", "load_weights"]
 
 
 def load_text_config(text: str, trust_remote_code: bool = False) -> PreTrainedConfig:
@@ -66,21 +66,39 @@ def load_decoder(text: str, trust_remote_code: bool) -> tuple[PreTrainedModel, P
     Raises:
         LareError: If it can't be loaded whole, is quantised, or is of a family that LaRe can't run.
     """
+    decoder, unpacked = _weights(text, trust_remote_code)
+    tokenizer = load_tokenizer(text, trust_remote_code)
+    if unpacked is not None:
+        keep(unpacked, decoder, tokenizer)
+    set_ends(decoder.config, decoder.generation_config, tokenizer)
+    return decoder, tokenizer
+
+
+def load_weights(text: str) -> PreTrainedModel:
+    """A decoder without its tokenizer, which takes longer to read than weights that lie on disk as they are.
+
+    Raises:
+        LareError: As `load_decoder`.
+    """
+    _, options = _source(text, False)
+    return load_decoder(text, False)[0] if "gguf_file" in options else _weights(text, False)[0]
+
+
+def _weights(text: str, trust_remote_code: bool) -> tuple[PreTrainedModel, Path | None]:
+    """A decoder, and the GGUF file whose weights have just been dequantised."""
     place, options = _source(text, trust_remote_code)
     config = load_text_config(text, trust_remote_code)
     check_family(config)
     if getattr(config, "quantization_config", None) is not None:
         raise LareError(f"the decoder {text!r} is quantised and can't be trained; give its unquantised checkpoint")
-    tokenizer = load_tokenizer(text, trust_remote_code)
-    options |= unpacking() if "gguf_file" in options else {}
+    unpacked = Path(place) / str(options["gguf_file"]) if "gguf_file" in options else None
+    options |= unpacking() if unpacked is not None else {}
     options |= dict(dtype=torch.float32, attn_implementation=attention_of(config), output_loading_info=True)
-    load_weights = partial(AutoModelForCausalLM.from_pretrained, place, **options)
-    decoder = loaded_whole("a decoder", text, load_weights, _mend())
-    if "gguf_file" in options:
+    load = partial(AutoModelForCausalLM.from_pretrained, place, **options)
+    decoder = loaded_whole("a decoder", text, load, _mend())
+    if unpacked is not None:
         plain_weights(decoder)
-        keep(Path(place) / str(options["gguf_file"]), decoder, tokenizer)
-    set_ends(decoder.config, decoder.generation_config, tokenizer)
-    return decoder, tokenizer
+    return decoder, unpacked
 
 
 def load_tokenizer(text: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

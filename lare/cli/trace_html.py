@@ -176,7 +176,7 @@ def write_trace(
 
 def _figure(picture: Image.Image, caption: str) -> str:
     file = io.BytesIO()
-    picture.save(file, "PNG", optimize=True)
+    picture.save(file, "PNG", compress_level=4)
     data = base64.b64encode(file.getvalue()).decode()
     text = html.escape(caption)
     return f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption></figure>'

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -81,7 +82,8 @@ class StrictLoading(PreTrainedModel):
                 if base is None:
                     loaded: Any = super().from_pretrained(place, *args, **kwargs)
                 else:
-                    loaded = super().from_pretrained(None, *args, **_with_base(place, base, hub, kwargs))
+                    with _checked(place, base, hub, kwargs) as options:
+                        loaded = super().from_pretrained(None, *args, **options)
         except LareError:
             raise
         except SafetensorError as error:
@@ -142,20 +144,28 @@ def check_template(processor: Any, place: str) -> None:
         ) from error
 
 
-def _with_base(place: str, base: Base, hub: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+@contextmanager
+def _checked(place: str, base: Base, hub: dict[str, Any], given: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Options of transformers' `from_pretrained` that put a checkpoint and its base together.
 
+    The base's hashes are checked beside the work of the block, which takes as long. What is wrong with the base is a
+    better reason than any other that the block may fail for.
+
     Raises:
-        LareError: If the base is missing or another one.
+        LareError: If the base is missing or another one; at the block's end at the latest.
     """
     config = given.get("config")
     config = config if isinstance(config, LareConfig) else LareConfig.from_pretrained(place, **hub)
     own = {name: _as_configured(value, config) for name, value in read_own(weight_files(place, hub)).items()}
     tensors, found = base_tensors_loader()(base, place, config)
-    base.check(tensors, place, found)
-    state = base.whole({name: tensors[name] for name in base.hashes}, own)
     rest = {name: value for name, value in given.items() if name not in _HUB}
-    return {**rest, "config": config, "state_dict": state}
+    with ThreadPoolExecutor(1, "hashes") as pool:
+        checked = pool.submit(base.check, tensors, place, found)
+        try:
+            state = base.whole({name: tensors[name] for name in base.hashes}, own)
+            yield {**rest, "config": config, "state_dict": state}
+        finally:
+            checked.result()
 
 
 def _as_configured(value: Tensor, config: LareConfig) -> Tensor:

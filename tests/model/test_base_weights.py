@@ -12,8 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lare import LareError, LareForConditionalGeneration
+from lare import LareConfig, LareError, LareForConditionalGeneration
+from lare.backbones import decoders
 from lare.backbones.assemble import assemble
+from lare.backbones.bases import base_tensors
 from lare.backbones.fetch import WEIGHTS, Weights, sha256_of
 from lare.backbones.published import EFFICIENTNET
 from lare.checkpoints import shipped_checkpoints
@@ -135,6 +137,27 @@ def test_another_base_is_one_line(place: Path, capsys: pytest.CaptureFixture[str
     code, said = ask("lean", capsys)
     assert code == 2 and len(said.splitlines()) == 1
     assert "what lies at 'models::tiny.gguf' has other weights (language_model." in said and "more)" in said
+
+
+def test_a_base_that_lacks_tensors_is_told_before_what_else_fails(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = Path("lean", BASE_FILE)
+    told = json.loads(path.read_text())
+    told["hashes"]["language_model.layers.9.mlp.up_proj.weight"] = "0" * 64  # the model has no place for it either
+    path.write_text(json.dumps(told))
+    code, said = ask("lean", capsys)
+    assert code == 2 and len(said.splitlines()) == 1
+    assert "has other weights (language_model.layers.9.mlp.up_proj.weight)" in said
+
+
+def test_weights_of_a_base_are_read_without_its_tokenizer(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = read_base("lean", {})
+    assert base is not None
+    config = LareConfig.from_pretrained("lean")
+    tensors, found = base_tensors(base, "lean", config)
+    monkeypatch.setattr(decoders, "load_tokenizer", None)  # what was dequantised lies beside the file by now
+    again, _ = base_tensors(base, "lean", config)
+    assert found == "models::tiny.gguf" and again.keys() == tensors.keys()
+    assert all(torch.equal(value, again[name]) for name, value in tensors.items())
 
 
 def test_a_hub_out_of_reach_is_one_line(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
