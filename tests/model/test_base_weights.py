@@ -139,7 +139,9 @@ def test_another_base_is_one_line(place: Path, capsys: pytest.CaptureFixture[str
     assert "what lies at 'models::tiny.gguf' has other weights (language_model." in said and "more)" in said
 
 
-def test_a_base_that_lacks_tensors_is_told_before_what_else_fails(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_base_that_lacks_tensors_is_told_before_what_else_fails(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = Path("lean", BASE_FILE)
     told = json.loads(path.read_text())
     told["hashes"]["language_model.layers.9.mlp.up_proj.weight"] = "0" * 64  # the model has no place for it either
