@@ -121,7 +121,7 @@ def test_what_a_pass_leaves(few_rows, tmp_path):
 
 def test_the_precision_of_an_ask_is_one_of_its_options(few_rows, tmp_path):
     ask(request(tmp_path, options={"iterations": 2, "dtype": "bfloat16"}, limit=2))
-    assert TraceReader(tmp_path / "traces" / "answers").info["arguments"]["dtype"] == "bfloat16"
+    assert TraceReader(tmp_path / "traces" / "answers").infos[0]["arguments"]["dtype"] == "bfloat16"
     with pytest.raises(LareError, match="dtype is 'half'; choose from"):
         ask(request(tmp_path, options={"dtype": "half"}))
 
