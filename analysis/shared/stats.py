@@ -21,10 +21,10 @@ from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.nonparametric import rank_compare_2indep
 from statsmodels.stats.power import TTestPower
-from statsmodels.stats.proportion import proportion_confint
 
 from analysis.shared.pvalues import format_p, log10_of, log10_p_t, log10_p_z
 from lare.errors import LareError
+from lare.intervals import wilson
 
 __all__ = [
     "FEW_CLUSTERS",
@@ -276,14 +276,6 @@ def mcnemar(b: npt.ArrayLike, a: npt.ArrayLike, mid: bool = False) -> Result:
         log10_of(p),
         note,
     )
-
-
-def wilson(right: float, n: int) -> tuple[float, float]:
-    """95 % Wilson interval of a share (statsmodels); (0, 1) without items."""
-    if n == 0:
-        return 0.0, 1.0
-    low, high = proportion_confint(right, n, alpha=1 - LEVEL, method="wilson")
-    return float(low), float(high)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:

@@ -45,7 +45,7 @@ _SOURCES = {"pope": "captions", "daquar": "daquar", "animals": "animals"}
 """Tasks on photographs, and the file under photos/ that says what their questions give away."""
 
 
-FIRST, LONGER = "photographs", "photographs_longer"
+FIRST, LONGER, OFTEN = "photographs", "photographs_longer", "photographs_often"
 """Grids on photographs of three sources."""
 
 
@@ -85,8 +85,13 @@ def _photos_results(reports: Reports) -> str:
 
 
 @block
+def _photos_often(reports: Reports) -> str:
+    return results(reports, OFTEN)
+
+
+@block
 def _photos_families(reports: Reports) -> str:
-    return families(reports, LONGER)
+    return families(reports, OFTEN)
 
 
 def results(reports: Reports, grid: str) -> str:
