@@ -163,13 +163,16 @@ def check_methods(plan: Plan, choice: Choice) -> None:
     Raises:
         LareError: If an ask names one.
     """
+    from lare.loading import DTYPES
     from lare.methods import get_method
 
     for arm in choice.of(plan):
         for ask in choice.asked(plan, arm):
             options = dict(plan.grid.arms[arm].asks[ask])
-            name = str(options.pop("method"))
+            name, dtype = str(options.pop("method")), options.pop("dtype", DTYPES[0])
             get_method(name).options_type.read(name, options)
+            if dtype not in DTYPES:
+                raise LareError(f"arm {arm!r}, ask {ask!r}: dtype is {dtype!r}; choose from {', '.join(DTYPES)}")
 
 
 def _gpus() -> int:
