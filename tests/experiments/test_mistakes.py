@@ -60,3 +60,12 @@ def test_methods_are_checked_before_anything_is_trained(world: World, capsys: An
     world.write(arms={"a": {"asks": {"K": {"method": "lare", "iteration": 3}}}}, primary=None)
     assert lare(world.words("run")) == 2
     assert "has no option 'iteration'" in capsys.readouterr().err and world.said() == []
+
+
+def test_an_ask_s_precision_is_checked_too(world: World, capsys: Any) -> None:
+    world.write(arms={"a": {"asks": {"K": {"method": "lare", "dtype": "half"}}}}, primary=None)
+    assert lare(world.words("run")) == 2
+    assert "arm 'a', ask 'K': dtype is 'half'; choose from float32" in capsys.readouterr().err and world.said() == []
+    world.write(arms={"a": {"asks": {"K": {"method": "lare", "dtype": "bfloat16"}}}}, primary=None)
+    assert lare(world.words("run")) == 0
+    assert {row["options"]["dtype"] for row in world.rows.values()} == {"bfloat16"}
