@@ -54,7 +54,9 @@ def test_the_smaller_grid_has_the_arms_of_the_other_at_its_own_size(tmp_path: Pa
             **theirs, "seed": ours["seed"]
         }  # fmt: skip
     assert all(start.config.model.sizes["hidden"] == 96 for start in small.starts.values())
-    assert small.grid.tuning.rates == (0.5, 1, 2) and not small.grid.tuning.grid, "each arm's rate is chosen at this size"
+    assert small.grid.tuning.rates == (0.5, 1, 2) and not small.grid.tuning.grid, (
+        "each arm's rate is chosen at this size"
+    )
 
 
 def test_the_longer_grid_has_twice_the_samples_and_the_rates_of_the_other(tmp_path: Path) -> None:
