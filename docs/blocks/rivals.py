@@ -59,6 +59,12 @@ def _comparison_rivals_validation(reports: Reports) -> str:
 
 
 @block
+def _smaller(reports: Reports) -> str:
+    """Validation rows of the comparison at the smaller decoder."""
+    return _explored(reports, "comparison_small")
+
+
+@block
 def _smaller_rivals(reports: Reports) -> str:
     """The comparison at the smaller decoder: test rows, and validation rows until there are any."""
     plan = _plan(reports, "comparison_small")
