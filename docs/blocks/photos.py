@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,10 +49,10 @@ FIRST, LONGER, OFTEN = "photographs", "photographs_longer", "photographs_often"
 """Grids on photographs of three sources."""
 
 
-def _asked(reports: Reports, grid: str) -> tuple[str, list[Entry]]:
-    """Arms of a grid on photographs: their test rows; validation rows until there are any."""
+def _asked(reports: Reports, grid: str, splits: Sequence[str] = ("test", "validation")) -> tuple[str, list[Entry]]:
+    """Arms of a grid on photographs: rows of the first split that has any."""
     plan = Plan(ROOT / f"lare/configs/experiments/{grid}.yaml", reports=reports.folder / "experiments")
-    found = {split: gather(plan, split) for split in ("test", "validation")}
+    found = {split: gather(plan, split) for split in splits}
     return next(((split, entries) for split, entries in found.items() if entries), ("validation", []))
 
 
@@ -90,13 +90,18 @@ def _photos_often(reports: Reports) -> str:
 
 
 @block
+def _photos_often_validation(reports: Reports) -> str:
+    return results(reports, OFTEN, ("validation",))
+
+
+@block
 def _photos_families(reports: Reports) -> str:
     return families(reports, OFTEN)
 
 
-def results(reports: Reports, grid: str) -> str:
+def results(reports: Reports, grid: str, splits: Sequence[str] = ("test", "validation")) -> str:
     """Right answers to questions about held-back photographs, by arm and task, beside the question's words alone."""
-    split, entries = _asked(reports, grid)
+    split, entries = _asked(reports, grid, splits)
     if not entries:
         return "no rows yet"
     questions = entries[0].asked.questions
