@@ -12,7 +12,7 @@ EXPERIMENTS = ROOT / "reports/experiments"
 pytestmark = pytest.mark.skipif(not (ROOT / "docs" / "blocks").exists(), reason="runs in a checkout only")
 
 
-@pytest.fixture(scope="module", params=["photographs", "photographs_longer"])
+@pytest.fixture(scope="module", params=["photographs", "photographs_longer", "photographs_often"])
 def grid(request):
     return request.param
 
