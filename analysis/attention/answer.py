@@ -26,13 +26,15 @@ def answer(document: Document) -> Answer:
     low, high = span(own["interval"])
     more, less = low > 0, high < 0
     way = "more" if more else "less" if less else "as much"
+    shares, ends = _digits(own["a"], own["b"]), max(1, _digits(low, high))
     said = (
         f"The first word gives the image {way} attention with {b} {'than' if more or less else 'as'} with {a}: "
-        f"{own['b']:.0f} % against {own['a']:.0f} %"
+        f"{own['b']:.{shares}f} % against {own['a']:.{shares}f} %"
     )
     verdict = (
-        f"The attention of the first token's own row to visual tokens changes by {own['gap']:+.1f} points "
-        f"[{low:.1f}, {high:.1f}] from {a} to {b}. Attention is not use: only covered patches say what an answer needs."
+        f"The attention of the first token's own row to visual tokens changes by {own['gap']:+.{ends}f} points "
+        f"[{low:.{ends}f}, {high:.{ends}f}] from {a} to {b}. Attention is not use: only covered patches say what an "
+        "answer needs."
     )
     agree = span(predicting["interval"])[1 if less else 0] * (-1 if less else 1) > 0
     seen = "yes" if more and agree else "undecided" if more or not less else "no"
@@ -46,3 +48,8 @@ def answer(document: Document) -> Answer:
     text = f"The first token gives the image {own['paper_ratio']:.1f} times as much attention in LaRe as in LLaVA "
     text += "(Table 5)."
     return Answer(_QUESTION, said, verdict, Claim(text, seen, reason))
+
+
+def _digits(one: float, other: float, most: int = 3) -> int:
+    """Fewest decimals that tell two numbers apart."""
+    return next((digits for digits in range(most) if round(one, digits) != round(other, digits)), most)

@@ -112,3 +112,13 @@ def test_a_task_that_moves_otherwise_is_said(name: str) -> None:
         told = answer_of(made)(replace(made, tables=(*others, table)))
         assert words in told.verdict and within(told.verdict)
         assert fate or not any(one in told.verdict for one in said.values() if one)
+
+
+def test_shares_that_round_alike_get_decimals() -> None:
+    def close(row: Row) -> Mapping[str, Any]:
+        return {"a": 3.01, "b": 2.79, "gap": -0.22, "interval": (-0.24, -0.2)} if row.get("gap") is not None else {}
+
+    made = changed(committed("attention"), "table5", close)
+    found = answer_of(made)(made)
+    assert "2.8 % against 3.0 %" in found.answer and "-0.2 points [-0.2, -0.2]" not in found.verdict
+    assert "[-0.24, -0.20]" in found.verdict and within(found.verdict)
