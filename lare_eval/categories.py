@@ -207,15 +207,20 @@ def _interval(scores: Sequence[float], pictures: Sequence[str | None]) -> tuple[
     return interval(np.asarray(scores), known)
 
 
+_NO_SHARES = frozenset({("measure", "cider")})
+"""Means that may lie above 1."""
+
+
 def category_table(scores: Sequence[CategoryScore]) -> str:
     """The scores as a Markdown table; empty without any."""
     if not scores:
         return ""
     head = ("Task", "By", "Category", "n", "Right", "95 % interval")
-    rows = [
-        (one.task, one.by, one.category, str(one.n), f"{one.accuracy:.1%}", f"{one.low:.1%} - {one.high:.1%}")
-        for one in scores
-    ]
+    rows = []
+    for one in scores:
+        form = ".3f" if (one.by, one.category) in _NO_SHARES else ".1%"
+        ends = f"{format(one.low, form)} - {format(one.high, form)}"
+        rows.append((one.task, one.by, one.category, str(one.n), format(one.accuracy, form), ends))
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
     lines = ["|".join(["", *(cell.ljust(width) for cell, width in zip(row, widths, strict=True)), ""]) for row in rows]
     first = "|".join(["", *(cell.ljust(width) for cell, width in zip(head, widths, strict=True)), ""])

@@ -96,3 +96,12 @@ def test_the_table_is_markdown_of_one_width():
     rows = [line for line in table.splitlines() if line.startswith("|")]
     assert len(rows) == 3 and len({len(row) for row in rows}) == 1 and "100.0%" in rows[2]
     assert category_table([]) == "" and json.dumps(places_of("pope_adv", 3, {})) == '[["kind", "adversarial", "3"]]'
+
+
+def test_a_measure_that_is_no_share_is_no_percentage():
+    from lare_eval.categories import Place
+
+    rows = [("c", value, [Place("measure", "cider", str(n))]) for n, value in enumerate((1.25, 1.75))]
+    scores = category_scores(rows, {("c", "0"): "one.jpg", ("c", "1"): "another.jpg"})
+    (line,) = [one for one in category_table(scores).splitlines() if "cider" in one]
+    assert "|1.500|" in line and "%" not in line
