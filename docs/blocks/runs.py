@@ -97,8 +97,18 @@ def _hits(row: dict[str, Any]) -> str:
 @block
 def _longer_search(reports: Reports) -> str:
     """What was tried by hand before the longer comparison was declared."""
+    return _by_hand(reports, "search_longer")
+
+
+@block
+def _smaller_search(reports: Reports) -> str:
+    """Two arms of the smaller decoder, trained on by hand."""
+    return _by_hand(reports, "search_smaller")
+
+
+def _by_hand(reports: Reports, name: str) -> str:
     rows = []
-    for row in reports.read("experiments/search_longer/rows.json")["rows"]:
+    for row in reports.read(f"experiments/{name}/rows.json")["rows"]:
         tokens = f"{row['text_tokens']:.1f} + {int(row['asked'].lstrip('K'))}"
         rows.append([row["start"], row["title"], f"{row['samples']:,}", *_right(row["by"]), tokens, _hits(row)])
     return table(
