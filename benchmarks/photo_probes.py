@@ -83,8 +83,12 @@ def chosen_images(labels: Mapping[str, Mapping[str, str]], most: int) -> list[st
 
 
 @torch.inference_mode()
-def grams(source: Source, images: Sequence[str], side: int) -> dict[int, np.ndarray]:
-    """The Gram matrix (n, n) of the encoder's features of images at each grid; its mean diagonal is 1."""
+def encode_maps(source: Source, images: Sequence[str], side: int) -> torch.Tensor:
+    """The frozen encoder's last maps (n, channels, h, w) of images, in half precision.
+
+    Raises:
+        LareError: If the encoder gives no map.
+    """
     encoder = load_encoder(EFFICIENTNET, {"image_size": side})
     pictures, maps = source.pictures(), list[torch.Tensor]()
     encoder.model.eval()
@@ -92,9 +96,15 @@ def grams(source: Source, images: Sequence[str], side: int) -> dict[int, np.ndar
         batch = [load_image(pictures.read(name)) for name in images[start : start + _BATCH]]
         pixels = encoder.processor(batch, return_tensors="pt")["pixel_values"]
         maps.append(encoder.model(pixels).last_hidden_state.half())
-    features = torch.cat(maps).float()
-    if features.dim() != 4:
+    found = torch.cat(maps)
+    if found.dim() != 4:
         raise LareError("the encoder gives no map")
+    return found
+
+
+def grams(source: Source, images: Sequence[str], side: int) -> dict[int, np.ndarray]:
+    """The Gram matrix (n, n) of the encoder's features of images at each grid; its mean diagonal is 1."""
+    features = encode_maps(source, images, side).float()
     spread = features.std((0, 2, 3), keepdim=True).clamp_min(1e-6)
     features = (features - features.mean((0, 2, 3), keepdim=True)) / spread
     found = {}
