@@ -56,6 +56,15 @@ class Claimed:
         return any(isinstance(one, Read) or (isinstance(one, Untested) and one.checkpoint) for one in self.parts)
 
 
+def _asks_about(plan: Plan, arm: str, ask: str) -> tuple[str, str]:
+    """What a contrast against an arm bears on, and where the paper says it."""
+    if plan.grid.arms[arm].asks[ask].get("window_mode") == "random":
+        return "Refocusing on what is relevant is what helps", "Section 3.1"
+    if arm in RIVALS:
+        return f"LaRe is more accurate than {RIVALS[arm]}", "Table 1"
+    return "Latents help beyond training on the same data", "Section 3.1"
+
+
 def primaries(plans: Sequence[Plan]) -> list[Claimed]:
     """An entry for each contrast that a grid declared beforehand."""
     found = []
@@ -63,12 +72,7 @@ def primaries(plans: Sequence[Plan]) -> list[Claimed]:
         one = plan.grid.primary
         if one is None:
             continue
-        arm, ask = plan.grid.row_of(one.minus)
-        # Against random windows it is about where it looks; else about having latents at all.
-        looks = plan.grid.arms[arm].asks[ask].get("window_mode") == "random"
-        text = (
-            "Refocusing on what is relevant is what helps" if looks else "Latents help beyond training on the same data"
-        )
+        text, where = _asks_about(plan, *plan.grid.row_of(one.minus))
         titles = [plan.grid.arms[plan.grid.row_of(name)[0]].title or name for name in (one.arm, one.minus)]
         counted = "questions of two hops or more" if one.least_hops else "all questions"
         left = ", ".join([*one.exclude_families, *one.exclude_tasks])
@@ -77,7 +81,7 @@ def primaries(plans: Sequence[Plan]) -> list[Claimed]:
             Claimed(
                 f"primary-{plan.grid.name}",
                 f"{text} (declared primary contrast)",
-                f"Section 3.1; {plan.grid.name}.yaml",
+                f"{where}; {plan.grid.name}.yaml",
                 (Compared(one.arm, one.minus, part=part, grid=plan.grid.name, primary=True),),
             )
         )

@@ -72,6 +72,12 @@ def _smaller_rivals(reports: Reports) -> str:
 
 
 @block
+def _smaller_longer(reports: Reports) -> str:
+    """The smaller decoder with twice the samples: test rows and the contrast that was declared beforehand."""
+    return compared(_plan(reports, "longer_small"), "test", [], markdown=True)
+
+
+@block
 def _rivals_gaps(reports: Reports) -> str:
     """Smallest gain over the rivals whose test rows have as many starts as the comparison asks for, in a phrase."""
     entries = {one.name: one for one in gather(_plan(reports), "test")}

@@ -112,8 +112,10 @@ def test_the_primary_contrast_needs_every_declared_start_others_four(plan: Plan,
 
 def test_a_contrast_against_no_latents_is_not_one_about_looking() -> None:
     grids = ROOT / "lare/configs/experiments"
-    said = {one.id: one.text for one in primaries([Plan(grids / f"{name}.yaml") for name in ("photos", "photographs")])}
+    names = ("photos", "photographs", "longer_small")
+    said = {one.id: one.text for one in primaries([Plan(grids / f"{name}.yaml") for name in names])}
     assert "relevant" in said["primary-photos"] and "Latents help" in said["primary-photographs"]
+    assert "more accurate than Standard CoT" in said["primary-longer_small"]
 
 
 def test_missing_rows_are_undecided_and_named(tmp_path: Path) -> None:
