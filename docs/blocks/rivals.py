@@ -53,6 +53,36 @@ def _comparison_rivals(reports: Reports) -> str:
 
 
 @block
+def _comparison_short(reports: Reports) -> str:
+    """The same in fewer words: own ways of asking, no p."""
+    entries = [one for one in gather(_plan(reports), "test") if one.name in _SHORT]
+    mine = next(one for one in entries if one.name == "lare")
+    lines = []
+    for other in entries:
+        gap = None if other is mine else contrast(mine.asked, other.asked, _MANY, pooled=True)
+        starts = mine.asked.starts if gap is None else gap.starts
+        told = "" if gap is None else f"{100 * gap.estimate:+.1f} [{100 * gap.t_low:.1f}, {100 * gap.t_high:.1f}]"
+        lines.append([_SHORT[other.name], str(len(starts)), _right(other, starts), _tokens(other), told])
+    head = ["trained as", "starts", "right, %", "text + latents", "LaRe minus it, points, 95 %"]
+    return table(head, lines)
+
+
+_SHORT = {
+    "lare": "LaRe, K = 4, no boxes",
+    "random": "LaRe, windows at random places",
+    "norefocus": "the same latents, no look back",
+    "sft": "LaRe's text, no latents",
+    "cot": "rationale as text (CoT)",
+    "mmcot": "MM-CoT",
+    "llava": "answer at once (LLaVA)",
+    "coconut": "Coconut",
+    "mcout": "MCOUT",
+    "lvr": "LVR (has boxes)",
+}
+"""Names of arms where a table has little room."""
+
+
+@block
 def _comparison_rivals_validation(reports: Reports) -> str:
     """The same on validation questions."""
     return _rivals(_plan(reports), "validation")
