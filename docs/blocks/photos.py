@@ -41,6 +41,20 @@ def _photos_probes(reports: Reports) -> str:
     return table(head, lines)
 
 
+@block
+def _photos_answers(reports: Reports) -> str:
+    """What a small classifier gets of DAQUAR's validation questions from the words and the frozen encoder."""
+    head = ("reads", "n", "networks", "each, %", "right, %", "more than by the words, points")
+    lines = []
+    for row in reports.read("photos/answers.json")["rows"]:
+        grid, more = row["grid"], row.get("more_than_words")
+        told = [f"{one['mean']:.1f} {interval(one['low'], one['high'])}" if one else "" for one in (row["right"], more)]
+        each = f"{min(row['by_seed']):.1f} to {max(row['by_seed']):.1f}"
+        reads = f"words, {grid} x {grid} cells" if grid else "words"
+        lines.append([reads, f"{row['n']:,}", str(row["seeds"]), each, *told])
+    return table(head, lines)
+
+
 _SOURCES = {"pope": "captions", "daquar": "daquar", "animals": "animals"}
 """Tasks on photographs, and the file under photos/ that says what their questions give away."""
 
