@@ -10,6 +10,7 @@ from blocks.source import ROOT, Reports, block, table
 from analysis.shared.stats import holm
 from lare.experiments.compare import Mask, contrast
 from lare.experiments.gather import Entry, gather
+from lare.experiments.learning import reached
 from lare.experiments.plan import Plan
 from lare.experiments.table import table as compared
 
@@ -105,6 +106,25 @@ def _smaller_rivals(reports: Reports) -> str:
 def _smaller_longer(reports: Reports) -> str:
     """The smaller decoder with twice the samples: test rows and the contrast that was declared beforehand."""
     return compared(_plan(reports, "longer_small"), "test", [], markdown=True)
+
+
+@block
+def _smaller_learning(reports: Reports) -> str:
+    """After how many samples the text's loss stays low, by start: LaRe and the rationale as text."""
+    curves = reports.read("experiments/longer_small/learning.json")["curves"]
+    levels, arms = (0.2, 0.15, 0.1), ("lare", "cot")
+    known = {(one["start"], one["arm"]): one for one in curves}
+    lines = []
+    for start in sorted({one["start"] for one in curves}):
+        there = [known.get((start, arm)) for arm in arms]
+        ends = [["" if one is None else _end(reached(one, level)) for one in there] for level in levels]
+        lasts = ["" if one is None else f"{one['loss'][-1]:.3f}" for one in there]
+        lines.append([start, *(" / ".join(pair) for pair in [*ends, lasts])])
+    return table(["start", *(f"below {level:g}" for level in levels), "last loss"], lines)
+
+
+def _end(samples: int | None) -> str:
+    return "never" if samples is None else f"{samples:,}"
 
 
 @block

@@ -1,4 +1,4 @@
-"""``lare experiments run|status|table|card|time|jobs FILE``: a declared grid of trainings, asked and tabled."""
+"""``lare experiments run|status|table|learning|card|time|jobs FILE``: a declared grid, trained, asked and tabled."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ _EPILOG = """examples:
   lare experiments run    lare/configs/experiments/example.yaml --at-once 2
   lare experiments run    lare/configs/experiments/example.yaml --test --arms lare
   lare experiments table  lare/configs/experiments/example.yaml --contrast lare random
+  lare experiments learning lare/configs/experiments/example.yaml --arms lare random --below 0.1
   lare experiments card   lare/configs/experiments/example.yaml --arms lare --starts 0 --out my/checkpoint
 
 A grid is a YAML file (docs/guides/experiments.md). What is done is left as it is, so a run that was stopped or killed
@@ -46,6 +47,11 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("--markdown", action="store_true", help="as Markdown")
     table.add_argument(
         "--contrast", nargs=2, action="append", default=[], metavar=("A", "B"), help="arm A (or A/ASK) minus arm B"
+    )
+    learning = commands.add_parser("learning", help="learning curves of the finished runs, kept beside the rows")
+    _shared(learning)
+    learning.add_argument(
+        "--below", type=float, nargs="+", default=[0.2, 0.1], help="losses of the text to be reached (default: 0.2 0.1)"
     )
     card = commands.add_parser("card", help="the model card of one finished run, from its logs and rows")
     _shared(card)
@@ -100,7 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         further = {"seeds": tuple(options.seeds), "rates": tuple(options.rates), "only_starts": options.only_starts}
         choice = replace(choice, **further)
     choice.check(plan)
-    commands = {"run": _run, "status": _status, "table": _table, "card": _card, "time": _time, "jobs": _jobs}
+    commands = {"run": _run, "status": _status, "table": _table, "learning": _learning, "card": _card}
+    commands |= {"time": _time, "jobs": _jobs}
     return commands[options.command](plan, choice, options)
 
 
@@ -192,6 +199,20 @@ def _table(plan: Plan, choice: Choice, options: argparse.Namespace) -> int:
     from lare.experiments.table import table
 
     print(table(plan, options.split, [(a, b) for a, b in options.contrast], options.markdown))
+    return 0
+
+
+def _learning(plan: Plan, choice: Choice, options: argparse.Namespace) -> int:
+    from lare.experiments.learning import reached, write_learning
+
+    path, found = write_learning(plan, choice)
+    levels = "".join(f"{f'below {level:g}':>14}" for level in options.below)
+    print(f"{'run':32s}{'last loss':>10}{levels}   samples of the last stage until it stays below")
+    for one in found:
+        ends = [reached(one, level) for level in options.below]
+        told = "".join(f"{'never' if end is None else f'{end:,}':>14}" for end in ends)
+        print(f"{one['arm']} {one['start']} {one['seed']}".ljust(32) + f"{one['loss'][-1]:10.3f}{told}")
+    print(f"written: {path}")
     return 0
 
 
