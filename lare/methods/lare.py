@@ -45,7 +45,7 @@ class LareOptions(InterveneOptions):
     iterations: int | None = option(None, "latent iterations K; 0 makes no latents", least=0, always=True)
     window: int | None = option(None, "side of the window in cells of the fine grid", least=1, always=True)
     stop: str | None = option(None, STOP_HELP, check=parse_stop, always=True)
-    window_mode: str = option("saliency", "saliency, or the controls random and full", choices=WINDOW_MODES)
+    window_mode: str = option("saliency", "saliency, soft:T, or the controls random and full", check=check_window_mode)
     refocus_source: str | None = option(None, "lm; or fine, where a VLM encodes windows anew", choices=("lm", "fine"))
     latents: str = option("own", "own, or the controls zeros and noise", choices=("own", "zeros", "noise"))
     hide_image: bool = option(False, "hide the image from the text (control)")
