@@ -17,7 +17,7 @@ from lare.methods.training import ModelSettings, StageSettings, Training, Traini
 from lare.model.closer import refocusing_on
 from lare.model.configuration_lare import check_source
 from lare.model.halting import STOP_HELP, parse_stop
-from lare.window_modes import WINDOW_MODES, check_window_mode
+from lare.window_modes import check_window_mode
 
 __all__ = ["Lare", "LareOptions", "LareTraining"]
 
@@ -32,8 +32,10 @@ class LareOptions(InterveneOptions):
         window: Side of the window in cells of the fine grid; None takes the checkpoint's.
         stop: Stop rule ("fixed", "cosine:C", "learned", ..., see `lare.model.halting.parse_stop`); None takes the
             checkpoint's.
-        window_mode: "saliency" is the method; "random" draws windows evenly and "full" takes the whole grid (controls).
-            Windows and noise are drawn anew for each batch, so a question's depend on its place in the batch.
+        window_mode: "saliency" is the method; "soft:T" mixes all windows, as a stage with ``window: soft:T`` trains on:
+            a model that was trained so and whose saliency is spread answers worse by the arg-max. "random" draws
+            windows evenly and "full" takes the whole grid (controls). Random windows and noise are drawn anew for each
+            batch, so a question's depend on its place in the batch.
         refocus_source: "lm" or "fine" on a vision-language model (`lare.model.closer`); None takes the checkpoint's.
         latents: "own" is the method; "zeros" and "noise" (as long as each latent) are fed in place of what the
             Extractor makes. `intervene` has these and more, with draws that depend on the question alone.

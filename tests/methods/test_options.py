@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -111,6 +112,30 @@ def test_random_windows_are_those_of_generate(shipped, asked):
     assert [answer.text for answer in answers] == [decode(one, skip_special_tokens=True).strip() for one in ids]
     other = shipped.changed(window_mode="random", seed=1).answer(*asked, SAMPLING, trace=True)
     assert [one.arrays["windows"].tolist() for one in other] != [one.arrays["windows"].tolist() for one in answers]
+
+
+def test_soft_windows_are_those_of_generate_whatever_the_batch(shipped, asked):
+    inputs = shipped.inputs(*asked)
+    made = shipped.model.generate(**inputs, max_new_tokens=32, window_mode="soft:0.3", output_trace=True)
+    soft = shipped.changed(window_mode="soft:0.3")
+    answers = soft.answer(*asked, SAMPLING, trace=True)
+    decode = shipped.processor.tokenizer.decode
+    ids = [made.sequences[row, :length].tolist() for row, length in enumerate(made.lengths.tolist())]
+    assert [answer.text for answer in answers] == [decode(one, skip_special_tokens=True).strip() for one in ids]
+    hard = shipped.answer(*asked, SAMPLING, trace=True)
+    images, questions = asked
+    for row, answer in enumerate(answers):
+        (alone,) = soft.answer(images[row : row + 1], questions[row : row + 1], SAMPLING, trace=True)
+        np.testing.assert_allclose(alone.arrays["latents"], answer.arrays["latents"], atol=1e-4)
+        assert not np.allclose(hard[row].arrays["latents"], answer.arrays["latents"], atol=1e-3)
+        # What is told of a soft window is where it lies: the window of most saliency.
+        assert answer.arrays["windows"][0].tolist() == hard[row].arrays["windows"][0].tolist()
+
+
+def test_a_window_mode_that_there_is_not_is_refused_before_anything_is_asked(shipped):
+    for mode in ("sharp", "soft:0", "soft:x"):
+        with pytest.raises(LareError, match=f"'{mode}'; give"):
+            shipped.changed(window_mode=mode)
 
 
 @pytest.mark.parametrize(
