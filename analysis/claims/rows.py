@@ -39,6 +39,7 @@ class Compared:
         grid: Name of the grid; empty for any that declares both arms.
         primary: The grid's primary contrast: its questions count, every declared start is needed, and its p is not
             adjusted.
+        least_hops: Questions of fewer hops are left out of an accuracy that is not the primary contrast's.
     """
 
     arm: str
@@ -48,6 +49,7 @@ class Compared:
     part: str = ""
     grid: str = ""
     primary: bool = False
+    least_hops: int = 0
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -184,7 +186,7 @@ def _measured(base: Finding, asked: Compared, plans: Sequence[Plan], split: str,
     scenes: tuple[float | None, float | None] = (None, None)
     if asked.measure == "accuracy":
         primary = plans[0].grid.primary
-        mask = mask_of(primary) if asked.primary and primary else Mask()
+        mask = mask_of(primary) if asked.primary and primary else Mask(least_hops=asked.least_hops)
         found = contrast(there[0].asked, there[1].asked, mask)
         values, n = [100 * one for one in found.by_start], found.questions
         scenes = (100 * found.low, 100 * found.high)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from analysis.claims.judge import FAILS, HOLDS, LEAST_STARTS, UNDECIDED, VERDICT
 from analysis.claims.ledger import CLAIMS, Claimed, Untested, primaries
 from analysis.claims.measure import GRIDS, ClaimsOptions, Entry, Ledger, measure
 from analysis.claims.page import document
+from analysis.claims.rows import Compared, Grids, compared
 from analysis.claims.tables import tables
 from analysis.shared.report.answers import answered
 from analysis.shared.report.document import Document, Reproduce
@@ -41,11 +42,17 @@ def plant(
     gaps: Mapping[str, float],
     arms: tuple[str, str] = ("lare", "random"),
     split: str = "test",
+    hops: Sequence[int] = (2,),
     **changes: Any,
 ) -> None:
     """Rows in which the first arm is right in so many points more than the second."""
     place = folder / plan.grid.name
-    each = {"doc": list(range(N)), "scene": [f"s{i}" for i in range(N)], "family": ["gaze2"] * N, "hops": [2] * N}
+    each = {
+        "doc": list(range(N)),
+        "scene": [f"s{i}" for i in range(N)],
+        "family": ["gaze2"] * N,
+        "hops": [hops[i * len(hops) // N] for i in range(N)],
+    }
     tasks = {f"{plan.grid.tasks[split]}_{name}": each | {"difficulty": [""] * N} for name in ("mmbench", "pope")}
     digest = save_questions(tasks, place / "questions")
     for start, gap in gaps.items():
@@ -108,6 +115,17 @@ def test_the_primary_contrast_needs_every_declared_start_others_four(plan: Plan,
     assert found["window-accuracy"].verdict == HOLDS and found["window-accuracy"].lead.holm is not None
     assert found["window-tokens"].verdict == FAILS, "no token is saved"
     assert found["finds"].verdict == HOLDS and found["finds"].lead.effect == pytest.approx(30.0)
+
+
+def test_questions_of_few_hops_may_be_left_out(plan: Plan, tmp_path: Path) -> None:
+    """The first half has one hop, and both arms have it right."""
+    plant(plan, tmp_path, starts(plan, CLEAR[:LEAST_STARTS]), hops=(1, 2))
+    grids = Grids.read([GRID], tmp_path)
+    every, many = (compared(Compared("lare", "random", least_hops=hops), grids) for hops in (0, 2))
+    assert every.n == 2 * N and many.n == N  # two tasks
+    assert every.effect == pytest.approx(np.mean(CLEAR[:LEAST_STARTS])) and many.effect == pytest.approx(
+        2 * every.effect
+    )
 
 
 def test_a_contrast_against_no_latents_is_not_one_about_looking() -> None:
