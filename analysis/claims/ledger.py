@@ -98,7 +98,10 @@ _GRID = "declare arms of it in a grid with at least four independent starts, the
 
 
 def _rivals(measure: str, says: str) -> tuple[Compared, ...]:
-    return tuple(Compared("lare", arm, says, measure, f"LaRe minus {name}") for arm, name in RIVALS.items())
+    # Of the main size alone: another grid's rows may be of more starts, and are of another decoder or length.
+    return tuple(
+        Compared("lare", arm, says, measure, f"LaRe minus {name}", grid="comparison") for arm, name in RIVALS.items()
+    )
 
 
 _REMOVED = (

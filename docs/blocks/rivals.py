@@ -105,7 +105,25 @@ def _smaller_rivals(reports: Reports) -> str:
 @block
 def _smaller_longer(reports: Reports) -> str:
     """The smaller decoder with twice the samples: test rows and the contrast that was declared beforehand."""
-    return compared(_plan(reports, "longer_small"), "test", [], markdown=True)
+    return compared(_plan(reports, "longer_small"), "test", [(_SOFT, "cot")], markdown=True)
+
+
+_SOFT = "lare/K4-soft"
+"""LaRe, asked with the windows that its last stage was trained with."""
+
+
+@block
+def _smaller_windows(reports: Reports) -> str:
+    """LaRe asked by the arg-max and as it was trained, and the rationale as text, start by start, at both lengths."""
+    names = ("lare", _SOFT, "cot")
+    lines = []
+    for grid in ("comparison_small", "longer_small"):
+        plan = _plan(reports, grid)
+        found = {split: {one.name: one for one in gather(plan, split)} for split in ("validation", "test")}
+        for row in found["test"]["lare"].rows:
+            shares = [[_right(found[split][name], (row["start_hash"],)) for split in found] for name in names]
+            lines.append([row["start"], f"{row['samples']:,}", *(" / ".join(pair) for pair in shares)])
+    return table(["start", "samples", "LaRe, arg-max window", "LaRe, soft window", "rationale as text"], lines)
 
 
 @block
