@@ -59,17 +59,23 @@ def _decoders(reports: Reports) -> str:
 @block
 def _primary(reports: Reports) -> str:
     """The declared contrast of the comparison in a phrase: effect, interval, starts, questions."""
-    return _declared(reports, "comparison")
+    return _entry(reports, "primary-comparison")
 
 
 @block
 def _primary_smaller(reports: Reports) -> str:
     """The declared contrast of the smaller decoder's longer grid in a phrase."""
-    return _declared(reports, "longer_small")
+    return _entry(reports, "primary-longer_small")
 
 
-def _declared(reports: Reports, grid: str) -> str:
-    (row,) = (one for one in reports.rows("claims", "claims") if one["id"] == f"primary-{grid}")
+@block
+def _second_smaller(reports: Reports) -> str:
+    """The second contrast of that grid in a phrase."""
+    return _entry(reports, "rival-as-trained")
+
+
+def _entry(reports: Reports, name: str) -> str:
+    (row,) = (one for one in reports.rows("claims", "claims") if one["id"] == name)
     low, high = row["interval"]
     return (
         f"{row['effect']:+.1f} points {interval(low, high)}, t over {row['starts'].split()[0]} starts, n = {row['n']:,}"
