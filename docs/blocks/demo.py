@@ -20,7 +20,6 @@ SETTINGS = {
     "majority": "majority by the words",
 }
 """Settings of the demo, and what a table calls them."""
-_SHORT = ("K=4", "text", "K=0", "blind")
 
 
 def _demo(reports: Reports, settings: Sequence[str]) -> str:
@@ -44,11 +43,6 @@ def _gap(gap: Mapping[str, float]) -> str:
 
 def _spent(cell: Mapping[str, float]) -> str:
     return f"{cell['text_tokens']:.1f} / {cell['latent_steps']:.0f}"
-
-
-@block
-def _demo_short(reports: Reports) -> str:
-    return _demo(reports, _SHORT)
 
 
 @block
