@@ -36,9 +36,23 @@ def answer(document: Document) -> Answer:
     word = {HOLDS: "holds", FAILS: "fails", UNDECIDED: "is undecided"}[first["verdict"]]
     said_of_it = _numbers(first) or first["why"]
     verdict = f"The contrast declared beforehand, LaRe minus random windows, {word}: {said_of_it}. "
+    verdict += "".join(_another(one) for one in declared[1:] if _complete(one))
     verdict += "What one checkpoint shows says nothing about another training."
     reason = f"The contrast declared beforehand, against training with random windows: {first['why']}."
     return Answer(_QUESTION, said, verdict, Claim(_CLAIM, _SEEN[first["verdict"]], reason), "effects")
+
+
+def _complete(one: Mapping[str, Any]) -> bool:
+    """Whether a declared contrast has the test rows of every start that it declared."""
+    there, _, declared = str(one["starts"]).partition(" of ")
+    return there == declared and ".test.json" in str(one["file"])
+
+
+def _another(one: Mapping[str, Any]) -> str:
+    """A further contrast whose rows are complete, whatever came of it."""
+    grid, (low, high) = str(one["id"]).removeprefix("primary-"), span(one["interval"])
+    word = {HOLDS: "holds", FAILS: "fails", UNDECIDED: "is undecided"}[one["verdict"]]
+    return f"That of {grid} {word}: {one['effect']:+.1f} points [{low:.1f}, {high:.1f}]. "
 
 
 def _numbers(one: Mapping[str, Any]) -> str:

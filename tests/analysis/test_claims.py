@@ -196,6 +196,18 @@ def test_two_starts_that_happen_to_agree_are_no_test() -> None:
     assert over_starts([0.0, 0.0]) == (0.0, 0.0, 0.0, 1.0)
 
 
+def test_every_declared_contrast_that_is_complete_is_told_whatever_came_of_it() -> None:
+    found = measure(ClaimsOptions())
+    done = [
+        one.claim.id.removeprefix("primary-")
+        for one in found.entries
+        if one.claim.id.startswith("primary-") and one.lead.kind == "test" and one.lead.starts == one.lead.declared
+    ]
+    said = answer(document(found, Reproduce("python"))).verdict
+    assert done[0] == "comparison" and all(f"That of {name} " in said for name in done[1:]), said
+    assert said.count("That of ") == len(done) - 1
+
+
 def test_text_is_escaped(tmp_path: Path) -> None:
     bad = "<script>alert(1)</script>"
     entry = ledger(tmp_path)["table5"]
