@@ -50,9 +50,8 @@ def _complete(one: Mapping[str, Any]) -> bool:
 
 def _another(one: Mapping[str, Any]) -> str:
     """A further contrast whose rows are complete, whatever came of it."""
-    grid, (low, high) = str(one["id"]).removeprefix("primary-"), span(one["interval"])
     word = {HOLDS: "holds", FAILS: "fails", UNDECIDED: "is undecided"}[one["verdict"]]
-    return f"That of {grid} {word}: {one['effect']:+.1f} points [{low:.1f}, {high:.1f}]. "
+    return f"That of {str(one['id']).removeprefix('primary-')} {word}. "
 
 
 def _numbers(one: Mapping[str, Any]) -> str:

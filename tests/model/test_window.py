@@ -149,7 +149,7 @@ def test_pictures_of_several_sizes_on_one_canvas(data: st.DataObject) -> None:
     extents = torch.tensor(sizes)
     corners, shares = select_window(canvas, window, sizes=extents)
     mask, cells = window_mask(corners, window, shape, extents), window_cells(corners, window, shape)
-    soft = soft_window(canvas, window, 1e-6, extents).exp()
+    soft = soft_window(canvas, window, 1e-7, extents).exp()
     random, _ = select_window(canvas, window, "random", generator, extents)
     assert bool((random <= (extents - window).clamp_min(0)).all())
     for row, one in enumerate(own):
@@ -166,7 +166,7 @@ def test_pictures_of_several_sizes_on_one_canvas(data: st.DataObject) -> None:
         on_grid = torch.zeros(shape, dtype=torch.bool)
         on_grid[: one.shape[1], : one.shape[2]] = True
         assert torch.equal(soft[row].reshape(shape) > 0, on_grid)
-        assert bool((soft[row].reshape(shape)[inside] > 0.99).all())
+        assert bool((soft[row].reshape(shape)[inside] > 0.5).all())  # another window may be next to a tie with it
 
 
 def test_a_grid_that_is_no_square() -> None:
