@@ -6,8 +6,8 @@ python -m benchmarks.photo_answers --daquar FOLDER --side 384 --grids 4 8 --seed
 It is the yardstick of a decoder that reads the same features: what a plain network gets from the same training
 questions. The question is the sum of learned vectors of its words and pairs of words; the image is the mean over a
 grid's cells of a learned layer; answers are those that occur twice in training. A tenth of the training photographs
-chooses the epoch, never the photographs that are asked; those are of the validation split, and every network is asked
-once. A right answer is the whole answer. Intervals draw photographs, of the mean over seeds.
+chooses the epoch; the photographs that are asked are of the validation split and choose nothing. A right answer is the
+whole answer. Intervals draw photographs, of the mean over seeds.
 """
 
 from __future__ import annotations

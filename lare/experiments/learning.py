@@ -21,14 +21,11 @@ from lare.experiments.order import Choice, chosen_rate
 from lare.experiments.plan import Plan
 from lare.files import save_text
 
-__all__ = ["PARTS", "LevelReached", "learning_curves", "reached", "write_learning"]
+__all__ = ["PARTS", "learning_curves", "reached", "write_learning"]
 
 PARTS = 28
 """Means of a curve."""
 _KEYS = ("arm", "start", "seed", "rate")
-
-LevelReached = int | None
-"""Samples after which a loss stays below a level; None where it never does."""
 
 
 def learning_curves(plan: Plan, choice: Choice, parts: int = PARTS) -> Iterator[dict[str, Any]]:
@@ -66,8 +63,8 @@ def _mean(lines: Sequence[dict[str, Any]]) -> tuple[int, float]:
     return int(lines[-1]["samples"]), round(float(np.average(values, weights=weights)), 5)
 
 
-def reached(curve: dict[str, Any], level: float) -> LevelReached:
-    """Samples of the stage at the end of the first part from which on the loss stays below a level (nats a token)."""
+def reached(curve: dict[str, Any], level: float) -> int | None:
+    """Samples at the end of the first part from which on the loss stays below a level (nats a token); None if never."""
     above = [number for number, loss in enumerate(curve["loss"]) if loss >= level]
     first = above[-1] + 1 if above else 0
     return int(curve["samples"][first]) if first < len(curve["loss"]) else None
@@ -86,8 +83,10 @@ def write_learning(plan: Plan, choice: Choice) -> tuple[Path, list[dict[str, Any
     before = json.loads(path.read_text("utf8"))["curves"] if path.is_file() else []
     ours = {tuple(one[key] for key in _KEYS) for one in found}
     kept = [one for one in before if tuple(one[key] for key in _KEYS) not in ours]
-    arms = list(plan.grid.arms)
-    whole = sorted(kept + found, key=lambda one: (arms.index(one["arm"]), str(one["start"]), one["seed"], one["rate"]))
+    # By name where the grid no longer has an arm.
+    order = {name: number for number, name in enumerate(plan.grid.arms)}
+    place = {name: order.get(name, len(order)) for name in (one["arm"] for one in kept + found)}
+    whole = sorted(kept + found, key=lambda one: (place[one["arm"]], *(str(one[key]) for key in _KEYS)))
     lines = ",\n".join(json.dumps(one) for one in whole)
     save_text(path, f'{{"curves": [\n{lines}\n]}}')
     return path, found

@@ -45,6 +45,10 @@ def test_curves_are_written_beside_the_rows_and_kept(world: World, capsys: pytes
     shutil.rmtree(stages[0].parent)  # another machine has but the others
     assert lare(world.words("learning", "--starts", "1")) == 0
     assert json.loads(path.read_text())["curves"] == curves
+    gone = curves[0] | {"arm": "renamed"}  # since then
+    path.write_text(json.dumps({"curves": [gone, *curves]}))
+    assert lare(world.words("learning", "--starts", "1")) == 0
+    assert json.loads(path.read_text())["curves"] == [*curves, gone]
 
 
 def test_parts_are_means_over_tokens(world: World) -> None:
